@@ -1,0 +1,88 @@
+//! Who may call what: a table of role and call, denied unless it says otherwise.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::rpc::CallKind;
+
+/// What a certificate says its holder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// A metadata node.
+    Metadata,
+    /// A data node.
+    Data,
+    /// A validator of the ledger; to the store it is a client.
+    Validator,
+    /// A user that reads and writes.
+    Client,
+    /// An operator.
+    Admin,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Metadata, Self::Data, Self::Validator, Self::Client, Self::Admin];
+
+    /// The word in the certificate's URI.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Metadata => "metadata",
+            Self::Data => "data",
+            Self::Validator => "validator",
+            Self::Client => "client",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Whether the holder of this role may make this call.
+    pub fn may_call(self, call: CallKind) -> bool {
+        use CallKind as C;
+        match self {
+            Self::Metadata => matches!(call, C::Raft | C::Status),
+            Self::Data => matches!(
+                call,
+                C::Register
+                    | C::Heartbeat
+                    | C::CloseTickets
+                    | C::ListMissing
+                    | C::ReportBad
+                    | C::GetTopology
+                    | C::Put
+                    | C::ReadPiece
+            ),
+            Self::Validator | Self::Client => matches!(
+                call,
+                C::GetTopology | C::Read | C::Status | C::Commit | C::Put | C::ReadPiece | C::CheckPiece
+            ),
+            Self::Admin => matches!(
+                call,
+                C::GetTopology
+                    | C::Read
+                    | C::Status
+                    | C::Commit
+                    | C::Administer
+                    | C::Put
+                    | C::ReadPiece
+                    | C::CheckPiece
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|r| r.as_str() == text).ok_or(())
+    }
+}

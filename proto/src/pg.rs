@@ -1,0 +1,86 @@
+//! Placement groups: the slice of a pool's chunk-id space that shares one row of disks.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ChunkId, DiskId, PoolId};
+
+/// The most bits of the id that choose the group: 65,536 groups a pool.
+pub const MAX_PG_BITS: u8 = 16;
+/// 1,024 groups.
+pub const DEFAULT_PG_BITS: u8 = 10;
+
+/// A group's number within its pool.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct PgId(pub u32);
+
+impl PgId {
+    /// The group of a chunk: the first `bits` bits of its id, big-endian.
+    pub fn of(chunk: &ChunkId, bits: u8) -> Self {
+        let head = u32::from_be_bytes([chunk.0[0], chunk.0[1], chunk.0[2], chunk.0[3]]);
+        let bits = u32::from(bits.min(MAX_PG_BITS));
+        Self(if bits == 0 { 0 } else { head >> (32 - bits) })
+    }
+
+    /// The smallest and the largest chunk id of the group, both inclusive.
+    pub fn range(self, bits: u8) -> (ChunkId, ChunkId) {
+        let bits = u32::from(bits.min(MAX_PG_BITS));
+        let (mut low, mut high) = ([0u8; 32], [0xffu8; 32]);
+        if bits > 0 {
+            let first = self.0 << (32 - bits);
+            low[..4].copy_from_slice(&first.to_be_bytes());
+            high[..4].copy_from_slice(&(first | (u32::MAX >> bits)).to_be_bytes());
+        }
+        (ChunkId(low), ChunkId(high))
+    }
+}
+
+/// Where a group's pieces are: slot `i` of every chunk is on `slots[i]`.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct PgRow {
+    /// Rises with every change; a write that names an older one is refused.
+    pub version: u64,
+    /// One disk a slot.
+    pub slots: Vec<DiskId>,
+    /// Per slot, the Raft index since which its content is not vouched for, if any: `Some(0)` after
+    /// the disk was wiped.
+    pub dirty_since: Vec<Option<u64>>,
+}
+
+impl PgRow {
+    /// A first row.
+    pub fn new(slots: Vec<DiskId>) -> Self {
+        let dirty_since = vec![None; slots.len()];
+        Self { version: 1, slots, dirty_since }
+    }
+
+    /// The slot that this disk has, if any.
+    pub fn slot_of(&self, disk: DiskId) -> Option<u8> {
+        self.slots.iter().position(|&d| d == disk).map(|i| i as u8)
+    }
+}
+
+/// A group in full.
+pub type PgKey = (PoolId, PgId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_chunk_lies_in_the_range_of_its_group_and_of_no_other(id: [u8; 32], bits in 0..=MAX_PG_BITS) {
+            let chunk = ChunkId(id);
+            let pg = PgId::of(&chunk, bits);
+            prop_assert!(u64::from(pg.0) < 1 << bits);
+            let (low, high) = pg.range(bits);
+            prop_assert!(low <= chunk && chunk <= high);
+            prop_assert_eq!(PgId::of(&low, bits), pg);
+            prop_assert_eq!(PgId::of(&high, bits), pg);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Calls that data nodes answer.
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::error::RpcError;
+use crate::ids::{ChunkId, PoolId, UploadId};
+use crate::receipt::SignedReceipt;
+
+/// When a write counts as done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ack {
+    /// Two copies, or `data + 1` pieces, on distinct nodes, spanning two zones where the row does.
+    #[default]
+    Quorum,
+    /// Every slot.
+    All,
+}
+
+/// Stores a piece in a slot and, if asked, has the receiver relay it to other slots while it writes.
+/// The bytes of the chunk follow.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PutRequest {
+    /// The upload it belongs to.
+    pub upload: UploadId,
+    /// The chunk's pool.
+    pub pool: PoolId,
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// Its bytes.
+    pub length: u32,
+    /// The row version that the caller placed it by.
+    pub row_version: u64,
+    /// The receiver's slot.
+    pub slot: u8,
+    /// Slots to relay to; empty when a primary relays.
+    pub relay: Vec<u8>,
+    /// How long the receiver waits for the slots it relays to.
+    pub ack: Ack,
+}
+
+/// What became of a put: a receipt for each slot that holds its piece on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PutOutcome {
+    /// The receiver's own first.
+    pub receipts: Vec<SignedReceipt>,
+    /// Slots that did not make it.
+    pub failures: Vec<SlotFailure>,
+}
+
+/// Why a slot has no receipt.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SlotFailure {
+    /// The slot.
+    pub slot: u8,
+    /// Why.
+    pub error: RpcError,
+}
+
+/// Reads a piece.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ReadRequest {
+    /// The chunk's pool.
+    pub pool: PoolId,
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// First byte wanted.
+    pub offset: u32,
+    /// Bytes wanted; `u32::MAX` for all that is left.
+    pub length: u32,
+}
+
+/// What a data node found on reading its piece again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PieceCheck {
+    /// Its bytes hash to what they should.
+    Good,
+    /// They do not, or could not be read.
+    Bad,
+    /// It is not there.
+    Absent,
+}

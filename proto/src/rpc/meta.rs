@@ -1,0 +1,228 @@
+//! Calls that metadata nodes answer.
+
+use std::net::SocketAddr;
+
+use bincode::{Decode, Encode};
+
+use crate::chunk::{ChunkCommit, ChunkView};
+use crate::feed::FeedPage;
+use crate::file::{FilePage, ObjectEntry, ObjectRecord};
+use crate::ids::{ChunkId, DiskId, FileId, Incarnation, PoolId, UploadId};
+use crate::names::{BucketName, NodeName, ObjectName, PoolName, ZoneName};
+use crate::pool::Bucket;
+use crate::rpc::Ack;
+use crate::scheme::Scheme;
+use crate::topology::Topology;
+
+/// A read of the namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Query {
+    /// A file by id, with a page of its chunks.
+    File {
+        /// The file.
+        id: FileId,
+        /// Number of the first chunk wanted.
+        first: u64,
+    },
+    /// An object by name, and with it the first page of its file.
+    Object {
+        /// Its bucket.
+        bucket: BucketName,
+        /// Its name.
+        name: ObjectName,
+    },
+    /// Objects of a bucket in order of their names.
+    Objects {
+        /// The bucket.
+        bucket: BucketName,
+        /// Only names that start so.
+        prefix: String,
+        /// Only names behind this one.
+        after: Option<ObjectName>,
+        /// At most so many; the server gives at most 1,000.
+        limit: u32,
+    },
+    /// All buckets.
+    Buckets,
+    /// A chunk in every pool that has it.
+    Chunk(ChunkId),
+}
+
+/// The answer to a [`Query`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum QueryReply {
+    /// To [`Query::File`].
+    File(FilePage),
+    /// To [`Query::Object`].
+    Object {
+        /// What the name points to.
+        record: ObjectRecord,
+        /// The bucket's pool, where the object's chunks are.
+        pool: PoolId,
+        /// The file.
+        file: FilePage,
+    },
+    /// To [`Query::Objects`].
+    Objects {
+        /// The page.
+        entries: Vec<ObjectEntry>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// To [`Query::Buckets`].
+    Buckets(Vec<Bucket>),
+    /// To [`Query::Chunk`].
+    Chunk(Vec<ChunkView>),
+}
+
+/// A file, or a part of one with more than [`crate::chunk::MAX_CHUNKS_PER_COMMIT`] chunks.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum CommitRequest {
+    /// A part, kept with the upload until the last one comes.
+    Part {
+        /// The upload.
+        upload: UploadId,
+        /// Where its chunks live.
+        pool: PoolId,
+        /// Which part, from 0 on; each has exactly the most chunks that a part may have.
+        part: u32,
+        /// Its chunks.
+        chunks: Vec<ChunkCommit>,
+        /// When each counts as durable.
+        ack: Ack,
+    },
+    /// The last or only part: makes the file visible.
+    File {
+        /// The upload.
+        upload: UploadId,
+        /// Where its chunks live.
+        pool: PoolId,
+        /// The file's id, size and chunk size.
+        id: FileId,
+        /// Bytes.
+        size: u64,
+        /// Bytes of every chunk but the last.
+        chunk_size: u32,
+        /// The name to point to it, if any.
+        object: Option<(BucketName, ObjectName)>,
+        /// Parts that went before.
+        parts: u32,
+        /// The remaining chunks.
+        chunks: Vec<ChunkCommit>,
+        /// When each counts as durable.
+        ack: Ack,
+    },
+}
+
+/// What a commit led to.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct CommitOutcome {
+    /// Raft index of the entry.
+    pub index: u64,
+    /// Whether the file was not there before; false for a part.
+    pub new_file: bool,
+    /// Slots without a receipt, noted as tickets for later.
+    pub tickets: u32,
+}
+
+/// A change that an operator makes.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum UserCommand {
+    /// A pool with a table of its own.
+    CreatePool {
+        /// Its name.
+        name: PoolName,
+        /// How it keeps chunks.
+        scheme: Scheme,
+        /// Its table has `1 << pg_bits` rows.
+        pg_bits: u8,
+    },
+    /// A bucket.
+    CreateBucket {
+        /// Its name.
+        name: BucketName,
+        /// Its pool.
+        pool: PoolName,
+    },
+    /// Removes an empty bucket.
+    RemoveBucket {
+        /// Its name.
+        name: BucketName,
+    },
+}
+
+/// What a data node is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Registration {
+    /// Its name, which must be the one in its certificate.
+    pub node: NodeName,
+    /// Its failure domain.
+    pub zone: ZoneName,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its disks.
+    pub disks: Vec<DiskRegistration>,
+}
+
+/// What a disk is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct DiskRegistration {
+    /// Its name on the node.
+    pub name: String,
+    /// Its share of the placement.
+    pub weight: u32,
+    /// The most bytes it may use.
+    pub max_bytes: u64,
+    /// Its present life.
+    pub incarnation: Incarnation,
+    /// The key that its receipts verify under.
+    pub public_key: [u8; 32],
+}
+
+/// A sign of life.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Heartbeat {
+    /// Who.
+    pub node: NodeName,
+    /// Its disks.
+    pub disks: Vec<DiskHeartbeat>,
+    /// Version of the map that it has.
+    pub topology: u64,
+    /// Raft index up to which it has read the feed.
+    pub feed: u64,
+}
+
+/// How a disk is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct DiskHeartbeat {
+    /// Its number.
+    pub disk: DiskId,
+    /// Its present life.
+    pub incarnation: Incarnation,
+    /// Bytes its segments hold.
+    pub used_bytes: u64,
+    /// Pieces it holds.
+    pub pieces: u64,
+    /// Whether it takes writes.
+    pub writable: bool,
+}
+
+/// The map, when it is news, and who is silent.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct TopologyReply {
+    /// The map, unless the caller has this version.
+    pub topology: Option<Box<Topology>>,
+    /// Nodes that this member would not send a write to now.
+    pub suspects: Vec<NodeName>,
+}
+
+/// What a data node hears back.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct HeartbeatReply {
+    /// The map, when it is news, and who is silent.
+    pub topology: TopologyReply,
+    /// What was committed since.
+    pub feed: FeedPage,
+    /// The node's disks that have tickets or dirty groups.
+    pub work: Vec<DiskId>,
+}

@@ -1,0 +1,217 @@
+//! Messages between the processes of a cluster. One request, one answer, on a stream of its own;
+//! bulk bytes follow the header on the same stream.
+
+mod data;
+mod meta;
+mod raft;
+
+pub use data::{Ack, PieceCheck, PutOutcome, PutRequest, ReadRequest, SlotFailure};
+pub use meta::{
+    CommitOutcome, CommitRequest, DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply, Query,
+    QueryReply, Registration, TopologyReply, UserCommand,
+};
+pub use raft::{RaftRequest, RaftResponse};
+
+use bincode::{Decode, Encode};
+
+use crate::chunk::MissingPiece;
+use crate::ids::{DiskId, IdPage, RequestId};
+use crate::receipt::SignedReceipt;
+
+/// Every call there is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// Metadata node to metadata node: openraft's messages.
+    Raft(RaftRequest),
+    /// The map of the cluster, unless the caller's version is the present one. Answered by any member
+    /// from its applied state.
+    GetTopology {
+        /// The version that the caller has; 0 for none.
+        known: u64,
+    },
+    /// A read of the namespace.
+    Read {
+        /// Answer only from a state that includes every write acknowledged before the call.
+        linearizable: bool,
+        /// What to read.
+        query: Query,
+    },
+    /// The cluster's status, from the leader.
+    Status,
+    /// Makes a file, or a part of a large one, visible.
+    Commit {
+        /// The same id gets the same answer.
+        request: RequestId,
+        /// What to commit.
+        commit: CommitRequest,
+    },
+    /// A change that an operator makes.
+    Administer {
+        /// The same id gets the same answer.
+        request: RequestId,
+        /// The change.
+        command: UserCommand,
+    },
+    /// A data node says what it is and which disks it has; answered with their numbers.
+    Register(Registration),
+    /// A data node is alive.
+    Heartbeat(Heartbeat),
+    /// A data node holds again what it had missed.
+    CloseTickets {
+        /// The disk.
+        disk: DiskId,
+        /// Receipts for the pieces it now has.
+        receipts: Vec<SignedReceipt>,
+        /// Groups whose dirty mark may go: the node has fetched all that `ListMissing` named for them.
+        clean: Vec<(crate::PoolId, crate::PgId)>,
+    },
+    /// What a disk should hold and does not, a page at a time: tickets, and the chunks of its dirty
+    /// groups.
+    ListMissing {
+        /// The disk.
+        disk: DiskId,
+        /// Go on after this one.
+        after: Option<IdPage>,
+    },
+    /// A data node found pieces of its own missing or rotten.
+    ReportBad {
+        /// The disk.
+        disk: DiskId,
+        /// The chunks.
+        chunks: Vec<(crate::PoolId, crate::ChunkId)>,
+    },
+    /// Stores a piece; the bytes follow.
+    Put(PutRequest),
+    /// Reads a piece, or a range of it; the bytes follow the answer.
+    ReadPiece(ReadRequest),
+    /// Has a data node read its piece again and hash it.
+    CheckPiece {
+        /// The chunk's pool.
+        pool: crate::PoolId,
+        /// The chunk.
+        chunk: crate::ChunkId,
+    },
+}
+
+/// The kind of a call, for the access table and the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // Each is the request of the same name.
+pub enum CallKind {
+    Raft,
+    GetTopology,
+    Read,
+    Status,
+    Commit,
+    Administer,
+    Register,
+    Heartbeat,
+    CloseTickets,
+    ListMissing,
+    ReportBad,
+    Put,
+    ReadPiece,
+    CheckPiece,
+}
+
+impl CallKind {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Raft,
+        Self::GetTopology,
+        Self::Read,
+        Self::Status,
+        Self::Commit,
+        Self::Administer,
+        Self::Register,
+        Self::Heartbeat,
+        Self::CloseTickets,
+        Self::ListMissing,
+        Self::ReportBad,
+        Self::Put,
+        Self::ReadPiece,
+        Self::CheckPiece,
+    ];
+
+    /// The name, as metrics label it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raft => "raft",
+            Self::GetTopology => "get_topology",
+            Self::Read => "read",
+            Self::Status => "status",
+            Self::Commit => "commit",
+            Self::Administer => "administer",
+            Self::Register => "register",
+            Self::Heartbeat => "heartbeat",
+            Self::CloseTickets => "close_tickets",
+            Self::ListMissing => "list_missing",
+            Self::ReportBad => "report_bad",
+            Self::Put => "put",
+            Self::ReadPiece => "read_piece",
+            Self::CheckPiece => "check_piece",
+        }
+    }
+}
+
+impl Request {
+    /// Which kind of call this is.
+    pub fn kind(&self) -> CallKind {
+        match self {
+            Self::Raft(_) => CallKind::Raft,
+            Self::GetTopology { .. } => CallKind::GetTopology,
+            Self::Read { .. } => CallKind::Read,
+            Self::Status => CallKind::Status,
+            Self::Commit { .. } => CallKind::Commit,
+            Self::Administer { .. } => CallKind::Administer,
+            Self::Register(_) => CallKind::Register,
+            Self::Heartbeat(_) => CallKind::Heartbeat,
+            Self::CloseTickets { .. } => CallKind::CloseTickets,
+            Self::ListMissing { .. } => CallKind::ListMissing,
+            Self::ReportBad { .. } => CallKind::ReportBad,
+            Self::Put(_) => CallKind::Put,
+            Self::ReadPiece(_) => CallKind::ReadPiece,
+            Self::CheckPiece { .. } => CallKind::CheckPiece,
+        }
+    }
+}
+
+/// Every answer that says yes; a no is an [`crate::RpcError`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Response {
+    /// To [`Request::Raft`].
+    Raft(RaftResponse),
+    /// To [`Request::GetTopology`].
+    Topology(TopologyReply),
+    /// To [`Request::Read`].
+    Read(QueryReply),
+    /// To [`Request::Status`].
+    Status(Box<crate::status::ClusterStatus>),
+    /// To [`Request::Commit`].
+    Committed(CommitOutcome),
+    /// To a request whose success has nothing to add.
+    Done,
+    /// To [`Request::Register`]: the disks' numbers, in the order of the registration.
+    Registered(Vec<DiskId>),
+    /// To [`Request::Heartbeat`].
+    Heartbeat(HeartbeatReply),
+    /// To [`Request::ListMissing`].
+    Missing {
+        /// The page.
+        pieces: Vec<MissingPiece>,
+        /// Where to go on; none at the end.
+        next: Option<IdPage>,
+        /// Dirty groups that this listing covers from its first page to its last.
+        groups: Vec<(crate::PoolId, crate::PgId)>,
+    },
+    /// To [`Request::Put`].
+    Put(PutOutcome),
+    /// To [`Request::ReadPiece`]; that many bytes follow.
+    Piece {
+        /// Bytes that follow.
+        length: u32,
+        /// Bytes of the whole piece.
+        piece_length: u32,
+    },
+    /// To [`Request::CheckPiece`].
+    Checked(PieceCheck),
+}

@@ -1,0 +1,121 @@
+//! What the cluster says of itself. CLI, dashboard and metrics print these values and compute none
+//! of their own.
+
+use std::net::SocketAddr;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::grade::GradeCounts;
+use crate::ids::{DiskId, Incarnation};
+use crate::names::{NodeName, ZoneName};
+use crate::pool::Pool;
+
+/// Whether a node answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// Heartbeats arrive.
+    Up,
+    /// They stopped a moment ago.
+    Suspect,
+    /// They stopped longer ago than the grace.
+    Down,
+}
+
+impl NodeState {
+    /// The word, as it is printed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// A disk as seen now.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Its number.
+    pub id: DiskId,
+    /// Its name on its node.
+    pub name: String,
+    /// Its present life.
+    pub incarnation: Incarnation,
+    /// Its share of the placement.
+    pub weight: u32,
+    /// The most bytes it may use.
+    pub max_bytes: u64,
+    /// Bytes its segments hold, as of its last heartbeat.
+    pub used_bytes: u64,
+    /// Pieces it holds, as of its last heartbeat.
+    pub pieces: u64,
+    /// Pieces it should hold and does not.
+    pub tickets: u64,
+    /// Groups of which its content is not vouched for.
+    pub dirty_groups: u64,
+    /// Whether it takes writes.
+    pub writable: bool,
+}
+
+/// A data node as seen now.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: NodeName,
+    /// Its failure domain.
+    pub zone: ZoneName,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether it answers.
+    pub state: NodeState,
+    /// Milliseconds since its last heartbeat to this leader; none yet when absent.
+    pub silent_ms: Option<u64>,
+    /// Its disks.
+    pub disks: Vec<DiskStatus>,
+}
+
+/// A metadata node as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its Raft id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// Whether it leads.
+    pub leader: bool,
+    /// The last log index it is known to hold, if the leader knows.
+    pub matched: Option<u64>,
+}
+
+/// The cluster in one value.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster's id.
+    pub cluster: String,
+    /// One sentence: safe or not, and why.
+    pub summary: String,
+    /// Chunks per grade.
+    pub chunks: GradeCounts,
+    /// Files, objects, and bytes as written by users.
+    pub files: u64,
+    /// Objects in all buckets.
+    pub objects: u64,
+    /// Bytes of all committed chunks, once each.
+    pub chunk_bytes: u64,
+    /// The same at full redundancy.
+    pub redundant_bytes: u64,
+    /// Notes of pieces that are missing.
+    pub tickets: u64,
+    /// Pools.
+    pub pools: Vec<Pool>,
+    /// Metadata nodes.
+    pub members: Vec<MemberStatus>,
+    /// Data nodes.
+    pub nodes: Vec<NodeStatus>,
+    /// Raft index that this was computed at.
+    pub index: u64,
+}

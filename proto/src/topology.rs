@@ -1,0 +1,119 @@
+//! The map of the cluster: pools, their rows, disks and nodes. Small (a few thousand rows for any
+//! number of chunks), versioned by the Raft index of its last change, and cached by everyone.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ChunkId, DiskId, Incarnation, PoolId};
+use crate::names::{NodeName, PoolName, ZoneName};
+use crate::pg::{PgId, PgKey, PgRow};
+use crate::pool::Pool;
+
+/// A cluster's identity, drawn once by `wmall cluster init` and written into every certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+pub struct ClusterId(pub [u8; 16]);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::ids::to_hex(&self.0))
+    }
+}
+
+impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClusterId({self})")
+    }
+}
+
+/// A disk, as it registered.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct DiskInfo {
+    /// Its number.
+    pub id: DiskId,
+    /// The node it is in.
+    pub node: NodeName,
+    /// Its name on that node.
+    pub name: String,
+    /// Its share of the placement, relative to the others; 0 takes nothing new.
+    pub weight: u32,
+    /// The most bytes it may use.
+    pub max_bytes: u64,
+    /// Its present life.
+    pub incarnation: Incarnation,
+    /// ed25519 key that its receipts verify under.
+    pub public_key: [u8; 32],
+}
+
+/// A data node, as it registered.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its name.
+    pub name: NodeName,
+    /// Its failure domain.
+    pub zone: ZoneName,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// The rows of one pool.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PoolTable {
+    /// The pool.
+    pub pool: Pool,
+    /// One row a group, by number.
+    pub rows: Vec<PgRow>,
+}
+
+/// The whole map.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Topology {
+    /// Raft index of the last change to it.
+    pub version: u64,
+    /// Pools with their rows.
+    pub pools: BTreeMap<PoolId, PoolTable>,
+    /// Disks.
+    pub disks: BTreeMap<DiskId, DiskInfo>,
+    /// Data nodes.
+    pub nodes: BTreeMap<NodeName, NodeInfo>,
+}
+
+impl Topology {
+    /// An empty map.
+    pub fn empty() -> Self {
+        Self { version: 0, pools: BTreeMap::new(), disks: BTreeMap::new(), nodes: BTreeMap::new() }
+    }
+
+    /// A pool by name.
+    pub fn pool_named(&self, name: &PoolName) -> Option<&Pool> {
+        self.pools.values().map(|t| &t.pool).find(|p| &p.name == name)
+    }
+
+    /// The group and row of a chunk.
+    pub fn row_of(&self, pool: PoolId, chunk: &ChunkId) -> Option<(PgKey, &PgRow)> {
+        let table = self.pools.get(&pool)?;
+        let pg = PgId::of(chunk, table.pool.pg_bits);
+        Some(((pool, pg), table.rows.get(pg.0 as usize)?))
+    }
+
+    /// The node of a disk.
+    pub fn node_of(&self, disk: DiskId) -> Option<&NodeInfo> {
+        self.nodes.get(&self.disks.get(&disk)?.node)
+    }
+
+    /// Distinct zones that have a disk with weight.
+    pub fn zone_count(&self) -> usize {
+        let mut zones: Vec<&ZoneName> = self
+            .disks
+            .values()
+            .filter(|d| d.weight > 0)
+            .filter_map(|d| Some(&self.nodes.get(&d.node)?.zone))
+            .collect();
+        zones.sort();
+        zones.dedup();
+        zones.len()
+    }
+}
