@@ -138,7 +138,10 @@ mod tests {
         let (cluster, receipt) = sample();
         let bytes = receipt.signing_bytes(&cluster);
         assert_eq!(bytes.len(), 147);
-        assert_eq!(crate::ids::to_hex(blake3::hash(&bytes).as_bytes()), "0a6a28e25cb1e996a7b387a59b2641d5968ba9bb00acbf87add09843262db9a5");
+        assert_eq!(
+            crate::ids::to_hex(blake3::hash(&bytes).as_bytes()),
+            "0a6a28e25cb1e996a7b387a59b2641d5968ba9bb00acbf87add09843262db9a5"
+        );
     }
 
     #[test]

@@ -1,1 +1,17 @@
-//! x
+//! From bytes to names and back: cutting a file into chunks, the Merkle tree over their ids, the
+//! file id that binds both, and proofs that a chunk is number `i` of a file.
+//!
+//! Pure: no I/O and no hashing in the background. Who reads the file and who hashes the chunks, and
+//! on how many cores, is the caller's business.
+
+#![warn(missing_docs)]
+
+mod chunker;
+mod manifest;
+mod merkle;
+mod proof;
+
+pub use chunker::Chunker;
+pub use manifest::{Manifest, ManifestError, check_chunk_size, file_id};
+pub use merkle::{empty_root, merkle_root};
+pub use proof::{InclusionProof, ProofError};
