@@ -1,1 +1,38 @@
-//! x
+//! An append-only, checksummed log in preallocated segments, with group commit.
+//!
+//! The Raft log, a data node's pieces and (later) a validator's WAL are all this one format, so there
+//! is one recovery and one scanner to get right. The order of every acknowledged append is
+//!
+//! 1. the record's bytes are written at the tail of the newest segment,
+//! 2. the batch that it is in is fdatasync'ed, once,
+//! 3. only then its completion is called.
+//!
+//! A new segment is preallocated under a temporary name and fsync'ed; then the old one is sealed; then
+//! the new one is renamed and made durable by an fsync of its folder, all before its first record is
+//! acknowledged.
+//!
+//! An error of a write or of a sync *fences* the journal for the life of the process: nothing is
+//! retried and nothing is acknowledged after it, since the kernel may have dropped what it could not
+//! write. What the owner does then (stop, or go on with its other disks) is the owner's decision.
+//!
+//! Deliberately absent: any knowledge of what records mean, and deletion of single records.
+
+#![warn(missing_docs)]
+
+mod disk;
+mod format;
+mod journal;
+mod real;
+mod recover;
+mod scan;
+mod segment;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod writer;
+
+pub use disk::{Disk, DiskFile};
+pub use format::{MAX_META, MAX_PAYLOAD, Position};
+pub use journal::{AppendError, Journal, Options, Record};
+pub use real::RealDisk;
+pub use recover::OpenError;
+pub use scan::Found;

@@ -1,0 +1,37 @@
+//! What a journal needs of a disk: one flat folder of preallocated files.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// A folder. The real one is [`crate::RealDisk`]; `sim::SimDisk` loses, tears and reorders what was
+/// not synced.
+pub trait Disk: Send + Sync + 'static {
+    /// Makes a file of `size` zero bytes, with its blocks allocated. Fails if the name is taken.
+    fn create(&self, name: &str, size: u64) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens a file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Names of all files.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Renames, replacing what had the new name.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes creations, renames and removals durable.
+    fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// A file of such a folder. Offsets are absolute; the file never grows.
+pub trait DiskFile: Send + Sync {
+    /// Writes all of the parts, one behind the other.
+    fn write_at(&self, parts: &[Bytes], offset: u64) -> io::Result<()>;
+    /// Fills the buffer, or fails with `UnexpectedEof`.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Makes the content durable.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Makes content and size durable.
+    fn sync_all(&self) -> io::Result<()>;
+    /// Bytes of the file.
+    fn size(&self) -> io::Result<u64>;
+}

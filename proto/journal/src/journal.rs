@@ -1,0 +1,173 @@
+//! The journal: what its owner holds. One thread writes; any thread reads.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+use crate::disk::Disk;
+use crate::format::{KIND_SEAL, MAX_META, MAX_PAYLOAD, Position, SEAL_SIZE, SEGMENT_HEADER, record_size};
+use crate::recover::{OpenError, recover};
+use crate::scan::Found;
+use crate::segment::Segments;
+use crate::writer::{Append, Queue, Writer};
+
+/// How a journal is laid out.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whose journal it is; a segment with another identity is refused.
+    pub identity: [u8; 16],
+    /// Bytes of each segment, all allocated at its birth.
+    pub segment_bytes: u64,
+    /// The most bytes of appends that may wait for the writer.
+    pub queue_bytes: usize,
+    /// Replay starts here; everything, if none.
+    pub replay_from: Option<Position>,
+    /// Name of the writer's thread.
+    pub name: String,
+}
+
+/// A record to append.
+#[derive(Debug, Clone, Default)]
+pub struct Record {
+    /// The owner's kind, below 0xff.
+    pub kind: u8,
+    /// The owner's header, covered by the header's checksum.
+    pub meta: Vec<u8>,
+    /// The content, in as many parts as it came.
+    pub payload: Vec<Bytes>,
+    /// CRC32C of the payload, if it has been computed on the way in.
+    pub payload_crc: Option<u32>,
+}
+
+impl Record {
+    pub(crate) fn payload_length(&self) -> usize {
+        self.payload.iter().map(Bytes::len).sum()
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        record_size(self.meta.len(), self.payload_length())
+    }
+}
+
+/// Why an append was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// A write or a sync failed, now or before: this journal takes nothing more.
+    #[error("the journal is fenced since a write failed: {0}")]
+    Fenced(String),
+    /// No room for a new segment; what is there stays readable.
+    #[error("the disk is full")]
+    Full,
+    /// The queue before the writer is full.
+    #[error("the journal's queue is full")]
+    Busy,
+    /// Beyond the format's limits, or beyond a segment.
+    #[error("a record of {0} bytes is too large")]
+    TooLarge(u64),
+    /// The journal was closed.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+/// What is called once, from the writer's thread, when the records are durable or will never be.
+pub(crate) type Completion = Box<dyn FnOnce(Result<Vec<Position>, AppendError>) + Send>;
+
+/// An open journal. Dropping it stops the writer after what is queued.
+pub struct Journal {
+    segments: Arc<Segments>,
+    queue: Arc<Queue>,
+    largest: u64,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Journal {
+    /// Opens the folder, replays its records in order and starts the writer.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        mut replay: impl FnMut(Found<'_>) -> Result<(), String>,
+    ) -> Result<Self, OpenError> {
+        let segments = Arc::new(Segments::new(disk, options.identity));
+        let tail = recover(&segments, &options, &mut replay)?;
+        let queue = Arc::new(Queue::new(options.queue_bytes));
+        let largest = options.segment_bytes - SEGMENT_HEADER - SEAL_SIZE;
+        let writer = Writer::new(segments.clone(), queue.clone(), options.segment_bytes, tail);
+        let thread = std::thread::Builder::new().name(options.name).spawn(move || writer.run())?;
+        Ok(Self { segments, queue, largest, thread: Some(thread) })
+    }
+
+    /// Queues records to become durable together or after one another, in this order, and calls `done`
+    /// from the writer's thread. `done` must not block.
+    pub fn append(
+        &self,
+        records: Vec<Record>,
+        done: impl FnOnce(Result<Vec<Position>, AppendError>) + Send + 'static,
+    ) {
+        let too_large = |r: &&Record| {
+            r.meta.len() > MAX_META
+                || r.payload_length() > MAX_PAYLOAD
+                || r.kind == KIND_SEAL
+                || r.size() > self.largest
+        };
+        if let Some(record) = records.iter().find(too_large) {
+            return done(Err(AppendError::TooLarge(record.size())));
+        }
+        if let Err((append, error)) = self.queue.push(Append { records, done: Box::new(done) }) {
+            (append.done)(Err(error));
+        }
+    }
+
+    /// The same, waiting for the outcome. For tests and for start-up, where nothing runs beside.
+    pub fn append_and_wait(&self, records: Vec<Record>) -> Result<Vec<Position>, AppendError> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.append(records, move |outcome| {
+            // A receiver that is gone has given up on the answer.
+            let _ = sender.send(outcome);
+        });
+        receiver.recv().unwrap_or(Err(AppendError::Closed))
+    }
+
+    /// Reads bytes of a segment, such as the payload that a replay or an append told the place of. The
+    /// caller checks what they are.
+    pub fn read(&self, segment: u64, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        match self.segments.get(segment) {
+            Some(file) => file.read_at(buffer, offset),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, format!("no segment {segment}"))),
+        }
+    }
+
+    /// Where the payload of a record starts, from its position and the length of its meta.
+    pub fn payload_offset(position: Position, meta_length: usize) -> u64 {
+        position.offset + (crate::format::RECORD_FIXED + meta_length + 4) as u64
+    }
+
+    /// Removes all segments below this one, durably. Never the newest.
+    pub fn retire_below(&self, segment: u64) -> io::Result<()> {
+        let newest = self.segments.numbers().last().copied().unwrap_or(0);
+        self.segments.retire_below(segment.min(newest))
+    }
+
+    /// Numbers of the segments there are.
+    pub fn segments(&self) -> Vec<u64> {
+        self.segments.numbers()
+    }
+
+    /// The error that fenced the journal, if one did.
+    pub fn fenced(&self) -> Option<String> {
+        self.queue.fenced()
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,234 @@
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::RealDisk;
+use crate::sim::{Crash, Fault, SimDisk};
+
+const SEGMENT: u64 = 4096;
+
+fn options() -> Options {
+    Options {
+        identity: [5; 16],
+        segment_bytes: SEGMENT,
+        queue_bytes: 1 << 20,
+        replay_from: None,
+        name: "journal-test".into(),
+    }
+}
+
+fn record(n: u32, length: usize) -> Record {
+    let payload = vec![Bytes::from(vec![n as u8; length / 2]), vec![!n as u8; length - length / 2].into()];
+    Record { kind: 1, meta: n.to_le_bytes().to_vec(), payload, payload_crc: None }
+}
+
+fn number(meta: &[u8]) -> u32 {
+    u32::from_le_bytes(meta.try_into().unwrap())
+}
+
+/// Opens and returns the numbers that the replay found, in order.
+fn reopen(disk: Arc<dyn Disk>) -> Result<(Journal, Vec<u32>), OpenError> {
+    let mut seen = Vec::new();
+    let journal = Journal::open(disk, options(), |found| {
+        seen.push(number(found.meta));
+        Ok(())
+    })?;
+    Ok((journal, seen))
+}
+
+/// The same small history on any disk: appends of many sizes over several segments. Returns what was
+/// acknowledged.
+fn history(disk: Arc<dyn Disk>) -> Vec<u32> {
+    let acknowledged = Arc::new(Mutex::new(Vec::new()));
+    let Ok((journal, _)) = reopen(disk) else { return Vec::new() };
+    for n in 0..24u32 {
+        let records = vec![record(2 * n, (n as usize * 97) % 900), record(2 * n + 1, 40)];
+        let sink = acknowledged.clone();
+        if n % 3 == 0 {
+            if journal.append_and_wait(records).is_ok() {
+                sink.lock().unwrap().extend([2 * n, 2 * n + 1]);
+            }
+        } else {
+            journal.append(records, move |outcome| {
+                if outcome.is_ok() {
+                    sink.lock().unwrap().extend([2 * n, 2 * n + 1]);
+                }
+            });
+        }
+    }
+    drop(journal);
+    Arc::try_unwrap(acknowledged).unwrap().into_inner().unwrap()
+}
+
+/// The conformance test of [`Disk`]: the same on the real one and the simulated one.
+fn appends_survive_a_clean_stop(disk: Arc<dyn Disk>) {
+    let acknowledged = history(disk.clone());
+    assert_eq!(acknowledged, (0..48).collect::<Vec<_>>());
+    let mut payloads = Vec::new();
+    let mut places = Vec::new();
+    let journal = Journal::open(disk, options(), |found| {
+        payloads.push((number(found.meta), found.payload_length));
+        places.push((found.position, found.payload_offset));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(payloads.iter().map(|p| p.0).collect::<Vec<_>>(), acknowledged);
+    assert!(journal.segments().len() > 2, "the history spans segments");
+    for ((n, length), (position, offset)) in payloads.into_iter().zip(places) {
+        let mut bytes = vec![0; length as usize];
+        journal.read(position.segment, offset, &mut bytes).unwrap();
+        assert_eq!(bytes, record(n, length as usize).payload.concat());
+        assert_eq!(Journal::payload_offset(position, 4), offset);
+    }
+}
+
+#[test]
+fn a_real_disk_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    appends_survive_a_clean_stop(Arc::new(RealDisk::open(folder.path().join("j")).unwrap()));
+}
+
+#[test]
+fn the_simulated_disk_conforms() {
+    appends_survive_a_clean_stop(Arc::new(SimDisk::new()));
+}
+
+#[test]
+fn a_power_cut_at_any_operation_loses_nothing_acknowledged() {
+    let whole = SimDisk::new();
+    history(Arc::new(whole.clone()));
+    // Batches form by chance, so the count of operations varies; enumerate to well past the usual.
+    for at in 1..=whole.operations() + 8 {
+        for how in [Crash::Drop, Crash::Tear, Crash::Reorder] {
+            let disk = SimDisk::new();
+            disk.fail_at(at, Fault::PowerCut);
+            let acknowledged = history(Arc::new(disk.clone()));
+            let after = disk.crash(how, at);
+            let (journal, seen) = reopen(Arc::new(after.clone())).unwrap_or_else(|e| {
+                panic!("power cut at {at}, {how:?}: {e}");
+            });
+            let expected: Vec<u32> = (0..seen.len() as u32).collect();
+            assert_eq!(seen, expected, "a prefix, in order: cut at {at}, {how:?}");
+            assert!(seen.len() >= acknowledged.len(), "cut at {at}, {how:?}: {acknowledged:?}");
+            // Recovery is idempotent, and the journal goes on from there.
+            journal.append_and_wait(vec![record(seen.len() as u32, 8)]).unwrap();
+            drop(journal);
+            let (_, again) = reopen(Arc::new(after)).unwrap();
+            assert_eq!(again.len(), seen.len() + 1, "cut at {at}, {how:?}");
+        }
+    }
+}
+
+#[test]
+fn an_io_error_fences_and_is_never_retried() {
+    let disk = SimDisk::new();
+    let (journal, _) = reopen(Arc::new(disk.clone())).unwrap();
+    journal.append_and_wait(vec![record(0, 8)]).unwrap();
+    disk.fail_at(disk.operations() + 2, Fault::IoError); // the sync of the next batch
+    assert!(matches!(journal.append_and_wait(vec![record(1, 8)]), Err(AppendError::Fenced(_))));
+    let before = disk.operations();
+    assert!(matches!(journal.append_and_wait(vec![record(2, 8)]), Err(AppendError::Fenced(_))));
+    assert_eq!(disk.operations(), before, "a fenced journal does not touch its disk");
+    assert!(journal.fenced().is_some());
+}
+
+#[test]
+fn a_full_disk_refuses_and_recovers() {
+    let disk = SimDisk::new();
+    let (journal, _) = reopen(Arc::new(disk.clone())).unwrap();
+    journal.append_and_wait(vec![record(0, 3000)]).unwrap();
+    disk.fail_at(disk.operations() + 1, Fault::Full); // the birth of the next segment
+    assert_eq!(journal.append_and_wait(vec![record(1, 3000)]), Err(AppendError::Full));
+    journal.append_and_wait(vec![record(1, 3000)]).unwrap();
+    drop(journal);
+    assert_eq!(reopen(Arc::new(disk)).unwrap().1, [0, 1]);
+}
+
+#[test]
+fn rot_before_acknowledged_records_is_an_error_and_not_a_tail() {
+    let disk = SimDisk::new();
+    let (journal, _) = reopen(Arc::new(disk.clone())).unwrap();
+    let at: Vec<Position> =
+        (0..4).map(|n| journal.append_and_wait(vec![record(n, 100)]).unwrap()[0]).collect();
+    drop(journal);
+    for victim in 0..3 {
+        for byte in [0, 20, 33, 60] {
+            let rotten = disk.crash(Crash::Drop, 0);
+            rotten.flip("0000000000.seg", at[victim].offset as usize + byte);
+            match reopen(Arc::new(rotten)).map(|(_, seen)| seen) {
+                Err(OpenError::Corrupt { position, .. }) => assert_eq!(position, at[victim]),
+                other => panic!("record {victim}, byte {byte}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_foreign_or_missing_segment_is_refused() {
+    let disk = SimDisk::new();
+    history(Arc::new(disk.clone()));
+    let foreign = Options { identity: [6; 16], ..options() };
+    assert!(matches!(
+        Journal::open(Arc::new(disk.clone()), foreign, |_| Ok(())),
+        Err(OpenError::WrongIdentity { segment: 0 })
+    ));
+    disk.remove("0000000001.seg").unwrap();
+    assert!(matches!(
+        reopen(Arc::new(disk)),
+        Err(OpenError::Corrupt { position: Position { segment: 1, .. }, .. })
+    ));
+}
+
+#[test]
+fn replay_starts_where_it_is_told_and_retired_segments_are_gone() {
+    let disk = SimDisk::new();
+    history(Arc::new(disk.clone()));
+    let mut places = Vec::new();
+    let journal = Journal::open(Arc::new(disk.clone()), options(), |found| {
+        places.push(found.position);
+        Ok(())
+    })
+    .unwrap();
+    let from = places[30];
+    journal.retire_below(from.segment).unwrap();
+    assert_eq!(journal.segments()[0], from.segment);
+    drop(journal);
+    let mut seen = Vec::new();
+    let at = Options { replay_from: Some(from), ..options() };
+    Journal::open(Arc::new(disk), at, |found| {
+        seen.push(number(found.meta));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(seen, (30..48).collect::<Vec<_>>());
+}
+
+#[test]
+fn limits_are_errors() {
+    let (journal, _) = reopen(Arc::new(SimDisk::new())).unwrap();
+    let large = record(0, SEGMENT as usize);
+    assert!(matches!(journal.append_and_wait(vec![large]), Err(AppendError::TooLarge(_))));
+    let meta = Record { meta: vec![0; MAX_META + 1], ..Record::default() };
+    assert!(matches!(journal.append_and_wait(vec![meta]), Err(AppendError::TooLarge(_))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_bytes_in_a_segment_open_or_are_refused(
+        junk in proptest::collection::vec(any::<u8>(), 1..600),
+        at in 0usize..3000,
+    ) {
+        let disk = SimDisk::new();
+        history(Arc::new(disk.clone()));
+        let file = disk.open("0000000000.seg").unwrap();
+        file.write_at(&[junk.into()], at as u64).unwrap();
+        file.sync_all().unwrap();
+        if let Ok((_, seen)) = reopen(Arc::new(disk)) {
+            prop_assert_eq!(seen, (0..48).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The writer's thread and the queue before it.
+//!
+//! Group commit without a timer: while one batch is being synced the next one gathers, so a lone
+//! append waits for nobody and a crowd shares each sync.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::format::{KIND_SEAL, Position, RecordHeader, SEAL_SIZE, SEGMENT_HEADER};
+use crate::journal::{AppendError, Completion, Record};
+use crate::recover::Tail;
+use crate::segment::Segments;
+
+/// A batch is closed once it has this many bytes.
+pub(crate) const BATCH_BYTES: u64 = 4 << 20;
+/// Or this many appends.
+const BATCH_APPENDS: usize = 128;
+/// The most appends that may wait, whatever their size.
+const QUEUE_APPENDS: usize = 8192;
+
+pub(crate) struct Append {
+    pub(crate) records: Vec<Record>,
+    pub(crate) done: Completion,
+}
+
+impl Append {
+    fn bytes(&self) -> u64 {
+        self.records.iter().map(Record::size).sum()
+    }
+}
+
+#[derive(Default)]
+struct QueueState {
+    appends: VecDeque<Append>,
+    bytes: u64,
+    closed: bool,
+    fenced: Option<String>,
+}
+
+/// Bounded in appends and bytes; a full queue answers `Busy` at once.
+pub(crate) struct Queue {
+    limit: u64,
+    state: Mutex<QueueState>,
+    news: Condvar,
+}
+
+impl Queue {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit: limit as u64, state: Mutex::default(), news: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // The append comes back with the error, so that its completion is called outside the lock.
+    #[allow(clippy::result_large_err)]
+    pub(crate) fn push(&self, append: Append) -> Result<(), (Append, AppendError)> {
+        let bytes = append.bytes();
+        let mut state = self.lock();
+        if let Some(why) = &state.fenced {
+            let error = AppendError::Fenced(why.clone());
+            return Err((append, error));
+        }
+        if state.closed {
+            return Err((append, AppendError::Closed));
+        }
+        // An append alone in the queue always fits, so the limit never refuses for good.
+        let full = !state.appends.is_empty() && state.bytes + bytes > self.limit;
+        if full || state.appends.len() >= QUEUE_APPENDS {
+            return Err((append, AppendError::Busy));
+        }
+        state.bytes += bytes;
+        state.appends.push_back(append);
+        self.news.notify_one();
+        Ok(())
+    }
+
+    /// Waits for appends and takes a batch of them; none once closed and empty.
+    fn take(&self) -> Option<Vec<Append>> {
+        let mut state = self.lock();
+        while state.appends.is_empty() {
+            if state.closed {
+                return None;
+            }
+            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = state.appends.front() {
+            let size = next.bytes();
+            if !batch.is_empty() && (bytes + size > BATCH_BYTES || batch.len() >= BATCH_APPENDS) {
+                break;
+            }
+            bytes += size;
+            batch.extend(state.appends.pop_front());
+        }
+        state.bytes -= bytes;
+        Some(batch)
+    }
+
+    fn fence(&self, why: &str) -> Vec<Append> {
+        let mut state = self.lock();
+        state.fenced = Some(why.to_string());
+        state.bytes = 0;
+        state.appends.drain(..).collect()
+    }
+
+    pub(crate) fn fenced(&self) -> Option<String> {
+        self.lock().fenced.clone()
+    }
+
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.news.notify_all();
+    }
+}
+
+pub(crate) struct Writer {
+    segments: Arc<Segments>,
+    queue: Arc<Queue>,
+    segment_bytes: u64,
+    tail: Option<Tail>,
+}
+
+/// What stopped a batch.
+enum Stop {
+    /// No room for a new segment. The journal is as it was.
+    Full,
+    /// The tail's content is unknown now.
+    Fence(io::Error),
+}
+
+impl Writer {
+    pub(crate) fn new(
+        segments: Arc<Segments>,
+        queue: Arc<Queue>,
+        segment_bytes: u64,
+        tail: Option<Tail>,
+    ) -> Self {
+        Self { segments, queue, segment_bytes, tail }
+    }
+
+    pub(crate) fn run(mut self) {
+        while let Some(batch) = self.queue.take() {
+            // What fits in the present segment is one batch with one sync; the rest goes on in a new one.
+            let mut rest = VecDeque::from(batch);
+            while !rest.is_empty() {
+                if let Err(error) = self.write_some(&mut rest) {
+                    self.refuse(rest, error);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Writes and syncs as many appends as fit in the segment, and acknowledges them.
+    fn write_some(&mut self, appends: &mut VecDeque<Append>) -> Result<(), Stop> {
+        let Some(first) = appends.front() else { return Ok(()) };
+        self.make_room(first.bytes())?;
+        let Some(tail) = &mut self.tail else { return Ok(()) };
+        let start = tail.offset;
+        let (mut parts, mut offset) = (Vec::new(), start);
+        let mut taken = Vec::new();
+        while let Some(next) = appends.front() {
+            if offset + next.bytes() + SEAL_SIZE > tail.size {
+                break;
+            }
+            let Some(append) = appends.pop_front() else { break };
+            let mut positions = Vec::with_capacity(append.records.len());
+            for record in &append.records {
+                let position = Position { segment: tail.segment, offset };
+                encode(record, position, start, &mut parts);
+                offset += record.size();
+                positions.push(position);
+            }
+            taken.push((append.done, positions));
+        }
+        let written = tail.file.write_at(&parts, start).and_then(|()| tail.file.sync_data());
+        match written {
+            Ok(()) => {
+                tail.offset = offset;
+                for (done, positions) in taken {
+                    done(Ok(positions));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let why = error.to_string();
+                for (done, _) in taken {
+                    done(Err(AppendError::Fenced(why.clone())));
+                }
+                Err(Stop::Fence(error))
+            }
+        }
+    }
+
+    /// Seals the segment and starts the next if `bytes` do not fit any more.
+    fn make_room(&mut self, bytes: u64) -> Result<(), Stop> {
+        if let Some(tail) = &self.tail
+            && tail.offset + bytes + SEAL_SIZE <= tail.size
+        {
+            return Ok(());
+        }
+        let number = self.tail.as_ref().map_or(0, |t| t.segment + 1);
+        // An append of several records may be longer than a usual segment; it gets one that fits.
+        let size = self.segment_bytes.max(SEGMENT_HEADER + bytes + SEAL_SIZE);
+        // Prepared before the old one is sealed: with no room for it, the old one stays open.
+        let file = self.segments.prepare(number, size).map_err(|error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Stop::Full,
+            _ => Stop::Fence(error),
+        })?;
+        if let Some(old) = &self.tail {
+            seal(old).map_err(Stop::Fence)?;
+        }
+        self.segments.publish(number, file.clone()).map_err(Stop::Fence)?;
+        self.tail = Some(Tail { segment: number, file, offset: SEGMENT_HEADER, size });
+        Ok(())
+    }
+
+    fn refuse(&self, rest: VecDeque<Append>, stop: Stop) {
+        let (error, queued) = match stop {
+            Stop::Full => (AppendError::Full, Vec::new()),
+            Stop::Fence(error) => {
+                let why = error.to_string();
+                tracing::error!(%why, "a write failed; the journal takes nothing more");
+                let queued = self.queue.fence(&why);
+                (AppendError::Fenced(why), queued)
+            }
+        };
+        for append in rest.into_iter().chain(queued) {
+            (append.done)(Err(error.clone()));
+        }
+    }
+}
+
+/// Closes a segment. One that was recovered with its seal in place has no room left and needs none.
+fn seal(tail: &Tail) -> io::Result<()> {
+    if tail.offset == tail.size {
+        return Ok(());
+    }
+    let mut parts = Vec::new();
+    let position = Position { segment: tail.segment, offset: tail.offset };
+    encode(&Record { kind: KIND_SEAL, ..Record::default() }, position, tail.offset, &mut parts);
+    tail.file.write_at(&parts, tail.offset)?;
+    tail.file.sync_data()
+}
+
+fn encode(record: &Record, position: Position, durable_before: u64, parts: &mut Vec<Bytes>) {
+    let payload_length = record.payload_length();
+    let header = RecordHeader {
+        kind: record.kind,
+        meta_length: record.meta.len(),
+        payload_length,
+        position,
+        durable_before,
+    };
+    parts.push(header.encode(&record.meta).into());
+    parts.extend(record.payload.iter().cloned());
+    let crc = record
+        .payload_crc
+        .unwrap_or_else(|| record.payload.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part)));
+    let unpadded = header.payload_start() + payload_length as u64 + 4;
+    let mut end = crc.to_le_bytes().to_vec();
+    end.resize(4 + (header.size() - unpadded) as usize, 0);
+    parts.push(end.into());
+}
