@@ -1,1 +1,27 @@
-//! x
+//! Calls between the processes of a cluster: QUIC with mutual TLS, one stream a call.
+//!
+//! A call is a frame (length and encoded [`wmall_proto::rpc::Request`]), then bulk bytes if the call
+//! carries any; the answer has the same form. Who may make which call is checked here, by the role in
+//! the caller's certificate, before a handler sees it.
+//!
+//! Deliberately absent: retries (the caller knows what is safe to repeat) and any queue of its own:
+//! QUIC's stream limits and windows are the bounds.
+
+#![warn(missing_docs)]
+
+mod authority;
+mod body;
+mod endpoint;
+mod identity;
+mod outgoing;
+mod pool;
+mod serve;
+mod tls;
+mod tuning;
+
+pub use authority::{AuthorityError, CertificateAuthority};
+pub use body::{Body, collect};
+pub use endpoint::{BindError, Endpoint};
+pub use identity::{Identity, IdentityError, Peer};
+pub use outgoing::{Call, Reply, Target};
+pub use serve::{Handler, Incoming, Replier};

@@ -1,0 +1,122 @@
+//! Making calls.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quinn::{RecvStream, SendStream};
+use wmall_proto::codec;
+use wmall_proto::rpc::{Request, Response};
+use wmall_proto::{ErrorCode, NodeName, RpcError};
+
+use crate::body::Body;
+use crate::endpoint::Endpoint;
+use crate::pool::connection_error;
+
+/// A node and where it listens; its certificate must carry the name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Its name.
+    pub node: NodeName,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// A call that is being made: the header is sent, bulk bytes may follow, then the answer comes.
+pub struct Call {
+    target: Target,
+    send: SendStream,
+    receive: RecvStream,
+    deadline: Instant,
+}
+
+/// The answer to a call, with the bytes behind it.
+pub struct Reply {
+    /// What the peer said.
+    pub response: Response,
+    /// The bytes behind it, if the response announces any.
+    pub body: Body,
+}
+
+impl Endpoint {
+    /// Makes a call without bulk bytes and waits for the answer, no longer than `timeout`.
+    pub async fn call(
+        &self,
+        target: &Target,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Response, RpcError> {
+        let call = self.open(target, request, timeout).await?;
+        Ok(call.finish().await?.response)
+    }
+
+    /// Starts a call; `timeout` covers everything up to its answer.
+    pub async fn open(
+        &self,
+        target: &Target,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Call, RpcError> {
+        let deadline = Instant::now() + timeout;
+        let opening = async {
+            let connection = self.pool.get(&self.quinn, self.peer(), target).await?;
+            let (mut send, receive) = connection.open_bi().await.map_err(|e| connection_error(target, &e))?;
+            let frame = Bytes::from(codec::encode_frame(request));
+            send.write_chunk(frame).await.map_err(|e| broken(target, &e))?;
+            Ok(Call { target: target.clone(), send, receive, deadline })
+        };
+        within(target, deadline, opening).await
+    }
+}
+
+impl Call {
+    /// Sends bulk bytes.
+    pub async fn write(&mut self, part: Bytes) -> Result<(), RpcError> {
+        let Self { target, send, deadline, .. } = self;
+        let writing = async { send.write_chunk(part).await.map_err(|e| broken(target, &e)) };
+        within(target, *deadline, writing).await
+    }
+
+    /// Ends the bulk bytes and waits for the answer.
+    pub async fn finish(mut self) -> Result<Reply, RpcError> {
+        // A stream that the peer has stopped already still carries its answer.
+        let _ = self.send.finish();
+        let Self { target, mut receive, deadline, .. } = self;
+        let reading = async {
+            let mut prefix = [0u8; 4];
+            receive.read_exact(&mut prefix).await.map_err(|e| broken(&target, &e))?;
+            let length = codec::check_frame_length(prefix).map_err(|e| malformed(&target, &e))?;
+            let mut bytes = vec![0u8; length];
+            receive.read_exact(&mut bytes).await.map_err(|e| broken(&target, &e))?;
+            let answer: Result<Response, RpcError> =
+                codec::decode(&bytes).map_err(|e| malformed(&target, &e))?;
+            answer
+        };
+        let response = within(&target, deadline, reading).await?;
+        Ok(Reply { response, body: Body::new(receive) })
+    }
+}
+
+async fn within<T>(
+    target: &Target,
+    deadline: Instant,
+    work: impl Future<Output = Result<T, RpcError>>,
+) -> Result<T, RpcError> {
+    match tokio::time::timeout_at(deadline.into(), work).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let reason = format!("{} at {} did not answer in time", target.node, target.address);
+            Err(RpcError::new(ErrorCode::Timeout, reason))
+        }
+    }
+}
+
+fn broken(target: &Target, error: &dyn std::fmt::Display) -> RpcError {
+    let reason = format!("{} at {}: {error}", target.node, target.address);
+    RpcError::new(ErrorCode::Unreachable, reason)
+}
+
+fn malformed(target: &Target, error: &dyn std::fmt::Display) -> RpcError {
+    let reason = format!("{} at {} sent a {error}", target.node, target.address);
+    RpcError::new(ErrorCode::BadRequest, reason)
+}

@@ -1,0 +1,159 @@
+//! Answering calls.
+//!
+//! Tasks: one per connection (at most [`MAX_CONNECTIONS`]) and one per call (bounded by the stream
+//! limit of `tuning.rs`). A handler that outlives [`HANDLER_TIMEOUT`] is cut off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{RecvStream, SendStream};
+use tokio::sync::Semaphore;
+use wmall_proto::codec;
+use wmall_proto::rpc::{Request, Response};
+use wmall_proto::{ErrorCode, RpcError};
+
+use crate::body::Body;
+use crate::endpoint::{Endpoint, server_config};
+use crate::identity::Peer;
+use crate::pool::peer_of;
+
+/// Peers that may be connected at once.
+const MAX_CONNECTIONS: usize = 1024;
+/// How long a caller may take to send its request's header.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long any call may take.
+const HANDLER_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What answers calls.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one call. The role of the caller has been checked.
+    fn handle(&self, call: Incoming) -> impl Future<Output = ()> + Send;
+}
+
+/// A call to answer.
+pub struct Incoming {
+    /// Who calls.
+    pub peer: Peer,
+    /// What it asks.
+    pub request: Request,
+    /// The bytes behind the request.
+    pub body: Body,
+    /// The way back.
+    pub replier: Replier,
+}
+
+/// The way back to a caller.
+pub struct Replier {
+    send: SendStream,
+}
+
+impl Replier {
+    /// Answers. A caller that is gone is no concern of the handler's.
+    pub async fn send(mut self, answer: Result<Response, RpcError>) {
+        let frame = Bytes::from(codec::encode_frame(&answer));
+        if self.send.write_chunk(frame).await.is_ok() {
+            let _ = self.send.finish();
+        }
+    }
+
+    /// Answers with a header only; the bytes follow by [`Replier::write`], then [`Replier::finish`].
+    pub async fn start(&mut self, response: Response) -> Result<(), RpcError> {
+        self.write(Bytes::from(codec::encode_frame(&Ok::<_, RpcError>(response)))).await
+    }
+
+    /// Sends bulk bytes.
+    pub async fn write(&mut self, part: Bytes) -> Result<(), RpcError> {
+        let gone = |e| RpcError::new(ErrorCode::Unreachable, format!("the caller is gone: {e}"));
+        self.send.write_chunk(part).await.map_err(gone)
+    }
+
+    /// Ends the bulk bytes.
+    pub fn finish(mut self) {
+        let _ = self.send.finish();
+    }
+
+    /// Breaks the answer off, so that the caller knows it is not whole.
+    pub fn abort(mut self) {
+        let _ = self.send.reset(1u32.into());
+    }
+}
+
+impl Endpoint {
+    /// Answers calls until the endpoint is closed.
+    pub async fn serve<H: Handler>(&self, handler: Arc<H>) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        while let Some(incoming) = self.quinn.accept().await {
+            // An address that may be forged gets a token first, and no state of ours.
+            if !incoming.remote_address_validated() && incoming.may_retry() {
+                let _ = incoming.retry();
+                continue;
+            }
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                incoming.refuse();
+                continue;
+            };
+            let Some(tls) = &self.server_tls else { return };
+            let config = server_config(tls, incoming.remote_address().ip(), self.small_buffers);
+            let (handler, own) = (handler.clone(), self.peer().clone());
+            tokio::spawn(async move {
+                match incoming.accept_with(Arc::new(config)) {
+                    Ok(connecting) => match connecting.await {
+                        Ok(connection) => serve_connection(connection, own, handler).await,
+                        Err(error) => tracing::info!(%error, "a handshake failed"),
+                    },
+                    Err(error) => tracing::info!(%error, "a connection was refused"),
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+async fn serve_connection<H: Handler>(connection: quinn::Connection, own: Peer, handler: Arc<H>) {
+    let Some(peer) = peer_of(&connection).filter(|p| p.cluster == own.cluster) else {
+        connection.close(1u32.into(), b"another cluster");
+        return;
+    };
+    while let Ok((send, receive)) = connection.accept_bi().await {
+        let (peer, handler) = (peer.clone(), handler.clone());
+        tokio::spawn(async move {
+            let answering = serve_call(send, receive, peer, handler);
+            if tokio::time::timeout(HANDLER_TIMEOUT, answering).await.is_err() {
+                tracing::warn!("a call took longer than {HANDLER_TIMEOUT:?} and was cut off");
+            }
+        });
+    }
+}
+
+async fn serve_call<H: Handler>(send: SendStream, mut receive: RecvStream, peer: Peer, handler: Arc<H>) {
+    let replier = Replier { send };
+    let request = match tokio::time::timeout(HEADER_TIMEOUT, read_request(&mut receive)).await {
+        Ok(Ok(request)) => request,
+        Ok(Err(error)) => return replier.send(Err(error)).await,
+        Err(_) => return,
+    };
+    let kind = request.kind();
+    if !peer.role.may_call(kind) {
+        let reason = format!("a {} may not call {}", peer.role, kind.as_str());
+        return replier.send(Err(RpcError::new(ErrorCode::Denied, reason))).await;
+    }
+    handler.handle(Incoming { peer, request, body: Body::new(receive), replier }).await;
+}
+
+async fn read_request(receive: &mut RecvStream) -> Result<Request, RpcError> {
+    let bad = |why: String| RpcError::new(ErrorCode::BadRequest, why);
+    let mut prefix = [0u8; 4];
+    receive.read_exact(&mut prefix).await.map_err(|e| bad(e.to_string()))?;
+    let length = codec::check_frame_length(prefix).map_err(|e| bad(e.to_string()))?;
+    // Grown as bytes arrive: a claimed length allocates nothing by itself.
+    let mut bytes = Vec::with_capacity(length.min(64 << 10));
+    while bytes.len() < length {
+        let chunk = receive.read_chunk(length - bytes.len(), true).await;
+        match chunk.map_err(|e| bad(e.to_string()))? {
+            Some(chunk) => bytes.extend_from_slice(&chunk.bytes),
+            None => return Err(bad("the request ends early".into())),
+        }
+    }
+    codec::decode(&bytes).map_err(|e| bad(e.to_string()))
+}

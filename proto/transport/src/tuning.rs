@@ -1,0 +1,95 @@
+//! How quinn is set up. Loopback gets datagrams as large as UDP allows; networks discover their MTU.
+//!
+//! Bounds: a peer may have [`MAX_STREAMS`] calls open and [`RECEIVE_WINDOW`] bytes on the way.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::CubicConfig;
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use rustix::net::sockopt;
+
+/// Calls that one peer may have open at once.
+const MAX_STREAMS: u32 = 512;
+/// Bytes on the way on one connection.
+const RECEIVE_WINDOW: u32 = 64 << 20;
+/// Bytes on the way on one call.
+const STREAM_WINDOW: u32 = 16 << 20;
+/// What the kernel is asked for.
+const SOCKET_BUFFER: usize = 8 << 20;
+/// With less than this, large datagrams are dropped faster than they help.
+const SMALL_BUFFER: usize = 1 << 20;
+/// Largest payload of a datagram.
+const LOOPBACK_MTU: u16 = 65_000;
+/// GSO sends ten datagrams at once and the kernel takes at most 64 KiB: beyond this it answers
+/// EMSGSIZE, which quinn-udp swallows.
+const NETWORK_MTU_BOUND: u16 = 6_500;
+const INITIAL_WINDOW: u64 = 1 << 20;
+/// A peer that says nothing for so long is gone.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// A socket with the buffers that were granted.
+pub(crate) struct Socket {
+    pub(crate) socket: UdpSocket,
+    pub(crate) small_buffers: bool,
+}
+
+pub(crate) fn bind(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = UdpSocket::bind(address)?;
+    // The forced variants ignore the sysctl bound but need a capability; the others take what they get.
+    if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
+        sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER)?;
+    }
+    if sockopt::set_socket_send_buffer_size_force(&socket, SOCKET_BUFFER).is_err() {
+        sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER)?;
+    }
+    let granted = sockopt::socket_recv_buffer_size(&socket)?.min(sockopt::socket_send_buffer_size(&socket)?);
+    let small_buffers = granted < SMALL_BUFFER;
+    if small_buffers {
+        tracing::warn!(
+            granted,
+            wanted = SOCKET_BUFFER,
+            "small UDP buffers; raise net.core.rmem_max and net.core.wmem_max for full speed"
+        );
+    }
+    Ok(Socket { socket, small_buffers })
+}
+
+pub(crate) fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    // 65,000 is within the bounds that the setter checks.
+    let _ = config.max_udp_payload_size(LOOPBACK_MTU);
+    config
+}
+
+/// The settings for a peer at this address.
+pub(crate) fn transport(peer: IpAddr, small_buffers: bool) -> Arc<TransportConfig> {
+    let mut config = TransportConfig::default();
+    let mut cubic = CubicConfig::default();
+    cubic.initial_window(INITIAL_WINDOW);
+    config
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .send_window(u64::from(RECEIVE_WINDOW))
+        .send_fairness(false)
+        .min_mtu(1200)
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(Arc::new(cubic))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok());
+    if peer.is_loopback() {
+        config
+            .initial_mtu(if small_buffers { 8_952 } else { LOOPBACK_MTU })
+            .mtu_discovery_config(None)
+            .enable_segmentation_offload(false);
+    } else {
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(NETWORK_MTU_BOUND);
+        config.initial_mtu(1452).mtu_discovery_config(Some(discovery));
+    }
+    Arc::new(config)
+}
