@@ -1,1 +1,5 @@
 //! x
+mod command;
+mod raft;
+mod state;
+mod types;

@@ -50,6 +50,7 @@ impl Role {
                     | C::Heartbeat
                     | C::CloseTickets
                     | C::ListMissing
+                    | C::CheckCommitted
                     | C::ReportBad
                     | C::GetTopology
                     | C::Put

@@ -36,3 +36,8 @@ pub use journal::{AppendError, Journal, Options, Record};
 pub use real::RealDisk;
 pub use recover::OpenError;
 pub use scan::Found;
+
+/// The checksum of payloads: CRC32C (RFC 3720 appendix B.4).
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}

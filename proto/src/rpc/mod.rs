@@ -15,6 +15,7 @@ pub use raft::{RaftRequest, RaftResponse};
 use bincode::{Decode, Encode};
 
 use crate::chunk::MissingPiece;
+use crate::feed::CommittedChunk;
 use crate::ids::{DiskId, IdPage, RequestId};
 use crate::receipt::SignedReceipt;
 
@@ -73,6 +74,8 @@ pub enum Request {
         /// Go on after this one.
         after: Option<IdPage>,
     },
+    /// Which of these chunks are committed: for pieces whose place in the feed was missed.
+    CheckCommitted(Vec<CommittedChunk>),
     /// A data node found pieces of its own missing or rotten.
     ReportBad {
         /// The disk.
@@ -107,6 +110,7 @@ pub enum CallKind {
     Heartbeat,
     CloseTickets,
     ListMissing,
+    CheckCommitted,
     ReportBad,
     Put,
     ReadPiece,
@@ -115,7 +119,7 @@ pub enum CallKind {
 
 impl CallKind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Raft,
         Self::GetTopology,
         Self::Read,
@@ -126,6 +130,7 @@ impl CallKind {
         Self::Heartbeat,
         Self::CloseTickets,
         Self::ListMissing,
+        Self::CheckCommitted,
         Self::ReportBad,
         Self::Put,
         Self::ReadPiece,
@@ -145,6 +150,7 @@ impl CallKind {
             Self::Heartbeat => "heartbeat",
             Self::CloseTickets => "close_tickets",
             Self::ListMissing => "list_missing",
+            Self::CheckCommitted => "check_committed",
             Self::ReportBad => "report_bad",
             Self::Put => "put",
             Self::ReadPiece => "read_piece",
@@ -167,6 +173,7 @@ impl Request {
             Self::Heartbeat(_) => CallKind::Heartbeat,
             Self::CloseTickets { .. } => CallKind::CloseTickets,
             Self::ListMissing { .. } => CallKind::ListMissing,
+            Self::CheckCommitted(_) => CallKind::CheckCommitted,
             Self::ReportBad { .. } => CallKind::ReportBad,
             Self::Put(_) => CallKind::Put,
             Self::ReadPiece(_) => CallKind::ReadPiece,
@@ -203,6 +210,8 @@ pub enum Response {
         /// Dirty groups that this listing covers from its first page to its last.
         groups: Vec<(crate::PoolId, crate::PgId)>,
     },
+    /// To [`Request::CheckCommitted`]: those that are, in the order asked.
+    CommittedOf(Vec<CommittedChunk>),
     /// To [`Request::Put`].
     Put(PutOutcome),
     /// To [`Request::ReadPiece`]; that many bytes follow.

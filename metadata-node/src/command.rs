@@ -1,0 +1,162 @@
+//! What goes through the Raft log. Signatures and clocks were checked by the leader before it proposed;
+//! applying a command uses neither.
+
+use bincode::{Decode, Encode};
+use wmall_proto::chunk::ChunkCommit;
+use wmall_proto::rpc::{Ack, CommitRequest, Registration};
+use wmall_proto::{
+    BucketName, ChunkId, DiskId, FileId, Incarnation, ObjectName, PgId, PoolId, PoolName, RequestId, Scheme,
+    UploadId,
+};
+
+/// The payload of a Raft entry: commands of several callers, applied in order.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Batch {
+    /// The leader's clock when it proposed, in milliseconds since the Unix epoch.
+    pub now_ms: u64,
+    /// The commands.
+    pub items: Vec<Envelope>,
+}
+
+/// A command and the id under which its answer is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Envelope {
+    /// None for commands that are safe to apply twice.
+    pub request: Option<RequestId>,
+    /// What to do.
+    pub command: Command,
+}
+
+/// A disk's promise whose signature the leader has verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Promise {
+    /// The slot.
+    pub slot: u8,
+    /// The disk.
+    pub disk: DiskId,
+    /// The life in which it promised.
+    pub incarnation: Incarnation,
+}
+
+/// A chunk of a commit with its promises.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PromisedChunk {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Its bytes.
+    pub length: u32,
+    /// Who holds a piece.
+    pub promises: Vec<Promise>,
+}
+
+/// Every mutation there is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Command {
+    /// A pool with the rows that the leader proposes for the topology that it saw.
+    CreatePool {
+        /// Its name.
+        name: PoolName,
+        /// Its scheme.
+        scheme: Scheme,
+        /// Its table has `1 << pg_bits` rows.
+        pg_bits: u8,
+        /// The rows.
+        rows: Vec<Vec<DiskId>>,
+        /// Version of the topology they were made for; applied to no other.
+        based_on: u64,
+    },
+    /// A bucket.
+    CreateBucket {
+        /// Its name.
+        name: BucketName,
+        /// Its pool.
+        pool: PoolName,
+    },
+    /// Removes an empty bucket.
+    RemoveBucket {
+        /// Its name.
+        name: BucketName,
+    },
+    /// A part of a large file.
+    CommitPart {
+        /// The upload.
+        upload: UploadId,
+        /// Where its chunks live.
+        pool: PoolId,
+        /// Its number.
+        part: u32,
+        /// Its chunks.
+        chunks: Vec<PromisedChunk>,
+        /// When each counts as durable.
+        ack: Ack,
+    },
+    /// A file, or the last part of one.
+    CommitFile {
+        /// The upload.
+        upload: UploadId,
+        /// Where its chunks live.
+        pool: PoolId,
+        /// The file.
+        id: FileId,
+        /// Bytes.
+        size: u64,
+        /// Bytes of every chunk but the last.
+        chunk_size: u32,
+        /// The name to point to it.
+        object: Option<(BucketName, ObjectName)>,
+        /// Parts that went before.
+        parts: u32,
+        /// The remaining chunks.
+        chunks: Vec<PromisedChunk>,
+        /// When each counts as durable.
+        ack: Ack,
+    },
+    /// A data node and its disks.
+    Register(Registration),
+    /// A disk holds again what it had missed.
+    CloseTickets {
+        /// The disk.
+        disk: DiskId,
+        /// The life in which it says so.
+        incarnation: Incarnation,
+        /// The pieces, by receipts that the leader verified.
+        pieces: Vec<(PoolId, ChunkId)>,
+        /// Groups whose listing it has worked off.
+        clean: Vec<(PoolId, PgId)>,
+    },
+    /// A disk's own pieces are missing or rotten.
+    ReportBad {
+        /// The disk.
+        disk: DiskId,
+        /// The chunks.
+        chunks: Vec<(PoolId, ChunkId)>,
+    },
+}
+
+impl PromisedChunk {
+    /// Drops the signatures, which have been verified.
+    pub fn from_commit(chunk: ChunkCommit) -> Self {
+        let promises = chunk
+            .receipts
+            .into_iter()
+            .map(|r| Promise { slot: r.slot, disk: r.disk, incarnation: r.incarnation })
+            .collect();
+        Self { id: chunk.id, length: chunk.length, promises }
+    }
+}
+
+impl Command {
+    /// The command that a client's commit becomes.
+    pub fn from_commit(commit: CommitRequest) -> Self {
+        let strip = |chunks: Vec<ChunkCommit>| chunks.into_iter().map(PromisedChunk::from_commit).collect();
+        match commit {
+            CommitRequest::Part { upload, pool, part, chunks, ack } => {
+                Self::CommitPart { upload, pool, part, chunks: strip(chunks), ack }
+            }
+            CommitRequest::File { upload, pool, id, size, chunk_size, object, parts, chunks, ack } => {
+                let chunks = strip(chunks);
+                Self::CommitFile { upload, pool, id, size, chunk_size, object, parts, chunks, ack }
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The Raft log and vote, in the journal.
+//!
+//! Order: an entry is acknowledged to openraft from the journal's completion, that is after its
+//! fdatasync; a vote, a truncation and a purge are awaited. Votes and the purge mark are written again
+//! before the segments that hold their last copies are retired. A failed sync ends the process: Raft has
+//! no use for a member that forgot what it promised.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{
+    AnyError, ErrorSubject, ErrorVerb, LogId, LogState, OptionalSend, RaftLogReader, StorageError,
+    StorageIOError, Vote,
+};
+use wmall_journal::{AppendError, Found, Journal, OpenError, Options, Position, RealDisk, Record};
+
+use super::wire::{
+    BLANK, Entry, MEMBERSHIP, NORMAL, decode_log_id, decode_payload, encode_log_id, encode_payload,
+};
+use crate::types::TypeConfig;
+
+const VOTE: u8 = 16;
+const TRUNCATE: u8 = 17;
+const PURGE: u8 = 18;
+
+/// Bytes of a log segment.
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// Bytes of appends that may wait.
+const QUEUE_BYTES: usize = 256 << 20;
+/// Bytes of recent entries that are kept in memory for replication and applying.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// Why the log does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum LogStoreError {
+    /// The folder can't be used.
+    #[error("the Raft log's folder cannot be opened")]
+    Folder(#[from] io::Error),
+    /// The journal refuses: see its reason. Acknowledged entries are never cut off to make it open.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+}
+
+/// Where an entry is.
+struct Located {
+    log_id: LogId<u64>,
+    kind: u8,
+    /// Not yet known while it is being written.
+    place: Option<Position>,
+    length: u32,
+    /// Recent entries, and all that are being written.
+    cached: Option<Bytes>,
+}
+
+#[derive(Default)]
+struct Index {
+    entries: BTreeMap<u64, Located>,
+    cached_bytes: usize,
+    /// Entries below this have lost their cached bytes.
+    evicted_below: u64,
+    vote: Option<Vote<u64>>,
+    purged: Option<LogId<u64>>,
+}
+
+/// The log; clones share it.
+#[derive(Clone)]
+pub struct LogStore {
+    journal: Arc<Journal>,
+    index: Arc<Mutex<Index>>,
+}
+
+impl Index {
+    fn replay(&mut self, found: &Found<'_>, payload: Option<Vec<u8>>) -> Result<(), String> {
+        match found.kind {
+            BLANK | NORMAL | MEMBERSHIP => {
+                let head: &[u8; 24] = found.meta.try_into().map_err(|_| "an entry without its place")?;
+                let log_id = decode_log_id(head);
+                self.entries.split_off(&log_id.index);
+                let (place, length) = (Some(found.position), found.payload_length);
+                let located = Located { log_id, kind: found.kind, place, length, cached: None };
+                self.entries.insert(log_id.index, located);
+                self.evicted_below = log_id.index + 1;
+            }
+            VOTE => {
+                let bytes = payload.ok_or("a vote without content")?;
+                self.vote = Some(serde_json::from_slice(&bytes).map_err(|e| e.to_string())?);
+            }
+            TRUNCATE | PURGE => {
+                let head: &[u8; 24] = found.meta.try_into().map_err(|_| "a mark without its place")?;
+                let log_id = decode_log_id(head);
+                if found.kind == TRUNCATE {
+                    self.entries.split_off(&log_id.index);
+                } else {
+                    self.entries = self.entries.split_off(&(log_id.index + 1));
+                    self.purged = Some(log_id);
+                }
+            }
+            other => return Err(format!("unknown kind {other}")),
+        }
+        Ok(())
+    }
+
+    /// Drops the bytes of the oldest entries beyond the cache's bound; only of those that are on disk.
+    fn evict(&mut self) {
+        while self.cached_bytes > CACHE_BYTES {
+            let Some((&at, located)) = self.entries.range_mut(self.evicted_below..).next() else { return };
+            if located.place.is_none() {
+                return;
+            }
+            self.evicted_below = at + 1;
+            self.cached_bytes -= located.cached.take().map_or(0, |b| b.len());
+        }
+    }
+
+    fn drop_from(&mut self, at: u64) {
+        let gone = self.entries.split_off(&at);
+        self.cached_bytes -= gone.values().filter_map(|l| l.cached.as_ref()).map(Bytes::len).sum::<usize>();
+        self.evicted_below = self.evicted_below.min(at);
+    }
+
+    fn drop_up_to(&mut self, at: u64) {
+        let kept = self.entries.split_off(&(at + 1));
+        let gone = std::mem::replace(&mut self.entries, kept);
+        self.cached_bytes -= gone.values().filter_map(|l| l.cached.as_ref()).map(Bytes::len).sum::<usize>();
+    }
+}
+
+impl LogStore {
+    /// Opens the log in this folder.
+    pub fn open(folder: &Path, identity: [u8; 16], name: &str) -> Result<Self, LogStoreError> {
+        let disk = Arc::new(RealDisk::open(folder)?);
+        let options = Options {
+            identity,
+            segment_bytes: SEGMENT_BYTES,
+            queue_bytes: QUEUE_BYTES,
+            replay_from: None,
+            name: format!("raft-log-{name}"),
+        };
+        let mut index = Index::default();
+        let reader: Arc<dyn wmall_journal::Disk> = disk.clone();
+        let journal = Journal::open(disk, options, |found| {
+            // Votes are the only records whose content is needed at once.
+            let payload = (found.kind == VOTE).then(|| read_payload(&*reader, &found)).transpose();
+            index.replay(&found, payload.map_err(|e| e.to_string())?)
+        })?;
+        Ok(Self { journal: Arc::new(journal), index: Arc::new(Mutex::new(index)) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this member has ever taken part.
+    pub fn is_pristine(&self) -> bool {
+        let index = self.lock();
+        index.vote.is_none() && index.entries.is_empty() && index.purged.is_none()
+    }
+
+    /// The last purged entry: a state machine behind it can't be brought up from this log.
+    pub fn purged(&self) -> Option<LogId<u64>> {
+        self.lock().purged
+    }
+
+    async fn write(&self, record: Record) -> Result<(), StorageError<u64>> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.journal.append(vec![record], move |outcome| {
+            let _ = sender.send(outcome.map(|_| ()));
+        });
+        match receiver.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(write_error(&stop_if_fenced(error))),
+            Err(_) => Err(write_error(&AppendError::Closed)),
+        }
+    }
+
+    fn vote_record(vote: &Vote<u64>) -> Record {
+        let payload = super::wire::to_json(vote);
+        Record { kind: VOTE, payload: vec![payload.into()], ..Record::default() }
+    }
+
+    fn read_entry(&self, located: &Located) -> Result<Entry, StorageError<u64>> {
+        let bytes = match (&located.cached, located.place) {
+            (Some(bytes), _) => bytes.clone(),
+            (None, Some(place)) => {
+                let mut bytes = vec![0u8; located.length as usize + 4];
+                let offset = Journal::payload_offset(place, 24);
+                self.journal.read(place.segment, offset, &mut bytes).map_err(|e| read_error(&e))?;
+                let stored = bytes.split_off(located.length as usize);
+                if wmall_journal::checksum(&bytes).to_le_bytes() != *stored {
+                    let what = format!("entry {} of the Raft log is damaged on disk", located.log_id);
+                    return Err(read_error(&io::Error::new(io::ErrorKind::InvalidData, what)));
+                }
+                bytes.into()
+            }
+            (None, None) => return Err(read_error(&io::Error::other("an entry without bytes"))),
+        };
+        let payload = decode_payload(located.kind, bytes).map_err(|e| read_error(&io::Error::other(e)))?;
+        Ok(Entry { log_id: located.log_id, payload })
+    }
+}
+
+fn read_payload(disk: &dyn wmall_journal::Disk, found: &Found<'_>) -> io::Result<Vec<u8>> {
+    let file = disk.open(&format!("{:010}.seg", found.position.segment))?;
+    let mut bytes = vec![0u8; found.payload_length as usize];
+    file.read_at(&mut bytes, found.payload_offset)?;
+    Ok(bytes)
+}
+
+/// A log whose sync failed may have lost what was promised with it; the process must not go on.
+fn stop_if_fenced(error: AppendError) -> AppendError {
+    if let AppendError::Fenced(why) = &error {
+        tracing::error!(%why, "the Raft log cannot be written; stopping");
+        std::process::abort();
+    }
+    error
+}
+
+fn write_error(error: &AppendError) -> StorageError<u64> {
+    StorageIOError::new(ErrorSubject::Logs, ErrorVerb::Write, AnyError::new(error)).into()
+}
+
+fn read_error(error: &io::Error) -> StorageError<u64> {
+    StorageIOError::new(ErrorSubject::Logs, ErrorVerb::Read, AnyError::new(error)).into()
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> Result<Vec<Entry>, StorageError<u64>> {
+        let range: (Bound<u64>, Bound<u64>) = (range.start_bound().cloned(), range.end_bound().cloned());
+        let index = self.lock();
+        index.entries.range(range).map(|(_, located)| self.read_entry(located)).collect()
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError<u64>> {
+        let index = self.lock();
+        let last = index.entries.values().next_back().map(|l| l.log_id);
+        Ok(LogState { last_purged_log_id: index.purged, last_log_id: last.or(index.purged) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError<u64>> {
+        self.write(Self::vote_record(vote)).await?;
+        self.lock().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
+        Ok(self.lock().vote)
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<TypeConfig>,
+    ) -> Result<(), StorageError<u64>>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let (mut records, mut indices) = (Vec::new(), Vec::new());
+        {
+            let mut index = self.lock();
+            for entry in entries {
+                let (kind, payload) = encode_payload(&entry.payload);
+                let log_id = entry.log_id;
+                let meta = encode_log_id(&log_id).to_vec();
+                let length = payload.len() as u32;
+                index.cached_bytes += payload.len();
+                let located = Located { log_id, kind, place: None, length, cached: Some(payload.clone()) };
+                index.entries.insert(log_id.index, located);
+                indices.push(log_id);
+                records.push(Record { kind, meta, payload: vec![payload], payload_crc: None });
+            }
+        }
+        let shared = self.index.clone();
+        self.journal.append(records, move |outcome| match outcome {
+            Ok(positions) => {
+                let mut index = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                for (log_id, position) in indices.into_iter().zip(positions) {
+                    // It may have been truncated, and even replaced, in the meantime.
+                    if let Some(located) = index.entries.get_mut(&log_id.index)
+                        && located.log_id == log_id
+                    {
+                        located.place = Some(position);
+                    }
+                }
+                index.evict();
+                drop(index);
+                callback.log_io_completed(Ok(()));
+            }
+            Err(error) => callback.log_io_completed(Err(io::Error::other(stop_if_fenced(error)))),
+        });
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId<u64>) -> Result<(), StorageError<u64>> {
+        let meta = encode_log_id(&log_id).to_vec();
+        self.write(Record { kind: TRUNCATE, meta, ..Record::default() }).await?;
+        self.lock().drop_from(log_id.index);
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), StorageError<u64>> {
+        let meta = encode_log_id(&log_id).to_vec();
+        self.write(Record { kind: PURGE, meta, ..Record::default() }).await?;
+        let (vote, oldest) = {
+            let mut index = self.lock();
+            index.drop_up_to(log_id.index);
+            index.purged = Some(log_id);
+            // An entry without a place yet is in the newest segment, which is never retired.
+            let oldest = index.entries.values().find_map(|l| l.place).map(|p| p.segment);
+            (index.vote, oldest)
+        };
+        let newest = self.journal.segments().last().copied().unwrap_or(0);
+        let keep_from = oldest.unwrap_or(newest);
+        if self.journal.segments().first().is_some_and(|&first| first < keep_from) {
+            if let Some(vote) = vote {
+                self.write(Self::vote_record(&vote)).await?;
+            }
+            self.journal.retire_below(keep_from).map_err(|e| read_error(&e))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+use openraft::testing::{StoreBuilder, Suite};
+use openraft::{CommittedLeaderId, EntryPayload};
+
+use super::*;
+use crate::raft::{Machine, SnapshotFolder};
+use crate::state::{SledStore, State};
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder {
+    async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<u64>> {
+        let folder = tempfile::tempdir().unwrap();
+        let log = LogStore::open(&folder.path().join("raft"), [1; 16], "test").unwrap();
+        let store = SledStore::open(&folder.path().join("view")).unwrap();
+        let state = Arc::new(State::open(Box::new(store)).unwrap());
+        let snapshots = SnapshotFolder::open(&folder.path().join("snapshots"), [1; 16]).unwrap();
+        Ok((folder, log, Machine::new(state, Arc::new(snapshots))))
+    }
+}
+
+#[test]
+fn openraft_s_own_storage_suite_passes() {
+    Suite::test_all(Builder).unwrap();
+}
+
+fn entry(term: u64, index: u64, size: usize) -> Entry {
+    let log_id = LogId::new(CommittedLeaderId::new(term, 1), index);
+    Entry { log_id, payload: EntryPayload::Normal(Bytes::from(vec![index as u8; size])) }
+}
+
+async fn append(log: &mut LogStore, entries: Vec<Entry>) {
+    use openraft::storage::RaftLogStorageExt;
+    log.blocking_append(entries).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || LogStore::open(folder.path(), [1; 16], "test").unwrap();
+    let mut log = open();
+    assert!(log.is_pristine());
+    log.save_vote(&Vote::new(3, 1)).await.unwrap();
+    append(&mut log, (1..=6).map(|i| entry(1, i, 100)).collect()).await;
+    log.truncate(entry(1, 5, 0).log_id).await.unwrap();
+    append(&mut log, vec![entry(2, 5, 10)]).await;
+    log.purge(entry(1, 2, 0).log_id).await.unwrap();
+    drop(log);
+    let mut log = open();
+    assert!(!log.is_pristine());
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(3, 1)));
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(state.last_purged_log_id, Some(entry(1, 2, 0).log_id));
+    assert_eq!(state.last_log_id, Some(entry(2, 5, 0).log_id));
+    let entries = log.try_get_log_entries(..).await.unwrap();
+    assert_eq!(entries, vec![entry(1, 3, 100), entry(1, 4, 100), entry(2, 5, 10)]);
+}
+
+#[tokio::test]
+async fn a_retired_segment_takes_no_vote_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(folder.path(), [1; 16], "test").unwrap();
+    log.save_vote(&Vote::new(7, 1)).await.unwrap();
+    for i in 1..=20 {
+        append(&mut log, vec![entry(1, i, 8 << 20)]).await;
+    }
+    log.purge(entry(1, 19, 0).log_id).await.unwrap();
+    assert!(log.journal.segments()[0] > 0, "the first segments are gone");
+    drop(log);
+    let mut log = LogStore::open(folder.path(), [1; 16], "test").unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(7, 1)));
+    assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 1);
+}

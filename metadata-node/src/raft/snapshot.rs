@@ -1,0 +1,253 @@
+//! Snapshot files: the whole map at one index, checked by a hash before anything is believed.
+//!
+//! Layout in `docs/formats.md`. A file is written under a temporary name, fsync'ed, renamed, and its
+//! folder fsync'ed, before openraft hears of it and purges the log below it.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use openraft::SnapshotMeta;
+
+use crate::state::{State, StoreError};
+use crate::types::Member;
+
+const MAGIC: &[u8; 8] = b"WMALLSNP";
+const VERSION: u32 = 1;
+/// Ends the list of pairs; no key is that long.
+const END: u32 = u32::MAX;
+/// Longest key and value that are believed.
+const MAX_FIELD: u32 = 64 << 20;
+/// Snapshots that are kept.
+const KEEP: usize = 2;
+
+pub(crate) type Meta = SnapshotMeta<u64, Member>;
+
+/// Why a snapshot can't be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The disk's error.
+    #[error("a snapshot file cannot be read or written")]
+    Io(#[from] io::Error),
+    /// The map's error.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file is not what was written.
+    #[error("snapshot {path} is damaged: {why}")]
+    Damaged {
+        /// Which.
+        path: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// Of another cluster.
+    #[error("snapshot {path} belongs to another cluster")]
+    WrongCluster {
+        /// Which.
+        path: String,
+    },
+}
+
+/// The folder of snapshots.
+pub struct SnapshotFolder {
+    folder: PathBuf,
+    cluster: [u8; 16],
+}
+
+/// Hashes what passes through.
+struct Hashing<T> {
+    inner: T,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..n]);
+        Ok(n)
+    }
+}
+
+impl SnapshotFolder {
+    /// Opens the folder and removes what a crash left half-written.
+    pub fn open(folder: &Path, cluster: [u8; 16]) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "new") {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(Self { folder: folder.to_path_buf(), cluster })
+    }
+
+    /// Writes the state as it is at one index.
+    pub fn save(&self, state: &State) -> Result<(Meta, File), SnapshotError> {
+        let temporary = self.folder.join("building.new");
+        // The position is known when the dump ends, so the body goes first and the head says where it is.
+        let file = File::create(&temporary)?;
+        let mut out = Hashing { inner: BufWriter::new(file), hasher: blake3::Hasher::new() };
+        out.write_all(MAGIC)?;
+        out.write_all(&VERSION.to_le_bytes())?;
+        out.write_all(&self.cluster)?;
+        let applied = state
+            .dump(|key, value| {
+                out.write_all(&(key.len() as u32).to_le_bytes())?;
+                out.write_all(&(value.len() as u32).to_le_bytes())?;
+                out.write_all(key)?;
+                out.write_all(value)
+            })
+            .map_err(|e| match e {
+                crate::state::DumpError::Store(error) => SnapshotError::Store(error),
+                crate::state::DumpError::Io(error) => SnapshotError::Io(error),
+            })?;
+        out.write_all(&END.to_le_bytes())?;
+        let name = file_name(applied.log_id.map_or(0, |id| id.index));
+        let meta = Meta {
+            last_log_id: applied.log_id,
+            last_membership: applied.membership,
+            snapshot_id: name.clone(),
+        };
+        let head = super::wire::to_json(&meta);
+        out.write_all(&(head.len() as u32).to_le_bytes())?;
+        out.write_all(&head)?;
+        let Hashing { inner: mut out, hasher } = out;
+        out.write_all(hasher.finalize().as_bytes())?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        let path = self.publish(&temporary, &name)?;
+        Ok((meta, File::open(path)?))
+    }
+
+    /// Where a snapshot that is being received is written.
+    pub fn receiving(&self) -> PathBuf {
+        self.folder.join("receiving.new")
+    }
+
+    /// Checks a received snapshot and takes it in.
+    pub fn accept(&self) -> Result<(Meta, PathBuf), SnapshotError> {
+        let temporary = self.receiving();
+        let meta = self.check(&temporary)?;
+        File::open(&temporary)?.sync_all()?;
+        let path = self.publish(&temporary, &meta.snapshot_id)?;
+        Ok((meta, path))
+    }
+
+    fn publish(&self, temporary: &Path, name: &str) -> io::Result<PathBuf> {
+        let path = self.folder.join(name);
+        fs::rename(temporary, &path)?;
+        File::open(&self.folder)?.sync_all()?;
+        for old in self.list()?.iter().rev().skip(KEEP) {
+            fs::remove_file(old)?;
+        }
+        Ok(path)
+    }
+
+    fn list(&self) -> io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "snap") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// The newest snapshot that checks out. A damaged one is passed over, with a word in the log.
+    pub fn newest(&self) -> Result<Option<(Meta, PathBuf)>, SnapshotError> {
+        for path in self.list()?.into_iter().rev() {
+            match self.check(&path) {
+                Ok(meta) => return Ok(Some((meta, path))),
+                Err(SnapshotError::Io(error)) => return Err(error.into()),
+                Err(error) => tracing::error!(%error, "a snapshot is of no use"),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Replaces the state by a snapshot.
+    pub fn restore(&self, path: &Path, state: &State) -> Result<Meta, SnapshotError> {
+        let meta = self.check(path)?;
+        let mut reader = BufReader::new(File::open(path)?);
+        skip_head(&mut reader)?;
+        let pairs = std::iter::from_fn(|| match read_pair(&mut reader) {
+            Ok(pair) => pair.map(Ok),
+            Err(error) => Some(Err(StoreError(error.to_string()))),
+        });
+        state.load(pairs)?;
+        Ok(meta)
+    }
+
+    /// Reads a file through and holds its hash against its content.
+    fn check(&self, path: &Path) -> Result<Meta, SnapshotError> {
+        let shown = || path.display().to_string();
+        let damaged = |why| SnapshotError::Damaged { path: shown(), why };
+        let file = BufReader::new(File::open(path)?);
+        let mut reader = Hashing { inner: file, hasher: blake3::Hasher::new() };
+        let head = skip_head(&mut reader).map_err(|_| damaged("it ends early"))?;
+        if head[..8] != *MAGIC || head[8..12] != VERSION.to_le_bytes() {
+            return Err(damaged("not a snapshot of this version"));
+        }
+        if head[12..] != self.cluster {
+            return Err(SnapshotError::WrongCluster { path: shown() });
+        }
+        while read_pair(&mut reader).map_err(|_| damaged("a pair is malformed"))?.is_some() {}
+        let length = read_u32(&mut reader).map_err(|_| damaged("it ends early"))?;
+        let head = read_field(&mut reader, length).map_err(|_| damaged("it ends early"))?;
+        let expected = reader.hasher.finalize();
+        let mut stored = [0u8; 32];
+        reader.inner.read_exact(&mut stored).map_err(|_| damaged("it ends early"))?;
+        if stored != *expected.as_bytes() {
+            return Err(damaged("its hash does not match"));
+        }
+        serde_json::from_slice(&head).map_err(|_| damaged("its position is malformed"))
+    }
+}
+
+fn file_name(index: u64) -> String {
+    format!("{index:020}.snap")
+}
+
+fn skip_head(reader: &mut impl Read) -> io::Result<[u8; 28]> {
+    let mut head = [0u8; 28];
+    reader.read_exact(&mut head)?;
+    Ok(head)
+}
+
+fn read_u32(reader: &mut impl Read) -> io::Result<u32> {
+    let mut bytes = [0u8; 4];
+    reader.read_exact(&mut bytes)?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+fn read_field(reader: &mut impl Read, length: u32) -> io::Result<Vec<u8>> {
+    if length > MAX_FIELD {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = Vec::new();
+    reader.take(u64::from(length)).read_to_end(&mut bytes)?;
+    if bytes.len() as u32 == length { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+fn read_pair(reader: &mut impl Read) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+    let key_length = read_u32(reader)?;
+    if key_length == END {
+        return Ok(None);
+    }
+    let value_length = read_u32(reader)?;
+    let key = read_field(reader, key_length)?;
+    Ok(Some((key, read_field(reader, value_length)?)))
+}

@@ -1,0 +1,333 @@
+//! Applying entries: one atomic batch of changes for all entries that openraft hands over at once.
+
+use std::sync::Arc;
+
+use openraft::LogId;
+use wmall_proto::feed::CommittedChunk;
+use wmall_proto::pg::{PgKey, PgRow};
+use wmall_proto::pool::Bucket;
+use wmall_proto::rpc::{Registration, Response};
+use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
+use wmall_proto::{
+    BucketName, DiskId, ErrorCode, PgId, Pool, PoolId, PoolName, RpcError, Scheme, Topology, codec,
+};
+
+use super::derived::{AnswerPage, Derived};
+use super::store::StoreError;
+use super::txn::Txn;
+use super::{Applied, State, keys};
+use crate::command::{Batch, Command};
+
+/// Pools that a cluster may have.
+const MAX_POOLS: usize = 64;
+/// Disks that a node may register.
+const MAX_DISKS_PER_NODE: usize = 64;
+
+/// Why a command changed nothing: the map failed, which stops the process, or it was judged and refused,
+/// which is its answer.
+pub(super) enum Refusal {
+    Store(StoreError),
+    Answer(RpcError),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<RpcError> for Refusal {
+    fn from(error: RpcError) -> Self {
+        Self::Answer(error)
+    }
+}
+
+pub(super) type Outcome = Result<Response, Refusal>;
+
+/// What a command works on. A command judges first and changes afterwards, so a refusal leaves the
+/// derived half as it was; what it wrote to the transaction is discarded.
+pub(super) struct Context<'a> {
+    pub(super) txn: Txn<'a>,
+    pub(super) derived: &'a mut Derived,
+    pub(super) index: u64,
+    pub(super) now_ms: u64,
+    pub(super) committed: Vec<CommittedChunk>,
+    topology_changed: bool,
+}
+
+/// An entry as the Raft adapter hands it over.
+pub enum Entry {
+    /// Nothing but its place in the log.
+    Blank,
+    /// An encoded [`Batch`].
+    Commands(bytes::Bytes),
+    /// A change of the members.
+    Membership(openraft::Membership<u64, crate::types::Member>),
+}
+
+impl State {
+    /// Applies entries in order and returns, for each, the encoded answers of its commands.
+    pub fn apply(&self, entries: Vec<(LogId<u64>, Entry)>) -> Result<Vec<bytes::Bytes>, StoreError> {
+        // Changed in place: a store that fails ends the process, so memory need not go back.
+        let mut derived = self.write();
+        let mut context = Context {
+            txn: Txn::new(&*self.store),
+            derived: &mut derived,
+            index: 0,
+            now_ms: 0,
+            committed: Vec::new(),
+            topology_changed: false,
+        };
+        let mut outputs = Vec::with_capacity(entries.len());
+        for (log_id, entry) in entries {
+            context.index = log_id.index;
+            outputs.push(context.apply_entry(log_id, entry)?);
+        }
+        let changes = context.finish();
+        self.store.apply(&changes)?;
+        Ok(outputs)
+    }
+}
+
+impl<'a> Context<'a> {
+    fn apply_entry(&mut self, log_id: LogId<u64>, entry: Entry) -> Result<bytes::Bytes, StoreError> {
+        let Applied { membership, .. } = &mut self.derived.applied;
+        let mut answers: Vec<Vec<u8>> = Vec::new();
+        match entry {
+            Entry::Blank => {}
+            Entry::Membership(new) => {
+                *membership = openraft::StoredMembership::new(Some(log_id), new);
+            }
+            Entry::Commands(bytes) => answers = self.apply_batch(&bytes)?,
+        }
+        self.derived.applied.log_id = Some(log_id);
+        let committed = std::mem::take(&mut self.committed);
+        self.derived.feed.push(self.index, committed);
+        Ok(codec::encode(&answers).into())
+    }
+
+    fn apply_batch(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let batch: Batch = super::txn::decode(bytes)?;
+        self.now_ms = batch.now_ms;
+        let (mut answers, mut kept) = (Vec::with_capacity(batch.items.len()), AnswerPage::new());
+        for item in batch.items {
+            let before = item.request.and_then(|r| {
+                let here = kept.iter().find(|(id, _)| *id == r).map(|(_, a)| a.clone());
+                here.or_else(|| self.derived.answers.get(&r).map(|a| a.to_vec()))
+            });
+            if let Some(answer) = before {
+                answers.push(answer);
+                continue;
+            }
+            let answer: Result<Response, RpcError> = match self.execute(item.command) {
+                Ok(response) => {
+                    self.txn.keep();
+                    Ok(response)
+                }
+                Err(refusal) => {
+                    self.txn.discard();
+                    match refusal {
+                        Refusal::Store(error) => return Err(error),
+                        Refusal::Answer(error) => Err(error),
+                    }
+                }
+            };
+            let answer = codec::encode(&answer);
+            kept.extend(item.request.map(|r| (r, answer.clone())));
+            answers.push(answer);
+        }
+        if !kept.is_empty() {
+            self.txn.put(keys::answers(self.index), &kept);
+            self.derived.answers.insert(self.index, &kept);
+            for index in self.derived.answers.trim() {
+                self.txn.remove(keys::answers(index));
+            }
+            self.txn.keep();
+        }
+        Ok(answers)
+    }
+
+    fn execute(&mut self, command: Command) -> Outcome {
+        match command {
+            Command::CreatePool { name, scheme, pg_bits, rows, based_on } => {
+                self.create_pool(name, scheme, pg_bits, rows, based_on)
+            }
+            Command::CreateBucket { name, pool } => self.create_bucket(name, &pool),
+            Command::RemoveBucket { name } => self.remove_bucket(&name),
+            Command::CommitPart { upload, pool, part, chunks, ack } => {
+                self.commit_part(upload, pool, part, chunks, ack)
+            }
+            Command::CommitFile { upload, pool, id, size, chunk_size, object, parts, chunks, ack } => {
+                let file =
+                    super::commit::FileCommit { upload, pool, id, size, chunk_size, object, parts, ack };
+                self.commit_file(file, chunks)
+            }
+            Command::Register(registration) => self.register(registration),
+            Command::CloseTickets { disk, incarnation, pieces, clean } => {
+                self.close_tickets(disk, incarnation, &pieces, &clean)
+            }
+            Command::ReportBad { disk, chunks } => self.report_bad(disk, &chunks),
+        }
+    }
+
+    /// The map of the cluster, to be changed. The new version is this entry's index.
+    pub(super) fn change_topology(&mut self) -> &mut Topology {
+        self.topology_changed = true;
+        let topology = Arc::make_mut(&mut self.derived.topology);
+        topology.version = self.index;
+        self.derived.counters.topology_version = self.index;
+        topology
+    }
+
+    fn create_pool(
+        &mut self,
+        name: PoolName,
+        scheme: Scheme,
+        pg_bits: u8,
+        rows: Vec<Vec<DiskId>>,
+        based_on: u64,
+    ) -> Outcome {
+        let topology = &self.derived.topology;
+        if topology.pool_named(&name).is_some() {
+            return Err(exists(format!("a pool named {name}")).into());
+        }
+        if topology.pools.len() >= MAX_POOLS {
+            let reason = format!("a cluster has at most {MAX_POOLS} pools");
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason).into());
+        }
+        if topology.version != based_on {
+            let reason = "nodes or disks changed while the rows were made";
+            return Err(RpcError::new(ErrorCode::Busy, reason).hint("try again").into());
+        }
+        self.derived.counters.next_pool += 1;
+        let id = PoolId(self.derived.counters.next_pool);
+        let pool = Pool { id, name, scheme, pg_bits };
+        let rows: Vec<PgRow> = rows.into_iter().map(PgRow::new).collect();
+        self.txn.put(keys::pool(id), &pool);
+        for (number, row) in rows.iter().enumerate() {
+            self.txn.put(keys::row(id, PgId(number as u32)), row);
+        }
+        self.change_topology().pools.insert(id, PoolTable { pool, rows });
+        Ok(Response::Done)
+    }
+
+    fn create_bucket(&mut self, name: BucketName, pool: &PoolName) -> Outcome {
+        let pool = self.derived.topology.pool_named(pool).ok_or_else(|| {
+            RpcError::not_found(format!("pool named {pool}")).hint("`wmall pool ls` lists the pools")
+        })?;
+        let bucket = Bucket { name, pool: pool.id, objects: 0, bytes: 0, created_ms: self.now_ms };
+        let key = keys::bucket(&bucket.name);
+        if self.txn.get::<Bucket>(&key)?.is_some() {
+            return Err(exists(format!("a bucket named {}", bucket.name)).into());
+        }
+        self.txn.put(key, &bucket);
+        Ok(Response::Done)
+    }
+
+    fn remove_bucket(&mut self, name: &BucketName) -> Outcome {
+        let bucket = self.bucket(name)?;
+        if bucket.objects > 0 {
+            let reason = format!("bucket {name} holds {} objects", bucket.objects);
+            return Err(RpcError::new(ErrorCode::NotEmpty, reason).into());
+        }
+        self.txn.remove(keys::bucket(name));
+        Ok(Response::Done)
+    }
+
+    pub(super) fn bucket(&self, name: &BucketName) -> Result<Bucket, Refusal> {
+        let missing = || {
+            RpcError::not_found(format!("bucket named {name}"))
+                .hint(format!("`wmall bucket create {name}` makes it"))
+        };
+        Ok(self.txn.get::<Bucket>(&keys::bucket(name))?.ok_or_else(missing)?)
+    }
+
+    /// A node comes up. Known disks keep their numbers; one with a new incarnation has lost what it held,
+    /// so every group it is in becomes dirty from the beginning.
+    fn register(&mut self, registration: Registration) -> Outcome {
+        if registration.disks.is_empty() || registration.disks.len() > MAX_DISKS_PER_NODE {
+            let reason = format!("a node registers 1 to {MAX_DISKS_PER_NODE} disks");
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason).into());
+        }
+        let Registration { node, zone, address, disks } = registration;
+        let info = NodeInfo { name: node.clone(), zone, address };
+        if self.derived.topology.nodes.get(&node) != Some(&info) {
+            self.txn.put(keys::node(node.as_str()), &info);
+            self.change_topology().nodes.insert(node.clone(), info);
+        }
+        let mut ids = Vec::with_capacity(disks.len());
+        for disk in disks {
+            let known = self.derived.topology.disks.values();
+            let known = known.filter(|d| d.node == node).find(|d| d.name == disk.name).cloned();
+            let id = known.as_ref().map_or_else(|| self.next_disk(), |d| d.id);
+            let new_life = known.as_ref().is_some_and(|d| d.incarnation != disk.incarnation);
+            let info = DiskInfo {
+                id,
+                node: node.clone(),
+                name: disk.name,
+                weight: disk.weight,
+                max_bytes: disk.max_bytes,
+                incarnation: disk.incarnation,
+                public_key: disk.public_key,
+            };
+            ids.push(id);
+            if known.as_ref() != Some(&info) {
+                self.txn.put(keys::disk(id), &info);
+                self.change_topology().disks.insert(id, info);
+            }
+            if new_life {
+                self.mark_all_dirty(id);
+            }
+        }
+        Ok(Response::Registered(ids))
+    }
+
+    fn next_disk(&mut self) -> DiskId {
+        self.derived.counters.next_disk += 1;
+        DiskId(self.derived.counters.next_disk)
+    }
+
+    fn mark_all_dirty(&mut self, disk: DiskId) {
+        let groups: Vec<PgKey> = groups_of(&self.derived.topology, disk);
+        for group in groups {
+            self.set_dirty(group, disk, Some(0));
+        }
+    }
+
+    /// Sets or clears the dirty mark of this disk's slot in a group.
+    pub(super) fn set_dirty(&mut self, (pool, pg): PgKey, disk: DiskId, since: Option<u64>) {
+        let table = self.change_topology().pools.get_mut(&pool);
+        let Some(row) = table.and_then(|t| t.rows.get_mut(pg.0 as usize)) else { return };
+        let Some(slot) = row.slot_of(disk) else { return };
+        row.dirty_since[usize::from(slot)] = since;
+        let row = row.clone();
+        self.txn.put(keys::row(pool, pg), &row);
+    }
+
+    fn finish(mut self) -> super::store::Changes {
+        let applied = serde_json::to_vec(&self.derived.applied).unwrap_or_default();
+        let counters = codec::encode(&self.derived.counters);
+        self.txn.keep();
+        let mut changes = self.txn.into_changes();
+        changes.insert(keys::APPLIED.to_vec(), Some(applied));
+        changes.insert(keys::COUNTERS.to_vec(), Some(counters));
+        changes
+    }
+}
+
+/// The groups that a disk has a slot in.
+pub(crate) fn groups_of(topology: &Topology, disk: DiskId) -> Vec<PgKey> {
+    let mut groups = Vec::new();
+    for (&pool, table) in &topology.pools {
+        for (number, row) in table.rows.iter().enumerate() {
+            if row.slot_of(disk).is_some() {
+                groups.push((pool, PgId(number as u32)));
+            }
+        }
+    }
+    groups
+}
+
+pub(super) fn exists(what: String) -> RpcError {
+    RpcError::new(ErrorCode::AlreadyExists, format!("there is {what} already"))
+}

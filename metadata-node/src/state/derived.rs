@@ -1,0 +1,182 @@
+//! The small half of the state: read on every call, kept in memory, rebuilt from the map at start.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bincode::{Decode, Encode};
+use wmall_proto::pg::{PgKey, PgRow};
+use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
+use wmall_proto::{DiskId, PgId, Pool, PoolId, RequestId, Topology};
+
+use super::feed::FeedRing;
+use super::store::{Store, StoreError};
+use super::txn::decode;
+use super::{Applied, keys};
+
+/// Answers that are kept for callers who ask again.
+pub(super) const MAX_ANSWERS: usize = 65_536;
+
+/// Exact counters, kept as the commands go by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Counters {
+    /// Committed files.
+    pub files: u64,
+    /// Objects in all buckets.
+    pub objects: u64,
+    /// Committed chunks and their bytes, by pool.
+    pub pools: BTreeMap<PoolId, PoolCounters>,
+    /// Open tickets, by disk.
+    pub tickets: BTreeMap<DiskId, u64>,
+    /// The number that the next disk gets.
+    pub next_disk: u32,
+    /// The number that the next pool gets.
+    pub next_pool: u16,
+    /// Version of the topology: Raft index of its last change.
+    pub topology_version: u64,
+}
+
+/// What a pool holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub struct PoolCounters {
+    /// Chunks.
+    pub chunks: u64,
+    /// Their bytes, once each.
+    pub bytes: u64,
+}
+
+/// The small half.
+pub(crate) struct Derived {
+    pub(crate) applied: Applied,
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) counters: Counters,
+    /// Chunks a group.
+    pub(crate) groups: HashMap<PgKey, u64>,
+    /// Tickets a disk and group, for the bound.
+    pub(crate) tickets: HashMap<(DiskId, PgKey), u32>,
+    pub(crate) answers: Answers,
+    pub(crate) feed: FeedRing,
+}
+
+/// The last answers, by request.
+#[derive(Default)]
+pub(crate) struct Answers {
+    by_request: HashMap<RequestId, Arc<[u8]>>,
+    by_index: VecDeque<(u64, Vec<RequestId>)>,
+}
+
+/// The answers of one entry, as stored.
+pub(super) type AnswerPage = Vec<(RequestId, Vec<u8>)>;
+
+impl Answers {
+    pub(super) fn get(&self, request: &RequestId) -> Option<Arc<[u8]>> {
+        self.by_request.get(request).cloned()
+    }
+
+    pub(super) fn insert(&mut self, index: u64, page: &AnswerPage) {
+        for (request, answer) in page {
+            self.by_request.insert(*request, answer.as_slice().into());
+        }
+        self.by_index.push_back((index, page.iter().map(|(r, _)| *r).collect()));
+    }
+
+    /// Forgets the oldest until the bound holds; returns the indices that may go from the map.
+    pub(super) fn trim(&mut self) -> Vec<u64> {
+        let mut gone = Vec::new();
+        while self.by_request.len() > MAX_ANSWERS {
+            let Some((index, requests)) = self.by_index.pop_front() else { break };
+            for request in requests {
+                self.by_request.remove(&request);
+            }
+            gone.push(index);
+        }
+        gone
+    }
+}
+
+impl Derived {
+    pub(super) fn load(store: &dyn Store) -> Result<Self, StoreError> {
+        let applied = match store.get(keys::APPLIED)? {
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| StoreError(format!("the applied position is damaged: {e}")))?,
+            None => Applied::default(),
+        };
+        let counters: Counters =
+            store.get(keys::COUNTERS)?.map(|b| decode(&b)).transpose()?.unwrap_or_default();
+        let mut groups = HashMap::new();
+        each(store, keys::GROUP_COUNTS, |key, value| {
+            groups.extend(keys::parse_group(key).zip(Some(decode::<u64>(value)?)));
+            Ok(())
+        })?;
+        let mut answers = Answers::default();
+        each(store, keys::ANSWERS, |key, value| {
+            let index = key.get(1..).and_then(|k| k.first_chunk()).map_or(0, |k| u64::from_be_bytes(*k));
+            answers.insert(index, &decode::<AnswerPage>(value)?);
+            Ok(())
+        })?;
+        let topology = Arc::new(load_topology(store, counters.topology_version)?);
+        let mut tickets = HashMap::new();
+        each(store, keys::TICKETS, |key, _| {
+            if let Some((disk, pool, chunk)) = keys::parse_ticket(key)
+                && let Some((pg, _)) = topology.row_of(pool, &chunk)
+            {
+                *tickets.entry((disk, pg)).or_insert(0) += 1;
+            }
+            Ok(())
+        })?;
+        let start = applied.log_id.map_or(0, |id| id.index);
+        let feed = FeedRing::new(start);
+        Ok(Self { applied, topology, counters, groups, tickets, answers, feed })
+    }
+
+    /// The index of the last applied entry.
+    pub(crate) fn index(&self) -> u64 {
+        self.applied.log_id.map_or(0, |id| id.index)
+    }
+}
+
+fn load_topology(store: &dyn Store, version: u64) -> Result<Topology, StoreError> {
+    let mut topology = Topology { version, ..Topology::empty() };
+    each(store, keys::POOLS, |_, value| {
+        let pool: Pool = decode(value)?;
+        topology.pools.insert(pool.id, PoolTable { pool, rows: Vec::new() });
+        Ok(())
+    })?;
+    each(store, keys::ROWS, |key, value| {
+        let row: PgRow = decode(value)?;
+        if let Some((pool, PgId(number))) = keys::parse_group(key)
+            && let Some(table) = topology.pools.get_mut(&pool)
+            && table.rows.len() == number as usize
+        {
+            table.rows.push(row);
+        }
+        Ok(())
+    })?;
+    each(store, keys::DISKS, |_, value| {
+        let disk: DiskInfo = decode(value)?;
+        topology.disks.insert(disk.id, disk);
+        Ok(())
+    })?;
+    each(store, keys::NODES, |_, value| {
+        let node: NodeInfo = decode(value)?;
+        topology.nodes.insert(node.name.clone(), node);
+        Ok(())
+    })?;
+    Ok(topology)
+}
+
+/// Visits every pair under a prefix, a page at a time.
+pub(super) fn each(
+    store: &dyn Store,
+    prefix: &[u8],
+    mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let page = store.scan(prefix, after.as_deref(), 4096)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(last.clone());
+        for (key, value) in &page {
+            visit(key, value)?;
+        }
+    }
+}

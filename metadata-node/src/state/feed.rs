@@ -1,0 +1,107 @@
+//! The last stretch of what was committed, for the data nodes' heartbeats.
+
+use std::collections::VecDeque;
+
+use wmall_proto::feed::{CommittedChunk, FeedPage};
+
+/// Chunks that are held; a node further behind reads its groups instead.
+const MAX_CHUNKS: usize = 131_072;
+/// Chunks that one page carries.
+const PAGE: usize = 8192;
+
+/// Complete for every index above `base`.
+pub(crate) struct FeedRing {
+    base: u64,
+    last: u64,
+    entries: VecDeque<(u64, CommittedChunk)>,
+}
+
+impl FeedRing {
+    pub(super) fn new(base: u64) -> Self {
+        Self { base, last: base, entries: VecDeque::new() }
+    }
+
+    pub(super) fn push(&mut self, index: u64, chunks: impl IntoIterator<Item = CommittedChunk>) {
+        self.last = index;
+        self.entries.extend(chunks.into_iter().map(|c| (index, c)));
+        while self.entries.len() > MAX_CHUNKS {
+            // A whole entry goes at once, so that `base` never splits one.
+            let Some(&(oldest, _)) = self.entries.front() else { break };
+            while self.entries.front().is_some_and(|&(i, _)| i == oldest) {
+                self.entries.pop_front();
+            }
+            self.base = oldest;
+        }
+    }
+
+    /// What was committed behind `position` and concerns the asking node.
+    pub(crate) fn page(&self, position: u64, concerns: impl Fn(&CommittedChunk) -> bool) -> FeedPage {
+        // A position ahead of this member's is one of a leader that knew more; it has missed nothing.
+        if position < self.base {
+            return FeedPage::Behind { position: self.last };
+        }
+        let start = self.entries.partition_point(|&(i, _)| i <= position);
+        let (mut items, mut reached) = (Vec::new(), self.last.max(position));
+        let mut more = false;
+        for &(index, chunk) in self.entries.range(start..) {
+            // A page ends between entries.
+            if items.len() >= PAGE && index != reached {
+                more = true;
+                break;
+            }
+            reached = index;
+            if concerns(&chunk) {
+                items.push(chunk);
+            }
+        }
+        if !more {
+            reached = self.last.max(position);
+        }
+        FeedPage::Items { position: reached, items, more }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wmall_proto::{ChunkId, PoolId};
+
+    fn chunk(n: u32) -> CommittedChunk {
+        CommittedChunk { pool: PoolId(1), chunk: ChunkId::of(&n.to_le_bytes()) }
+    }
+
+    #[test]
+    fn pages_join_to_everything_and_the_late_are_told() {
+        let mut ring = FeedRing::new(10);
+        for i in 0..200u64 {
+            ring.push(11 + i, (0..100).map(|k| chunk(i as u32 * 100 + k)));
+        }
+        assert_eq!(ring.page(9, |_| true), FeedPage::Behind { position: 210 });
+        let (mut position, mut all) = (10, Vec::new());
+        loop {
+            match ring.page(position, |_| true) {
+                FeedPage::Items { position: next, items, more } => {
+                    all.extend(items);
+                    position = next;
+                    if !more {
+                        break;
+                    }
+                }
+                FeedPage::Behind { .. } => panic!("not behind"),
+            }
+        }
+        assert_eq!(position, 210);
+        assert_eq!(all, (0..20_000).map(chunk).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_ring_is_bounded_by_whole_entries() {
+        let mut ring = FeedRing::new(0);
+        for i in 1..=40u64 {
+            ring.push(i, (0..4096).map(chunk));
+        }
+        assert!(ring.entries.len() <= MAX_CHUNKS);
+        assert_eq!(ring.entries.front().map(|e| e.0), Some(ring.base + 1));
+        assert!(matches!(ring.page(0, |_| true), FeedPage::Behind { .. }));
+    }
+}

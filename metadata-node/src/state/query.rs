@@ -1,0 +1,242 @@
+//! Reads. Each sees exactly one applied index, since it holds the read lock from start to end.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use wmall_placement::{Candidate, GroupFacts, PieceFact, ZoneRule, grade, tally};
+use wmall_proto::chunk::{ChunkView, PieceState, PieceView};
+use wmall_proto::feed::CommittedChunk;
+use wmall_proto::file::{FilePage, FileRecord, ObjectEntry, ObjectRecord};
+use wmall_proto::grade::GradeCounts;
+use wmall_proto::pg::{PgKey, PgRow};
+use wmall_proto::pool::Bucket;
+use wmall_proto::rpc::{Query, QueryReply};
+use wmall_proto::{
+    BucketName, ChunkId, DiskId, FileId, NodeName, ObjectName, PgId, PoolId, RpcError, Topology,
+};
+
+use super::commit::LEAVES_PER_PAGE;
+use super::derived::{Counters, Derived, each};
+use super::store::StoreError;
+use super::txn::decode;
+use super::{State, keys};
+
+/// The most lines a listing has.
+const MAX_LISTING: u32 = 1000;
+
+/// What a read may run into.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The map's error.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no such thing.
+    #[error(transparent)]
+    Answer(#[from] RpcError),
+}
+
+/// Which nodes do not answer now; the leader's knowledge, handed in.
+pub type Silent = HashSet<NodeName>;
+
+impl State {
+    /// Answers a query.
+    pub fn query(&self, query: &Query, silent: &Silent) -> Result<QueryReply, QueryError> {
+        let derived = self.read();
+        match query {
+            Query::File { id, first } => Ok(QueryReply::File(self.file_page(id, *first)?)),
+            Query::Object { bucket, name } => self.object(bucket, name),
+            Query::Objects { bucket, prefix, after, limit } => {
+                self.objects(bucket, prefix, after.as_ref(), *limit)
+            }
+            Query::Buckets => {
+                let mut buckets: Vec<Bucket> = Vec::new();
+                each(&*self.store, keys::BUCKETS, |_, value| {
+                    buckets.push(decode(value)?);
+                    Ok(())
+                })?;
+                Ok(QueryReply::Buckets(buckets))
+            }
+            Query::Chunk(id) => self.chunk_views(&derived, id, silent),
+        }
+    }
+
+    fn file_record(&self, id: &FileId) -> Result<FileRecord, QueryError> {
+        let stored = self.store.get(&keys::file(id))?;
+        let bytes = stored.ok_or_else(|| RpcError::not_found(format!("file {id}")))?;
+        Ok(decode(&bytes)?)
+    }
+
+    fn file_page(&self, id: &FileId, first: u64) -> Result<FilePage, QueryError> {
+        let record = self.file_record(id)?;
+        let page = first / LEAVES_PER_PAGE as u64;
+        let skip = (first % LEAVES_PER_PAGE as u64) as usize;
+        let stored = match u32::try_from(page) {
+            Ok(page) => self.store.get(&keys::leaves(id, page))?,
+            Err(_) => None,
+        };
+        let mut chunks: Vec<ChunkId> = stored.map(|b| decode(&b)).transpose()?.unwrap_or_default();
+        chunks.drain(..skip.min(chunks.len()));
+        Ok(FilePage { id: *id, record, first, chunks })
+    }
+
+    fn object(&self, bucket: &BucketName, name: &ObjectName) -> Result<QueryReply, QueryError> {
+        let pool = self.bucket(bucket)?.pool;
+        let stored = self.store.get(&keys::object(bucket, name))?;
+        let missing = || RpcError::not_found(format!("object {bucket}/{name}"));
+        let record: ObjectRecord = decode(&stored.ok_or_else(missing)?)?;
+        let file = self.file_page(&record.file, 0)?;
+        Ok(QueryReply::Object { record, pool, file })
+    }
+
+    fn bucket(&self, name: &BucketName) -> Result<Bucket, QueryError> {
+        let stored = self.store.get(&keys::bucket(name))?;
+        let missing = || RpcError::not_found(format!("bucket named {name}"));
+        Ok(decode(&stored.ok_or_else(missing)?)?)
+    }
+
+    fn objects(
+        &self,
+        bucket: &BucketName,
+        prefix: &str,
+        after: Option<&ObjectName>,
+        limit: u32,
+    ) -> Result<QueryReply, QueryError> {
+        self.bucket(bucket)?;
+        let base = keys::objects(bucket);
+        let mut start = base.clone();
+        start.extend_from_slice(prefix.as_bytes());
+        let after = after.map(|name| keys::object(bucket, name));
+        let limit = limit.clamp(1, MAX_LISTING) as usize;
+        let mut pairs = self.store.scan(&start, after.as_deref(), limit + 1)?;
+        let more = pairs.len() > limit;
+        pairs.truncate(limit);
+        let mut entries = Vec::with_capacity(pairs.len());
+        for (key, value) in pairs {
+            let name = String::from_utf8_lossy(&key[base.len()..]).into_owned();
+            let name = ObjectName::new(name).map_err(|e| StoreError(e.to_string()))?;
+            entries.push(ObjectEntry { name, record: decode(&value)? });
+        }
+        Ok(QueryReply::Objects { entries, more })
+    }
+
+    fn chunk_views(
+        &self,
+        derived: &Derived,
+        id: &ChunkId,
+        silent: &Silent,
+    ) -> Result<QueryReply, QueryError> {
+        let mut views = Vec::new();
+        for &pool in derived.topology.pools.keys() {
+            if let Some(record) = self.chunk_record(pool, id)? {
+                views.extend(self.chunk_view(derived, pool, id, record, silent)?);
+            }
+        }
+        if views.is_empty() {
+            return Err(RpcError::not_found(format!("chunk {id}")).into());
+        }
+        Ok(QueryReply::Chunk(views))
+    }
+
+    fn chunk_view(
+        &self,
+        derived: &Derived,
+        pool: PoolId,
+        id: &ChunkId,
+        record: wmall_proto::chunk::ChunkRecord,
+        silent: &Silent,
+    ) -> Result<Option<ChunkView>, StoreError> {
+        let topology = &derived.topology;
+        let Some((_, row)) = topology.row_of(pool, id) else { return Ok(None) };
+        let mut facts = row_facts(topology, row, silent);
+        let mut pieces = Vec::new();
+        for (slot, (&disk, fact)) in row.slots.iter().zip(&mut facts).enumerate() {
+            if self.store.get(&keys::ticket(disk, pool, id))?.is_some() {
+                fact.state = PieceState::Missing;
+            }
+            let Some(info) = topology.disks.get(&disk) else { continue };
+            pieces.push(PieceView {
+                slot: slot as u8,
+                disk,
+                node: info.node.clone(),
+                incarnation: info.incarnation,
+                state: fact.state,
+            });
+        }
+        let scheme = topology.pools[&pool].pool.scheme;
+        let grade = grade(scheme, keeps_rule(topology, row), &facts);
+        Ok(Some(ChunkView { pool, id: *id, record, row_version: row.version, pieces, grade }))
+    }
+
+    /// Which of these chunks are committed.
+    pub fn check_committed(&self, chunks: &[CommittedChunk]) -> Result<Vec<CommittedChunk>, StoreError> {
+        let _one_index = self.read();
+        let mut found = Vec::new();
+        for chunk in chunks {
+            if self.chunk_record(chunk.pool, &chunk.chunk)?.is_some() {
+                found.push(*chunk);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Chunks per grade: a walk over the groups and the tickets, not over the chunks.
+    pub fn grades(&self, silent: &Silent) -> Result<GradeCounts, StoreError> {
+        let derived = self.read();
+        let topology = &derived.topology;
+        let mut ticketed: BTreeMap<PgKey, BTreeMap<ChunkId, Vec<u8>>> = BTreeMap::new();
+        each(&*self.store, keys::TICKETS, |key, value| {
+            let Some((_, pool, chunk)) = keys::parse_ticket(key) else { return Ok(()) };
+            let ticket: wmall_proto::chunk::Ticket = decode(value)?;
+            if let Some((group, _)) = topology.row_of(pool, &chunk) {
+                ticketed.entry(group).or_default().entry(chunk).or_default().push(ticket.slot);
+            }
+            Ok(())
+        })?;
+        let groups = topology.pools.iter().flat_map(|(&pool, table)| {
+            let scheme = table.pool.scheme;
+            let rows = table.rows.iter().enumerate();
+            rows.map(move |(number, row)| ((pool, PgId(number as u32)), scheme, row))
+        });
+        Ok(tally(groups.map(|(group, scheme, row)| GroupFacts {
+            scheme,
+            rule_kept: keeps_rule(topology, row),
+            row: row_facts(topology, row, silent),
+            chunks: derived.groups.get(&group).copied().unwrap_or(0),
+            ticketed: ticketed.remove(&group).unwrap_or_default().into_values().collect(),
+        })))
+    }
+
+    /// The map of the cluster.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.read().topology.clone()
+    }
+
+    /// The counters, with the index they are of.
+    pub fn counters(&self) -> (u64, Counters) {
+        let derived = self.read();
+        (derived.index(), derived.counters.clone())
+    }
+}
+
+/// What holds for a chunk of this row that has no ticket.
+fn row_facts(topology: &Topology, row: &PgRow, silent: &Silent) -> Vec<PieceFact> {
+    let state = |(disk, dirty): (&DiskId, &Option<u64>)| match topology.disks.get(disk) {
+        _ if dirty.is_some() => PieceState::Missing,
+        Some(info) if silent.contains(&info.node) => PieceState::Suspect,
+        Some(_) => PieceState::Live,
+        None => PieceState::Missing,
+    };
+    row.slots.iter().zip(&row.dirty_since).map(|pair| PieceFact { state: state(pair) }).collect()
+}
+
+/// Whether a row keeps the zone rule over the zones there are now.
+fn keeps_rule(topology: &Topology, row: &PgRow) -> bool {
+    let candidate = |disk: &DiskId| {
+        let info = topology.disks.get(disk)?;
+        let zone = topology.nodes.get(&info.node)?.zone.clone();
+        Some(Candidate { disk: *disk, node: info.node.clone(), zone, weight: info.weight })
+    };
+    let candidates: Vec<Candidate> = row.slots.iter().filter_map(candidate).collect();
+    let row: Vec<&Candidate> = candidates.iter().collect();
+    ZoneRule::new(row.len(), topology.zone_count()).keeps(&row)
+}

@@ -1,0 +1,210 @@
+//! Tickets and dirty groups: what disks should hold and do not.
+
+use wmall_proto::chunk::{ChunkRecord, MissingPiece, Ticket, TicketReason};
+use wmall_proto::ids::IdPage;
+use wmall_proto::pg::PgKey;
+use wmall_proto::rpc::Response;
+use wmall_proto::{ChunkId, DiskId, ErrorCode, Incarnation, PgId, PoolId, RpcError};
+
+use super::apply::{Context, Outcome, Refusal, groups_of};
+use super::store::StoreError;
+use super::txn::decode;
+use super::{State, keys};
+
+/// Above so many tickets a slot of a group becomes dirty instead.
+const MAX_TICKETS_PER_SLOT: u32 = 1024;
+/// Pieces that one page of a listing names.
+const PAGE: usize = 1024;
+
+impl Context<'_> {
+    /// Writes a ticket, or marks the slot dirty where there are too many. Returns whether it is a new one.
+    pub(super) fn open_ticket(
+        &mut self,
+        group: PgKey,
+        chunk: &ChunkId,
+        ticket: Ticket,
+    ) -> Result<bool, Refusal> {
+        let Some((_, row)) = self.derived.topology.row_of(group.0, chunk) else { return Ok(false) };
+        let slot = usize::from(ticket.slot);
+        let Some(&disk) = row.slots.get(slot) else { return Ok(false) };
+        let key = keys::ticket(disk, group.0, chunk);
+        if row.dirty_since[slot].is_some() || self.txn.get::<Ticket>(&key)?.is_some() {
+            return Ok(false);
+        }
+        let count = self.derived.tickets.entry((disk, group)).or_insert(0);
+        if *count >= MAX_TICKETS_PER_SLOT {
+            self.set_dirty(group, disk, Some(ticket.since));
+            return Ok(false);
+        }
+        *count += 1;
+        *self.derived.counters.tickets.entry(disk).or_insert(0) += 1;
+        self.txn.put(key, &ticket);
+        Ok(true)
+    }
+
+    pub(super) fn close_ticket_of_slot(
+        &mut self,
+        group: PgKey,
+        chunk: &ChunkId,
+        slot: u8,
+    ) -> Result<(), Refusal> {
+        let row = self.derived.topology.row_of(group.0, chunk).map(|(_, row)| row);
+        let Some(&disk) = row.and_then(|r| r.slots.get(usize::from(slot))) else { return Ok(()) };
+        self.close_ticket(disk, group, chunk)
+    }
+
+    fn close_ticket(&mut self, disk: DiskId, group: PgKey, chunk: &ChunkId) -> Result<(), Refusal> {
+        // Most disks have none; asking the counter first saves the look-up on every commit.
+        if self.derived.counters.tickets.get(&disk).is_none_or(|&n| n == 0) {
+            return Ok(());
+        }
+        let key = keys::ticket(disk, group.0, chunk);
+        if self.txn.get::<Ticket>(&key)?.is_some() {
+            self.txn.remove(key);
+            let lower = |n: &mut u64| *n = n.saturating_sub(1);
+            self.derived.counters.tickets.entry(disk).and_modify(lower);
+            self.derived.tickets.entry((disk, group)).and_modify(|n| *n = n.saturating_sub(1));
+        }
+        Ok(())
+    }
+
+    /// A disk holds these pieces now, by receipts that the leader verified, and has worked off the
+    /// listings of these groups.
+    pub(super) fn close_tickets(
+        &mut self,
+        disk: DiskId,
+        incarnation: Incarnation,
+        pieces: &[(PoolId, ChunkId)],
+        clean: &[(PoolId, PgId)],
+    ) -> Outcome {
+        self.check_life(disk, Some(incarnation))?;
+        for (pool, chunk) in pieces {
+            if let Some((group, _)) = self.derived.topology.row_of(*pool, chunk) {
+                self.close_ticket(disk, group, chunk)?;
+            }
+        }
+        for &group in clean {
+            self.set_dirty(group, disk, None);
+        }
+        Ok(Response::Done)
+    }
+
+    /// A disk says that pieces of its own are no good.
+    pub(super) fn report_bad(&mut self, disk: DiskId, chunks: &[(PoolId, ChunkId)]) -> Outcome {
+        self.check_life(disk, None)?;
+        for (pool, chunk) in chunks {
+            let committed: Option<ChunkRecord> = self.txn.get(&keys::chunk(*pool, chunk))?;
+            let Some((group, row)) = self.derived.topology.row_of(*pool, chunk) else { continue };
+            if let (Some(_), Some(slot)) = (committed, row.slot_of(disk)) {
+                let ticket = Ticket { slot, since: self.index, reason: TicketReason::BadPiece };
+                self.open_ticket(group, chunk, ticket)?;
+            }
+        }
+        Ok(Response::Done)
+    }
+
+    fn check_life(&self, disk: DiskId, life: Option<Incarnation>) -> Result<(), Refusal> {
+        let known = self.derived.topology.disks.get(&disk);
+        let info = known.ok_or_else(|| RpcError::not_found(disk))?;
+        if life.is_some_and(|l| l != info.incarnation) {
+            let reason = format!("{disk} has been formatted since; what it promised before is void");
+            return Err(RpcError::new(ErrorCode::BadReceipt, reason).into());
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// What a disk should hold and does not, a page at a time: its tickets, then every chunk of its dirty
+    /// groups that was committed since they became so.
+    pub fn list_missing(&self, disk: DiskId, after: Option<&IdPage>) -> Result<Response, StoreError> {
+        let derived = self.read();
+        let topology = &derived.topology;
+        let mut dirty = groups_of(topology, disk);
+        dirty.retain(|&(pool, pg)| {
+            let row = &topology.pools[&pool].rows[pg.0 as usize];
+            row.slot_of(disk).is_some_and(|s| row.dirty_since[usize::from(s)].is_some())
+        });
+        let piece = |pool: PoolId, chunk: ChunkId, length: u32| {
+            let (_, row) = topology.row_of(pool, &chunk)?;
+            let slot = row.slot_of(disk)?;
+            Some(MissingPiece { pool, chunk, length, slot, row_version: row.version })
+        };
+        let mut pieces = Vec::new();
+        if !after.is_some_and(|a| a.dirty) {
+            let start = after.map(|a| keys::ticket(disk, a.pool, &a.chunk));
+            let page = self.store.scan(&keys::tickets_of(disk), start.as_deref(), PAGE)?;
+            for (key, _) in &page {
+                let Some((_, pool, chunk)) = keys::parse_ticket(key) else { continue };
+                if let Some(record) = self.chunk_record(pool, &chunk)? {
+                    pieces.extend(piece(pool, chunk, record.length));
+                }
+            }
+            if page.len() == PAGE || !pieces.is_empty() {
+                let next = page.last().and_then(|(k, _)| keys::parse_ticket(k));
+                let next = next.map(|(_, pool, chunk)| IdPage { dirty: false, pool, chunk });
+                return Ok(Response::Missing { pieces, next, groups: dirty });
+            }
+        }
+        let after_dirty = after.filter(|a| a.dirty);
+        for &(pool, pg) in &dirty {
+            let bits = topology.pools[&pool].pool.pg_bits;
+            let (low, high) = pg.range(bits);
+            // Groups come in order, so those before the last piece are done.
+            let done = |a: &&IdPage| (a.pool, a.chunk) >= (pool, low);
+            let start = after_dirty.filter(done);
+            if after_dirty.is_some_and(|a| (a.pool, a.chunk) >= (pool, high)) {
+                continue;
+            }
+            let mut from = start.map(|a| keys::chunk(pool, &a.chunk));
+            loop {
+                // A first key just below the group's lowest, so that the lowest itself is not skipped.
+                let lower = from.clone().unwrap_or_else(|| below(&keys::chunk(pool, &low)));
+                let page = self.store.scan(&keys::chunks(pool), Some(&lower), PAGE)?;
+                let full = page.len() == PAGE;
+                let mut ended = !full;
+                for (key, value) in &page {
+                    let Some(chunk) = key.get(3..).and_then(|k| k.try_into().ok()).map(ChunkId) else {
+                        continue;
+                    };
+                    if chunk > high {
+                        ended = true;
+                        break;
+                    }
+                    from = Some(key.clone());
+                    let record: ChunkRecord = decode(value)?;
+                    pieces.extend(piece(pool, chunk, record.length));
+                    if pieces.len() >= PAGE {
+                        let next = Some(IdPage { dirty: true, pool, chunk });
+                        return Ok(Response::Missing { pieces, next, groups: dirty });
+                    }
+                }
+                if ended {
+                    break;
+                }
+            }
+        }
+        Ok(Response::Missing { pieces, next: None, groups: dirty })
+    }
+
+    pub(super) fn chunk_record(
+        &self,
+        pool: PoolId,
+        chunk: &ChunkId,
+    ) -> Result<Option<ChunkRecord>, StoreError> {
+        self.store.get(&keys::chunk(pool, chunk))?.map(|b| decode(&b)).transpose()
+    }
+}
+
+/// A key that sorts right before this one among keys of its length.
+fn below(key: &[u8]) -> Vec<u8> {
+    let mut out = key.to_vec();
+    for byte in out.iter_mut().rev() {
+        let (lower, borrowed) = byte.overflowing_sub(1);
+        *byte = lower;
+        if !borrowed {
+            break;
+        }
+    }
+    out
+}

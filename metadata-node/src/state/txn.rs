@@ -1,0 +1,55 @@
+//! Changes of a batch of commands, laid over the store: a later command sees what an earlier one wrote,
+//! and a command that fails leaves nothing.
+
+use bincode::{Decode, Encode};
+use wmall_proto::codec;
+
+use super::store::{Changes, Store, StoreError};
+
+pub(super) struct Txn<'a> {
+    store: &'a dyn Store,
+    kept: Changes,
+    pending: Changes,
+}
+
+impl<'a> Txn<'a> {
+    pub(super) fn new(store: &'a dyn Store) -> Self {
+        Self { store, kept: Changes::new(), pending: Changes::new() }
+    }
+
+    pub(super) fn get<T: Decode<()>>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        let bytes = match self.pending.get(key).or_else(|| self.kept.get(key)) {
+            Some(changed) => changed.clone(),
+            None => self.store.get(key)?,
+        };
+        bytes.map(|b| decode(&b)).transpose()
+    }
+
+    pub(super) fn put<T: Encode>(&mut self, key: Vec<u8>, value: &T) {
+        self.pending.insert(key, Some(codec::encode(value)));
+    }
+
+    pub(super) fn remove(&mut self, key: Vec<u8>) {
+        self.pending.insert(key, None);
+    }
+
+    /// The command succeeded.
+    pub(super) fn keep(&mut self) {
+        self.kept.append(&mut self.pending);
+    }
+
+    /// The command failed.
+    pub(super) fn discard(&mut self) {
+        self.pending.clear();
+    }
+
+    pub(super) fn into_changes(mut self) -> Changes {
+        self.keep();
+        self.kept
+    }
+}
+
+/// Decodes a stored value; one that does not decode means a damaged view.
+pub(super) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, StoreError> {
+    codec::decode(bytes).map_err(|e| StoreError(format!("a stored value is damaged: {e}")))
+}
