@@ -123,6 +123,8 @@ pub enum Command {
         pieces: Vec<(PoolId, ChunkId)>,
         /// Groups whose listing it has worked off.
         clean: Vec<(PoolId, PgId)>,
+        /// Raft index of the first page of that listing.
+        as_of: u64,
     },
     /// A disk's own pieces are missing or rotten.
     ReportBad {

@@ -1,5 +1,22 @@
-//! x
+//! A metadata node: keeps what files are made of and where their chunks live, agreed on by Raft.
+//!
+//! The way of a call: `service.rs` checks it; reads go to `state/query.rs` (after a shared round of
+//! `leader/read_index.rs` if they must be linearizable); changes go through `leader/propose.rs` into the
+//! log (`raft/log_store.rs`, on the journal), and from there, on every member, to `state/apply.rs`.
+//! Deliberately absent: pieces, and any decision about placement, which is in the crate `placement`.
+
 mod command;
+mod config;
+mod init;
+mod leader;
+mod node;
 mod raft;
+mod service;
 mod state;
+mod status;
 mod types;
+mod view;
+
+pub use config::{Config, MemberEntry, RawConfig};
+pub use init::{InitError, init};
+pub use node::{RunError, run};

@@ -45,16 +45,16 @@ pub struct PgRow {
     pub version: u64,
     /// One disk a slot.
     pub slots: Vec<DiskId>,
-    /// Per slot, the Raft index since which its content is not vouched for, if any: `Some(0)` after
-    /// the disk was wiped.
-    pub dirty_since: Vec<Option<u64>>,
+    /// Per slot, the last Raft index at which something that it should hold went missing without a
+    /// ticket (the disk was wiped, or there were too many tickets); none if all of it is vouched for.
+    pub dirty_at: Vec<Option<u64>>,
 }
 
 impl PgRow {
     /// A first row.
     pub fn new(slots: Vec<DiskId>) -> Self {
-        let dirty_since = vec![None; slots.len()];
-        Self { version: 1, slots, dirty_since }
+        let dirty_at = vec![None; slots.len()];
+        Self { version: 1, slots, dirty_at }
     }
 
     /// The slot that this disk has, if any.

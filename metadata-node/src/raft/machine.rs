@@ -95,9 +95,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
     ) -> Result<(), StorageError<u64>> {
         use tokio::io::AsyncWriteExt;
         snapshot.flush().await.map_err(|e| failed(ErrorVerb::Write, &e))?;
+        let mut received = snapshot.into_std().await;
         let (state, snapshots) = (self.state.clone(), self.snapshots.clone());
         let installed = tokio::task::spawn_blocking(move || {
-            let (_, path) = snapshots.accept()?;
+            let path = snapshots.accept(&mut received)?;
             snapshots.restore(&path, &state)
         })
         .await;

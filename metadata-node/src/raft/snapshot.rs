@@ -4,12 +4,14 @@
 //! folder fsync'ed, before openraft hears of it and purges the log below it.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use openraft::SnapshotMeta;
 
-use crate::state::{State, StoreError};
+use wmall_runtime::view::StoreError;
+
+use crate::state::State;
 use crate::types::Member;
 
 const MAGIC: &[u8; 8] = b"WMALLSNP";
@@ -135,13 +137,15 @@ impl SnapshotFolder {
         self.folder.join("receiving.new")
     }
 
-    /// Checks a received snapshot and takes it in.
-    pub fn accept(&self) -> Result<(Meta, PathBuf), SnapshotError> {
-        let temporary = self.receiving();
+    /// Copies a snapshot that came from elsewhere, checks it and takes it in.
+    pub fn accept(&self, received: &mut File) -> Result<PathBuf, SnapshotError> {
+        let temporary = self.folder.join("accepting.new");
+        let mut copy = File::create(&temporary)?;
+        received.seek(io::SeekFrom::Start(0))?;
+        io::copy(received, &mut copy)?;
+        copy.sync_all()?;
         let meta = self.check(&temporary)?;
-        File::open(&temporary)?.sync_all()?;
-        let path = self.publish(&temporary, &meta.snapshot_id)?;
-        Ok((meta, path))
+        Ok(self.publish(&temporary, &meta.snapshot_id)?)
     }
 
     fn publish(&self, temporary: &Path, name: &str) -> io::Result<PathBuf> {

@@ -13,10 +13,10 @@ use wmall_proto::{
 };
 
 use super::derived::{AnswerPage, Derived};
-use super::store::StoreError;
 use super::txn::Txn;
 use super::{Applied, State, keys};
 use crate::command::{Batch, Command};
+use wmall_runtime::view::StoreError;
 
 /// Pools that a cluster may have.
 const MAX_POOLS: usize = 64;
@@ -163,8 +163,8 @@ impl<'a> Context<'a> {
                 self.commit_file(file, chunks)
             }
             Command::Register(registration) => self.register(registration),
-            Command::CloseTickets { disk, incarnation, pieces, clean } => {
-                self.close_tickets(disk, incarnation, &pieces, &clean)
+            Command::CloseTickets { disk, incarnation, pieces, clean, as_of } => {
+                self.close_tickets(disk, incarnation, &pieces, &clean, as_of)
             }
             Command::ReportBad { disk, chunks } => self.report_bad(disk, &chunks),
         }
@@ -290,21 +290,21 @@ impl<'a> Context<'a> {
     fn mark_all_dirty(&mut self, disk: DiskId) {
         let groups: Vec<PgKey> = groups_of(&self.derived.topology, disk);
         for group in groups {
-            self.set_dirty(group, disk, Some(0));
+            self.set_dirty(group, disk, Some(self.index));
         }
     }
 
     /// Sets or clears the dirty mark of this disk's slot in a group.
-    pub(super) fn set_dirty(&mut self, (pool, pg): PgKey, disk: DiskId, since: Option<u64>) {
+    pub(super) fn set_dirty(&mut self, (pool, pg): PgKey, disk: DiskId, at: Option<u64>) {
         let table = self.change_topology().pools.get_mut(&pool);
         let Some(row) = table.and_then(|t| t.rows.get_mut(pg.0 as usize)) else { return };
         let Some(slot) = row.slot_of(disk) else { return };
-        row.dirty_since[usize::from(slot)] = since;
+        row.dirty_at[usize::from(slot)] = at;
         let row = row.clone();
         self.txn.put(keys::row(pool, pg), &row);
     }
 
-    fn finish(mut self) -> super::store::Changes {
+    fn finish(mut self) -> wmall_runtime::view::Changes {
         let applied = serde_json::to_vec(&self.derived.applied).unwrap_or_default();
         let counters = codec::encode(&self.derived.counters);
         self.txn.keep();

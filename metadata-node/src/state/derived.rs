@@ -9,9 +9,9 @@ use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
 use wmall_proto::{DiskId, PgId, Pool, PoolId, RequestId, Topology};
 
 use super::feed::FeedRing;
-use super::store::{Store, StoreError};
 use super::txn::decode;
 use super::{Applied, keys};
+use wmall_runtime::view::{Store, StoreError};
 
 /// Answers that are kept for callers who ask again.
 pub(super) const MAX_ANSWERS: usize = 65_536;

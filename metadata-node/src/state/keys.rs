@@ -6,7 +6,6 @@ use wmall_proto::{BucketName, ChunkId, DiskId, FileId, ObjectName, PgId, PoolId,
 pub(super) const APPLIED: &[u8] = b"a";
 pub(super) const BUILDING: &[u8] = b"!";
 pub(super) const COUNTERS: &[u8] = b"k";
-pub(super) const BOOT: &[u8] = b"z";
 pub(super) const POOLS: &[u8] = b"p";
 pub(super) const ROWS: &[u8] = b"r";
 pub(super) const NODES: &[u8] = b"n";

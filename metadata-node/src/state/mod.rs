@@ -10,7 +10,6 @@ mod derived;
 mod feed;
 mod keys;
 mod query;
-mod store;
 mod tickets;
 mod txn;
 
@@ -20,14 +19,16 @@ mod tests;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use openraft::{LogId, StoredMembership};
+use wmall_proto::DiskId;
+use wmall_proto::feed::FeedPage;
+
+use wmall_runtime::view::{Changes, Pair, Store, StoreError};
 
 use crate::types::Member;
 pub use apply::Entry as StateEntry;
-pub(crate) use apply::groups_of;
-pub use derived::Counters;
 pub(crate) use derived::Derived;
+pub use derived::{Counters, PoolCounters};
 pub use query::{QueryError, Silent};
-pub use store::{Changes, SledStore, Store, StoreError};
 
 /// Where the state machine stands in the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -64,6 +65,32 @@ impl State {
         self.read().applied.clone()
     }
 
+    /// Writes the map out, so that the next start has less to replay. No durability hangs on it.
+    pub fn flush(&self) {
+        self.store.flush();
+    }
+
+    /// What was committed behind `position`, as far as it concerns these disks.
+    pub fn feed(&self, position: u64, disks: &[DiskId]) -> FeedPage {
+        let derived = self.read();
+        let topology = derived.topology.clone();
+        derived.feed.page(position, |chunk| {
+            let row = topology.row_of(chunk.pool, &chunk.chunk).map(|(_, row)| row);
+            row.is_some_and(|r| r.slots.iter().any(|d| disks.contains(d)))
+        })
+    }
+
+    /// Those of the disks that have tickets or dirty groups.
+    pub fn work_of(&self, disks: &[DiskId]) -> Vec<DiskId> {
+        let derived = self.read();
+        let rows = || derived.topology.pools.values().flat_map(|t| &t.rows);
+        let dirty = |disk: DiskId| {
+            rows().any(|r| r.slot_of(disk).is_some_and(|s| r.dirty_at[usize::from(s)].is_some()))
+        };
+        let ticketed = |disk: &DiskId| derived.counters.tickets.get(disk).is_some_and(|&n| n > 0);
+        disks.iter().copied().filter(|d| ticketed(d) || dirty(*d)).collect()
+    }
+
     /// Hands every pair of the map to `each`, as of one index, which is returned.
     pub fn dump(
         &self,
@@ -76,9 +103,7 @@ impl State {
             let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
             for (key, value) in &page {
-                if key != keys::BOOT {
-                    each(key, value)?;
-                }
+                each(key, value)?;
             }
         }
         Ok(derived.applied.clone())
@@ -86,10 +111,7 @@ impl State {
 
     /// Replaces everything by these pairs. A crash in between leaves a mark that makes the next start
     /// begin again.
-    pub fn load(
-        &self,
-        pairs: impl Iterator<Item = Result<store::Pair, StoreError>>,
-    ) -> Result<(), StoreError> {
+    pub fn load(&self, pairs: impl Iterator<Item = Result<Pair, StoreError>>) -> Result<(), StoreError> {
         let mut derived = self.write();
         let mark = Changes::from([(keys::BUILDING.to_vec(), Some(Vec::new()))]);
         self.store.apply(&mark)?;
@@ -121,13 +143,7 @@ pub enum DumpError {
     Io(#[from] std::io::Error),
 }
 
-/// Whether a store was left half-built, or written in an earlier boot, and must be built anew.
-pub fn must_rebuild(store: &dyn Store, boot_id: &str) -> Result<bool, StoreError> {
-    let same_boot = store.get(keys::BOOT)?.is_none_or(|stored| stored == boot_id.as_bytes());
-    Ok(!same_boot || store.get(keys::BUILDING)?.is_some())
-}
-
-/// Notes in which boot the store is written.
-pub fn mark_boot(store: &dyn Store, boot_id: &str) -> Result<(), StoreError> {
-    store.apply(&Changes::from([(keys::BOOT.to_vec(), Some(boot_id.as_bytes().to_vec()))]))
+/// Whether a load was broken off, so that the map must be built anew.
+pub fn is_half_built(store: &dyn Store) -> Result<bool, StoreError> {
+    Ok(store.get(keys::BUILDING)?.is_some())
 }

@@ -17,9 +17,9 @@ use wmall_proto::{
 
 use super::commit::LEAVES_PER_PAGE;
 use super::derived::{Counters, Derived, each};
-use super::store::StoreError;
 use super::txn::decode;
 use super::{State, keys};
+use wmall_runtime::view::StoreError;
 
 /// The most lines a listing has.
 const MAX_LISTING: u32 = 1000;
@@ -226,7 +226,7 @@ fn row_facts(topology: &Topology, row: &PgRow, silent: &Silent) -> Vec<PieceFact
         Some(_) => PieceState::Live,
         None => PieceState::Missing,
     };
-    row.slots.iter().zip(&row.dirty_since).map(|pair| PieceFact { state: state(pair) }).collect()
+    row.slots.iter().zip(&row.dirty_at).map(|pair| PieceFact { state: state(pair) }).collect()
 }
 
 /// Whether a row keeps the zone rule over the zones there are now.

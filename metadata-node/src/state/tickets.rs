@@ -7,9 +7,9 @@ use wmall_proto::rpc::Response;
 use wmall_proto::{ChunkId, DiskId, ErrorCode, Incarnation, PgId, PoolId, RpcError};
 
 use super::apply::{Context, Outcome, Refusal, groups_of};
-use super::store::StoreError;
 use super::txn::decode;
 use super::{State, keys};
+use wmall_runtime::view::StoreError;
 
 /// Above so many tickets a slot of a group becomes dirty instead.
 const MAX_TICKETS_PER_SLOT: u32 = 1024;
@@ -28,7 +28,7 @@ impl Context<'_> {
         let slot = usize::from(ticket.slot);
         let Some(&disk) = row.slots.get(slot) else { return Ok(false) };
         let key = keys::ticket(disk, group.0, chunk);
-        if row.dirty_since[slot].is_some() || self.txn.get::<Ticket>(&key)?.is_some() {
+        if self.txn.get::<Ticket>(&key)?.is_some() {
             return Ok(false);
         }
         let count = self.derived.tickets.entry((disk, group)).or_insert(0);
@@ -76,6 +76,7 @@ impl Context<'_> {
         incarnation: Incarnation,
         pieces: &[(PoolId, ChunkId)],
         clean: &[(PoolId, PgId)],
+        as_of: u64,
     ) -> Outcome {
         self.check_life(disk, Some(incarnation))?;
         for (pool, chunk) in pieces {
@@ -84,7 +85,10 @@ impl Context<'_> {
             }
         }
         for &group in clean {
-            self.set_dirty(group, disk, None);
+            // What went missing behind the listing's back keeps the mark.
+            if self.dirty_at(group, disk).is_some_and(|at| at <= as_of) {
+                self.set_dirty(group, disk, None);
+            }
         }
         Ok(Response::Done)
     }
@@ -101,6 +105,11 @@ impl Context<'_> {
             }
         }
         Ok(Response::Done)
+    }
+
+    fn dirty_at(&self, (pool, pg): PgKey, disk: DiskId) -> Option<u64> {
+        let row = self.derived.topology.pools.get(&pool)?.rows.get(pg.0 as usize)?;
+        row.dirty_at[usize::from(row.slot_of(disk)?)]
     }
 
     fn check_life(&self, disk: DiskId, life: Option<Incarnation>) -> Result<(), Refusal> {
@@ -123,7 +132,7 @@ impl State {
         let mut dirty = groups_of(topology, disk);
         dirty.retain(|&(pool, pg)| {
             let row = &topology.pools[&pool].rows[pg.0 as usize];
-            row.slot_of(disk).is_some_and(|s| row.dirty_since[usize::from(s)].is_some())
+            row.slot_of(disk).is_some_and(|s| row.dirty_at[usize::from(s)].is_some())
         });
         let piece = |pool: PoolId, chunk: ChunkId, length: u32| {
             let (_, row) = topology.row_of(pool, &chunk)?;
@@ -143,7 +152,7 @@ impl State {
             if page.len() == PAGE || !pieces.is_empty() {
                 let next = page.last().and_then(|(k, _)| keys::parse_ticket(k));
                 let next = next.map(|(_, pool, chunk)| IdPage { dirty: false, pool, chunk });
-                return Ok(Response::Missing { pieces, next, groups: dirty });
+                return Ok(Response::Missing { pieces, next, groups: dirty, as_of: derived.index() });
             }
         }
         let after_dirty = after.filter(|a| a.dirty);
@@ -176,7 +185,7 @@ impl State {
                     pieces.extend(piece(pool, chunk, record.length));
                     if pieces.len() >= PAGE {
                         let next = Some(IdPage { dirty: true, pool, chunk });
-                        return Ok(Response::Missing { pieces, next, groups: dirty });
+                        return Ok(Response::Missing { pieces, next, groups: dirty, as_of: derived.index() });
                     }
                 }
                 if ended {
@@ -184,7 +193,7 @@ impl State {
                 }
             }
         }
-        Ok(Response::Missing { pieces, next: None, groups: dirty })
+        Ok(Response::Missing { pieces, next: None, groups: dirty, as_of: derived.index() })
     }
 
     pub(super) fn chunk_record(

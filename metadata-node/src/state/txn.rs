@@ -4,7 +4,7 @@
 use bincode::{Decode, Encode};
 use wmall_proto::codec;
 
-use super::store::{Changes, Store, StoreError};
+use wmall_runtime::view::{Changes, Store, StoreError};
 
 pub(super) struct Txn<'a> {
     store: &'a dyn Store,

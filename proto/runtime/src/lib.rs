@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod ops;
 pub mod random;
 pub mod shutdown;
+pub mod view;
 
 pub use config::ConfigError;
 pub use folder::{FolderError, FolderLock};

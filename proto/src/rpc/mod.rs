@@ -65,6 +65,8 @@ pub enum Request {
         receipts: Vec<SignedReceipt>,
         /// Groups whose dirty mark may go: the node has fetched all that `ListMissing` named for them.
         clean: Vec<(crate::PoolId, crate::PgId)>,
+        /// `as_of` of the first page of that listing: what went missing later keeps a group's mark.
+        as_of: u64,
     },
     /// What a disk should hold and does not, a page at a time: tickets, and the chunks of its dirty
     /// groups.
@@ -209,6 +211,8 @@ pub enum Response {
         next: Option<IdPage>,
         /// Dirty groups that this listing covers from its first page to its last.
         groups: Vec<(crate::PoolId, crate::PgId)>,
+        /// Raft index that the page is of.
+        as_of: u64,
     },
     /// To [`Request::CheckCommitted`]: those that are, in the order asked.
     CommittedOf(Vec<CommittedChunk>),

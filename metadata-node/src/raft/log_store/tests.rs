@@ -3,7 +3,8 @@ use openraft::{CommittedLeaderId, EntryPayload};
 
 use super::*;
 use crate::raft::{Machine, SnapshotFolder};
-use crate::state::{SledStore, State};
+use crate::state::State;
+use wmall_runtime::view::SledStore;
 
 struct Builder;
 
@@ -11,7 +12,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder 
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<u64>> {
         let folder = tempfile::tempdir().unwrap();
         let log = LogStore::open(&folder.path().join("raft"), [1; 16], "test").unwrap();
-        let store = SledStore::open(&folder.path().join("view")).unwrap();
+        let store = SledStore::create_anew(&folder.path().join("view")).unwrap();
         let state = Arc::new(State::open(Box::new(store)).unwrap());
         let snapshots = SnapshotFolder::open(&folder.path().join("snapshots"), [1; 16]).unwrap();
         Ok((folder, log, Machine::new(state, Arc::new(snapshots))))

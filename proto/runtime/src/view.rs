@@ -1,10 +1,15 @@
-//! The ordered map under the state machine. A view: everything in it can be rebuilt from the newest
-//! snapshot and the Raft log, and nothing is acknowledged on its word.
+//! Views: ordered maps that can always be rebuilt from something durable, and are never believed further
+//! than that.
 //!
 //! sled 0.34 is kept behind this narrow door. Its flush is no fsync and an unflushed tail is gone after
-//! a kill, so every batch carries the log position it belongs to, and the owner replays from there.
+//! a kill, so nothing is acknowledged on its word: every batch carries the position of the log that it
+//! belongs to, and the owner replays from there. A view that was written in an earlier boot of the
+//! machine, or that sled can't open, is moved aside and built anew.
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
+
+use crate::boot::boot_id;
 
 /// sled's page cache; unbounded it takes gigabytes at a few million keys.
 const CACHE_BYTES: u64 = 16 << 20;
@@ -20,13 +25,16 @@ impl From<sled::Error> for StoreError {
     }
 }
 
+/// In which boot a view was last written.
+const BOOT_KEY: &[u8] = b"\0boot";
+
 /// Changes that take effect together; none removes a key.
 pub type Changes = std::collections::BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// A key and its value.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
-/// An ordered map of bytes.
+/// An ordered map of bytes. Keys that start with a zero byte are the view's own.
 pub trait Store: Send + Sync + 'static {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
@@ -36,6 +44,8 @@ pub trait Store: Send + Sync + 'static {
     fn apply(&self, changes: &Changes) -> Result<(), StoreError>;
     /// Removes everything.
     fn clear(&self) -> Result<(), StoreError>;
+    /// Writes out what is in memory, so that the next start has less to replay. No durability hangs on it.
+    fn flush(&self) {}
 }
 
 /// The map on sled.
@@ -43,13 +53,45 @@ pub struct SledStore {
     // Declared before the database: a tree must go first.
     tree: sled::Tree,
     db: sled::Db,
-    folder: PathBuf,
 }
 
 impl SledStore {
-    /// Opens or makes the map in this folder. Whatever sled does with damaged files, panics included, is
-    /// an error here.
-    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+    /// Opens the view in this folder if it can be trusted as far as its own position says; none if it must
+    /// be built anew.
+    pub fn open_trusted(folder: &Path) -> Option<Self> {
+        let boot = boot_id();
+        let store = Self::open(folder).inspect_err(|e| tracing::warn!(%e, "a view does not open")).ok()?;
+        let stored = store.get(BOOT_KEY).inspect_err(|e| tracing::warn!(%e, "a view can't be read")).ok()?;
+        if stored.is_some_and(|b| b != boot.as_bytes()) {
+            tracing::info!("the machine was started anew since the view was written");
+            return None;
+        }
+        store.mark_boot(&boot).ok()?;
+        Some(store)
+    }
+
+    /// Makes an empty view. One that is there is moved aside, not deleted: whoever looks into the cause
+    /// needs it. One such is kept.
+    pub fn create_anew(folder: &Path) -> Result<Self, StoreError> {
+        let failed = |e: std::io::Error| StoreError(format!("its folder cannot be changed: {e}"));
+        if folder.exists() {
+            let aside = folder.with_extension("broken");
+            if aside.exists() {
+                fs::remove_dir_all(&aside).map_err(failed)?;
+            }
+            fs::rename(folder, &aside).map_err(failed)?;
+        }
+        let store = Self::open(folder)?;
+        store.mark_boot(&boot_id())?;
+        Ok(store)
+    }
+
+    fn mark_boot(&self, boot: &str) -> Result<(), StoreError> {
+        self.apply(&Changes::from([(BOOT_KEY.to_vec(), Some(boot.as_bytes().to_vec()))]))
+    }
+
+    /// Whatever sled does with damaged files, panics included, is an error here.
+    fn open(folder: &Path) -> Result<Self, StoreError> {
         let config = sled::Config::new()
             .path(folder)
             .cache_capacity(CACHE_BYTES)
@@ -57,26 +99,14 @@ impl SledStore {
             .print_profile_on_drop(false);
         let open = move || {
             let db = config.open()?;
-            let tree = db.open_tree("state")?;
+            let tree = db.open_tree("view")?;
             Ok::<_, sled::Error>((tree, db))
         };
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
         match opened {
-            Ok(Ok((tree, db))) => Ok(Self { tree, db, folder: folder.to_path_buf() }),
+            Ok(Ok((tree, db))) => Ok(Self { tree, db }),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(StoreError("sled panicked on opening".into())),
-        }
-    }
-
-    /// Where it is.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Writes out what is in memory, so that the next start has less to replay. No durability hangs on it.
-    pub fn flush(&self) {
-        if let Err(error) = self.db.flush() {
-            tracing::warn!(%error, "the view could not be flushed; the next start replays more");
         }
     }
 }
@@ -90,6 +120,7 @@ impl Store for SledStore {
         use std::ops::Bound;
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after.to_vec()),
+            _ if prefix.is_empty() => Bound::Included(vec![1]),
             _ => Bound::Included(prefix.to_vec()),
         };
         let mut out = Vec::new();
@@ -115,16 +146,24 @@ impl Store for SledStore {
     }
 
     fn clear(&self) -> Result<(), StoreError> {
-        Ok(self.tree.clear()?)
+        self.tree.clear()?;
+        self.mark_boot(&boot_id())
+    }
+
+    fn flush(&self) {
+        if let Err(error) = self.db.flush() {
+            tracing::warn!(%error, "the view could not be flushed; the next start replays more");
+        }
     }
 }
 
 /// The map in memory, for tests of what stands on it.
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 #[derive(Default)]
 pub struct MemoryStore(std::sync::RwLock<std::collections::BTreeMap<Vec<u8>, Vec<u8>>>);
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used)] // A poisoned lock means that the test has failed already.
 impl Store for MemoryStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.0.read().unwrap().get(key).cloned())
@@ -188,6 +227,12 @@ mod tests {
     fn a_damaged_folder_is_an_error_and_no_panic() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("conf"), b"\xff\xff nonsense").unwrap();
-        assert!(SledStore::open(folder.path()).is_err());
+        assert!(SledStore::open_trusted(folder.path()).is_none());
+        let view = folder.path().join("view");
+        fs::create_dir(&view).unwrap();
+        fs::write(view.join("conf"), b"\xff\xff nonsense").unwrap();
+        let anew = SledStore::create_anew(&view).unwrap();
+        assert!(anew.scan(b"", None, 1).unwrap().is_empty());
+        assert!(folder.path().join("view.broken").exists());
     }
 }

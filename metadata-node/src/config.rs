@@ -1,0 +1,103 @@
+//! The configuration of a metadata node: the file as it is written, then as it has been checked.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use wmall_proto::NodeName;
+use wmall_runtime::config::{self, ConfigError};
+use wmall_runtime::logging::LogConfig;
+use wmall_runtime::ops::OpsConfig;
+
+/// `metadata-node.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawConfig {
+    /// This node's name, as in its certificate.
+    pub name: NodeName,
+    /// Where data lives.
+    pub data_dir: PathBuf,
+    /// Folder with `ca.pem`, `cert.pem` and `key.pem`.
+    pub identity_dir: PathBuf,
+    /// UDP address for calls.
+    pub listen: SocketAddr,
+    /// The members that the cluster starts with, this one among them.
+    pub members: Vec<MemberEntry>,
+    /// A snapshot is taken, and the log before it dropped, after so many entries.
+    #[serde(default = "default_snapshot_entries")]
+    pub snapshot_entries: u64,
+    /// A data node that is silent for so long is suspect.
+    #[serde(default = "default_suspect_ms")]
+    pub suspect_after_ms: u64,
+    /// A data node that is silent for so long is down.
+    #[serde(default = "default_down_ms")]
+    pub down_after_ms: u64,
+    /// The operations' HTTP endpoint; none if absent.
+    pub ops: Option<OpsConfig>,
+    /// Logs.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// A first member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberEntry {
+    /// Its Raft id, never given to another.
+    pub id: u64,
+    /// Its name.
+    pub name: NodeName,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+fn default_snapshot_entries() -> u64 {
+    20_000
+}
+
+fn default_suspect_ms() -> u64 {
+    3_000
+}
+
+fn default_down_ms() -> u64 {
+    600_000
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file's values.
+    pub raw: RawConfig,
+    /// This member's Raft id.
+    pub id: u64,
+}
+
+impl Config {
+    /// Loads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let raw: RawConfig = config::load(path)?;
+        raw.validate().map_err(|why| ConfigError::Invalid { path: path.display().to_string(), why })
+    }
+}
+
+impl RawConfig {
+    /// Checks that the values go together.
+    pub fn validate(self) -> Result<Config, String> {
+        if !matches!(self.members.len(), 1 | 3 | 5) {
+            return Err(format!("`members` has {} entries; a cluster has 1, 3 or 5", self.members.len()));
+        }
+        let mut ids: Vec<u64> = self.members.iter().map(|m| m.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.len() != self.members.len() {
+            return Err("two `members` have the same id".into());
+        }
+        let own = self.members.iter().find(|m| m.name == self.name);
+        let own = own.ok_or_else(|| format!("`members` does not name this node, {}", self.name))?;
+        if self.suspect_after_ms < 1000 || self.down_after_ms < self.suspect_after_ms {
+            return Err("`suspect_after_ms` is at least 1000, and `down_after_ms` no less than that".into());
+        }
+        let id = own.id;
+        Ok(Config { id, raw: self })
+    }
+}

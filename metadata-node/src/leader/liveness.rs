@@ -1,0 +1,115 @@
+//! Who has been heard of. The leader's memory only: a new leader counts a node's silence from its own
+//! election, so that a change of leaders makes nobody suspect.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wmall_proto::rpc::{DiskHeartbeat, Heartbeat};
+use wmall_proto::status::NodeState;
+use wmall_proto::topology::Topology;
+use wmall_proto::{DiskId, NodeName};
+
+use crate::state::Silent;
+
+/// The last heartbeat of a node.
+#[derive(Clone)]
+struct Heard {
+    at: Instant,
+    disks: BTreeMap<DiskId, DiskHeartbeat>,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// Since when this member leads; none when it does not.
+    leading_since: Option<Instant>,
+    // Bounded by the nodes that registered: others are refused before they are noted.
+    heard: HashMap<NodeName, Heard>,
+}
+
+/// The table of heartbeats.
+pub struct Liveness {
+    suspect_after: Duration,
+    down_after: Duration,
+    memory: Mutex<Memory>,
+}
+
+impl Liveness {
+    /// An empty table.
+    pub fn new(suspect_after: Duration, down_after: Duration) -> Self {
+        Self { suspect_after, down_after, memory: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This member leads from now on, or does not any more.
+    pub fn leads(&self, leads: bool, now: Instant) {
+        let mut memory = self.lock();
+        if leads != memory.leading_since.is_some() {
+            *memory = Memory { leading_since: leads.then_some(now), heard: HashMap::new() };
+        }
+    }
+
+    /// A node is alive.
+    pub fn hear(&self, heartbeat: Heartbeat, now: Instant) {
+        let disks = heartbeat.disks.into_iter().map(|d| (d.disk, d)).collect();
+        self.lock().heard.insert(heartbeat.node, Heard { at: now, disks });
+    }
+
+    /// How a node is, how long it has been silent, and what its disks said last.
+    pub fn of(
+        &self,
+        node: &NodeName,
+        now: Instant,
+    ) -> (NodeState, Option<Duration>, BTreeMap<DiskId, DiskHeartbeat>) {
+        let memory = self.lock();
+        let Some(since) = memory.leading_since else { return (NodeState::Up, None, BTreeMap::new()) };
+        let heard = memory.heard.get(node);
+        let silent = now.saturating_duration_since(heard.map_or(since, |h| h.at.max(since)));
+        let state = if silent >= self.down_after {
+            NodeState::Down
+        } else if silent >= self.suspect_after {
+            NodeState::Suspect
+        } else {
+            NodeState::Up
+        };
+        let disks = heard.map(|h| h.disks.clone()).unwrap_or_default();
+        (state, heard.map(|_| silent), disks)
+    }
+
+    /// All nodes of the topology that are not up. Empty on a member that does not lead.
+    pub fn silent(&self, topology: &Topology, now: Instant) -> Silent {
+        let silent = |n: &&NodeName| self.of(n, now).0 != NodeState::Up;
+        topology.nodes.keys().filter(silent).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_leader_counts_from_its_own_election() {
+        let liveness = Liveness::new(Duration::from_secs(3), Duration::from_secs(600));
+        let node = NodeName::new("data-1").unwrap();
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        liveness.leads(true, start);
+        assert_eq!(liveness.of(&node, at(2)).0, NodeState::Up);
+        assert_eq!(liveness.of(&node, at(3)).0, NodeState::Suspect);
+        let beat = Heartbeat { node: node.clone(), disks: vec![], topology: 0, feed: 0 };
+        liveness.hear(beat, at(4));
+        assert_eq!(liveness.of(&node, at(5)), (NodeState::Up, Some(Duration::from_secs(1)), BTreeMap::new()));
+        assert_eq!(liveness.of(&node, at(604)).0, NodeState::Down);
+        liveness.leads(false, at(605));
+        liveness.leads(true, at(700));
+        assert_eq!(
+            liveness.of(&node, at(702)).0,
+            NodeState::Up,
+            "silence before the election is not counted"
+        );
+        assert_eq!(liveness.of(&node, at(704)).0, NodeState::Suspect);
+    }
+}

@@ -1,0 +1,11 @@
+//! What only the leader does: gathering commands into entries, sharing read-index rounds, counting
+//! heartbeats. All of it is memory that a new leader starts without.
+
+mod liveness;
+mod propose;
+mod read_index;
+
+pub use liveness::Liveness;
+pub use propose::Proposer;
+pub(crate) use propose::not_leader;
+pub use read_index::ReadIndex;

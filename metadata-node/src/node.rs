@@ -1,0 +1,259 @@
+//! Puts the parts together and runs them until a stop is asked for.
+//!
+//! Tasks beside openraft's own: the proposer, the read-index rounds, the watch on leadership, the server
+//! with its connections, the operations endpoint. All end with the process or with the shutdown.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openraft::SnapshotPolicy;
+use wmall_proto::Role;
+use wmall_proto::rpc::CallKind;
+use wmall_runtime::metrics::Metrics;
+use wmall_runtime::ops::{self, Ops, Readiness};
+use wmall_runtime::{FolderError, FolderLock, Shutdown};
+use wmall_transport::{BindError, Endpoint, Identity, IdentityError};
+
+use crate::config::Config;
+use crate::init::BORN_FILE;
+use crate::leader::{Liveness, Proposer, ReadIndex};
+use crate::raft::{LogStore, LogStoreError, Machine, Network, SnapshotFolder};
+use crate::service::{KeyCache, Service};
+use crate::state::State;
+use crate::status::StatusSource;
+use crate::types::{Member, Raft};
+use crate::view::{self, ViewError};
+
+/// Raft's heartbeat and election timeouts, in milliseconds. Generous: two cores may have to share ten
+/// processes, and an fsync may take a while.
+const HEARTBEAT_MS: u64 = 200;
+const ELECTION_MIN_MS: u64 = 800;
+const ELECTION_MAX_MS: u64 = 1_600;
+/// Log entries kept below a snapshot, for members that lag a little.
+const LOG_TAIL: u64 = 2_000;
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_PART: u64 = 2 << 20;
+
+/// Why a metadata node did not run, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // Each is the error of the part it names.
+pub enum RunError {
+    #[error(
+        "{0} holds no metadata node; `wmall metadata-node init --config FILE` makes one, and a member whose \
+         folder was lost must not come back under its old id"
+    )]
+    NotInitialised(String),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("the certificate is for {found}, but the configuration is for metadata node {expected}")]
+    WrongIdentity { found: String, expected: String },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("cannot listen on {address} for operations")]
+    Ops { address: std::net::SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Log(#[from] LogStoreError),
+    #[error(transparent)]
+    View(#[from] ViewError),
+    #[error("the snapshots' folder cannot be used")]
+    Snapshots(#[from] std::io::Error),
+    #[error("Raft stopped: {0}")]
+    Raft(String),
+}
+
+/// Runs a metadata node until the shutdown is requested or something it can't do without fails.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    let folder = config.raw.data_dir.clone();
+    if !folder.join(BORN_FILE).exists() {
+        return Err(RunError::NotInitialised(folder.display().to_string()));
+    }
+    let _lock = FolderLock::acquire(&folder)?;
+    let identity = Arc::new(load_identity(&config)?);
+    let cluster = identity.cluster();
+    let endpoint = Endpoint::server(config.raw.listen, identity)?;
+    let log = LogStore::open(&folder.join("raft"), cluster.0, config.raw.name.as_str())?;
+    let snapshots = Arc::new(SnapshotFolder::open(&folder.join("snapshots"), cluster.0)?);
+    let state = Arc::new(view::open(&folder, &log, &snapshots)?);
+    let pristine = log.is_pristine();
+    let raft = start_raft(&config, &endpoint, log, state.clone(), snapshots).await?;
+    if pristine {
+        // Every first member does this with the same list, which openraft allows for.
+        let members = config
+            .raw
+            .members
+            .iter()
+            .map(|m| (m.id, Member { name: m.name.to_string(), address: m.address }));
+        let members: BTreeMap<u64, Member> = members.collect();
+        raft.initialize(members).await.map_err(|e| RunError::Raft(e.to_string()))?;
+    }
+    let liveness = Arc::new(Liveness::new(
+        Duration::from_millis(config.raw.suspect_after_ms),
+        Duration::from_millis(config.raw.down_after_ms),
+    ));
+    let watch = tokio::spawn(watch_leadership(raft.clone(), liveness.clone()));
+    let metrics = Metrics::new();
+    let status =
+        StatusSource { cluster, raft: raft.clone(), state: state.clone(), liveness: liveness.clone() };
+    let service = Arc::new(Service {
+        cluster,
+        raft: raft.clone(),
+        state: state.clone(),
+        proposer: Proposer::start(raft.clone()),
+        reads: ReadIndex::start(raft.clone()),
+        liveness,
+        status: status.clone(),
+        calls: metrics.calls(&CallKind::ALL.map(CallKind::as_str)),
+        keys: KeyCache::default(),
+    });
+    if let Some(ops) = config.raw.ops.clone() {
+        let address = ops.listen;
+        let answers = Arc::new(MetadataOps::new(status, &metrics));
+        let served = ops::serve(ops, answers, metrics, shutdown.clone()).await;
+        served.map_err(|source| RunError::Ops { address, source })?;
+    }
+    tracing::info!(name = %config.raw.name, listen = %config.raw.listen, "metadata node up");
+    let outcome = tokio::select! {
+        () = endpoint.serve(service) => Ok(()),
+        () = shutdown.requested() => Ok(()),
+        why = raft_died(&raft) => Err(RunError::Raft(why)),
+    };
+    watch.abort();
+    endpoint.close().await;
+    let _ = tokio::time::timeout(wmall_runtime::shutdown::GRACE, raft.shutdown()).await;
+    state.flush();
+    outcome
+}
+
+fn load_identity(config: &Config) -> Result<Identity, RunError> {
+    let identity = Identity::load(&config.raw.identity_dir)?;
+    let peer = identity.peer();
+    if peer.role != Role::Metadata || peer.node != config.raw.name {
+        let (found, expected) = (format!("{} {}", peer.role, peer.node), config.raw.name.to_string());
+        return Err(RunError::WrongIdentity { found, expected });
+    }
+    Ok(identity)
+}
+
+async fn start_raft(
+    config: &Config,
+    endpoint: &Endpoint,
+    log: LogStore,
+    state: Arc<State>,
+    snapshots: Arc<SnapshotFolder>,
+) -> Result<Raft, RunError> {
+    let settings = openraft::Config {
+        cluster_name: endpoint.peer().cluster.to_string(),
+        heartbeat_interval: HEARTBEAT_MS,
+        election_timeout_min: ELECTION_MIN_MS,
+        election_timeout_max: ELECTION_MAX_MS,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.raw.snapshot_entries),
+        max_in_snapshot_log_to_keep: LOG_TAIL,
+        snapshot_max_chunk_size: SNAPSHOT_PART,
+        install_snapshot_timeout: 10_000,
+        max_payload_entries: 64,
+        ..openraft::Config::default()
+    };
+    let settings = Arc::new(settings.validate().map_err(|e| RunError::Raft(e.to_string()))?);
+    let machine = Machine::new(state, snapshots);
+    let raft = Raft::new(config.id, settings, Network::new(endpoint.clone()), log, machine).await;
+    raft.map_err(|e| RunError::Raft(e.to_string()))
+}
+
+/// Tells the table of heartbeats when this member begins and ceases to lead.
+async fn watch_leadership(raft: Raft, liveness: Arc<Liveness>) {
+    let mut metrics = raft.metrics();
+    loop {
+        let leads = {
+            let now = metrics.borrow_and_update();
+            now.current_leader == Some(now.id)
+        };
+        liveness.leads(leads, Instant::now());
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Returns when Raft has stopped by itself.
+async fn raft_died(raft: &Raft) -> String {
+    let mut metrics = raft.metrics();
+    loop {
+        if let Err(fatal) = &metrics.borrow_and_update().running_state {
+            return fatal.to_string();
+        }
+        if metrics.changed().await.is_err() {
+            return "its task ended".into();
+        }
+    }
+}
+
+/// What the operations endpoint asks.
+struct MetadataOps {
+    status: StatusSource,
+    leader: Option<prometheus::IntGauge>,
+    applied: Option<prometheus::IntGauge>,
+    chunks: Option<prometheus::IntGaugeVec>,
+    tickets: Option<prometheus::IntGauge>,
+    files: Option<prometheus::IntGauge>,
+    bytes: Option<prometheus::IntGauge>,
+}
+
+impl MetadataOps {
+    fn new(status: StatusSource, metrics: &Metrics) -> Self {
+        let grades = wmall_proto::grade::Grade::ALL.map(wmall_proto::grade::Grade::as_str);
+        Self {
+            status,
+            leader: metrics.gauge("wmall_raft_leader", "1 on the metadata node that leads."),
+            applied: metrics.gauge("wmall_raft_applied_index", "Last applied entry of the Raft log."),
+            chunks: metrics.gauges("wmall_chunks", "Committed chunks by grade.", "grade", &grades),
+            tickets: metrics.gauge("wmall_tickets", "Pieces known to be missing."),
+            files: metrics.gauge("wmall_files", "Committed files."),
+            bytes: metrics.gauge("wmall_chunk_bytes", "Bytes of all committed chunks, once each."),
+        }
+    }
+}
+
+fn set(gauge: Option<&prometheus::IntGauge>, value: u64) {
+    if let Some(gauge) = gauge {
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
+}
+
+impl Ops for MetadataOps {
+    fn role(&self) -> &'static str {
+        "metadata-node"
+    }
+
+    fn readiness(&self) -> Readiness {
+        let metrics = self.status.raft.metrics();
+        let metrics = metrics.borrow();
+        match (&metrics.running_state, metrics.current_leader) {
+            (Err(fatal), _) => Readiness::NotReady(format!("Raft stopped: {fatal}")),
+            (Ok(()), None) => Readiness::NotReady("no leader is known".into()),
+            (Ok(()), Some(_)) => Readiness::Ready,
+        }
+    }
+
+    fn refresh(&self) {
+        let leads = {
+            let metrics = self.status.raft.metrics();
+            let metrics = metrics.borrow();
+            metrics.current_leader == Some(metrics.id)
+        };
+        set(self.leader.as_ref(), u64::from(leads));
+        let Ok(status) = self.status.compute(Instant::now()) else { return };
+        set(self.applied.as_ref(), status.index);
+        set(self.tickets.as_ref(), status.tickets);
+        set(self.files.as_ref(), status.files);
+        set(self.bytes.as_ref(), status.chunk_bytes);
+        if let Some(chunks) = &self.chunks {
+            for grade in wmall_proto::grade::Grade::ALL {
+                let count = i64::try_from(status.chunks.get(grade)).unwrap_or(i64::MAX);
+                chunks.with_label_values(&[grade.as_str()]).set(count);
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Answers calls: checks what must not reach the log unchecked (names, signatures, bounds), then reads,
+//! or proposes and waits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use ed25519_zebra::VerificationKey;
+use wmall_manifest::check_chunk_size;
+use wmall_placement::{Candidate, propose_rows};
+use wmall_proto::chunk::{ChunkCommit, MAX_CHUNKS_PER_COMMIT};
+use wmall_proto::pg::MAX_PG_BITS;
+use wmall_proto::receipt::SignedReceipt;
+use wmall_proto::rpc::{
+    CommitRequest, Heartbeat, HeartbeatReply, Query, Registration, Request, Response, TopologyReply,
+    UserCommand,
+};
+use wmall_proto::topology::{ClusterId, Topology};
+use wmall_proto::{
+    ChunkId, DiskId, ErrorCode, PgId, PoolId, PoolName, RequestId, RpcError, Scheme, UploadId,
+};
+use wmall_runtime::metrics::CallMetrics;
+use wmall_runtime::view::StoreError;
+use wmall_transport::{Handler, Incoming};
+
+use crate::command::Command;
+use crate::leader::{Liveness, Proposer, ReadIndex, not_leader};
+use crate::raft;
+use crate::state::{QueryError, Silent, State};
+use crate::status::StatusSource;
+use crate::types::Raft;
+
+/// Tries at a command whose proposal was overtaken by another change of the topology.
+const TRIES: usize = 5;
+/// Entries that one list in a request may have.
+const MAX_LIST: usize = 8192;
+
+/// Everything a call may need.
+pub struct Service {
+    pub(crate) cluster: ClusterId,
+    pub(crate) raft: Raft,
+    pub(crate) state: Arc<State>,
+    pub(crate) proposer: Proposer,
+    pub(crate) reads: ReadIndex,
+    pub(crate) liveness: Arc<Liveness>,
+    pub(crate) status: StatusSource,
+    pub(crate) calls: Option<CallMetrics>,
+    pub(crate) keys: KeyCache,
+}
+
+/// Public keys, decompressed once. Bounded by the disks that are registered.
+#[derive(Default)]
+pub(crate) struct KeyCache(Mutex<HashMap<[u8; 32], VerificationKey>>);
+
+impl KeyCache {
+    fn get(&self, bytes: [u8; 32]) -> Result<VerificationKey, RpcError> {
+        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = keys.get(&bytes) {
+            return Ok(*key);
+        }
+        let bad = |_| RpcError::new(ErrorCode::BadReceipt, "the disk's public key is malformed");
+        let key = VerificationKey::try_from(bytes).map_err(bad)?;
+        keys.insert(bytes, key);
+        Ok(key)
+    }
+}
+
+impl Handler for Service {
+    async fn handle(&self, call: Incoming) {
+        let Incoming { peer, request, replier, .. } = call;
+        let (kind, started) = (request.kind(), Instant::now());
+        let answer = self.answer(&peer, request).await;
+        if let Some(calls) = &self.calls {
+            calls.record(kind.as_str(), answer.is_ok(), started);
+        }
+        replier.send(answer).await;
+    }
+}
+
+impl Service {
+    async fn answer(&self, peer: &wmall_transport::Peer, request: Request) -> Result<Response, RpcError> {
+        match request {
+            Request::Raft(message) => raft::answer(&self.raft, message).await,
+            Request::GetTopology { known } => Ok(Response::Topology(self.topology(known))),
+            Request::Read { linearizable, query } => self.read(linearizable, &query).await,
+            Request::Status => self.cluster_status().await,
+            Request::Commit { request, commit } => self.commit(request, commit).await,
+            Request::Administer { request, command } => self.administer(request, command).await,
+            Request::Register(registration) => {
+                own_name(peer, registration.node.as_str())?;
+                self.register(registration).await
+            }
+            Request::Heartbeat(heartbeat) => {
+                own_name(peer, heartbeat.node.as_str())?;
+                self.heartbeat(heartbeat)
+            }
+            Request::CloseTickets { disk, receipts, clean, as_of } => {
+                self.own_disk(peer, disk)?;
+                self.close_tickets(disk, receipts, clean, as_of).await
+            }
+            Request::ListMissing { disk, after } => {
+                self.own_disk(peer, disk)?;
+                self.reads.wait().await?;
+                self.state.list_missing(disk, after.as_ref()).map_err(|e| store_failed(&e))
+            }
+            Request::CheckCommitted(chunks) => {
+                bounded(chunks.len())?;
+                self.reads.wait().await?;
+                let found = self.state.check_committed(&chunks).map_err(|e| store_failed(&e))?;
+                Ok(Response::CommittedOf(found))
+            }
+            Request::ReportBad { disk, chunks } => {
+                self.own_disk(peer, disk)?;
+                bounded(chunks.len())?;
+                self.proposer.propose(None, Command::ReportBad { disk, chunks }).await
+            }
+            Request::Put(_) | Request::ReadPiece(_) | Request::CheckPiece { .. } => Err(RpcError::new(
+                ErrorCode::BadRequest,
+                "a metadata node holds no pieces; this call is for a data node",
+            )),
+        }
+    }
+
+    fn silent(&self, topology: &Topology) -> Silent {
+        self.liveness.silent(topology, Instant::now())
+    }
+
+    fn topology(&self, known: u64) -> TopologyReply {
+        let topology = self.state.topology();
+        let suspects = self.silent(&topology).into_iter().collect();
+        let news = topology.version > known;
+        TopologyReply { topology: news.then(|| Box::new((*topology).clone())), suspects }
+    }
+
+    async fn read(&self, linearizable: bool, query: &Query) -> Result<Response, RpcError> {
+        if linearizable {
+            self.reads.wait().await?;
+        }
+        let silent = match query {
+            // Only this one shows which nodes are silent, and the leader alone knows.
+            Query::Chunk(_) => self.silent(&self.state.topology()),
+            _ => Silent::new(),
+        };
+        match self.state.query(query, &silent) {
+            Ok(reply) => Ok(Response::Read(reply)),
+            Err(QueryError::Answer(error)) => Err(error),
+            Err(QueryError::Store(error)) => Err(store_failed(&error)),
+        }
+    }
+
+    async fn cluster_status(&self) -> Result<Response, RpcError> {
+        self.reads.wait().await?;
+        let status = self.status.compute(Instant::now()).map_err(|e| store_failed(&e))?;
+        Ok(Response::Status(Box::new(status)))
+    }
+
+    async fn commit(&self, request: RequestId, commit: CommitRequest) -> Result<Response, RpcError> {
+        self.must_lead()?;
+        let topology = self.state.topology();
+        let (upload, pool, chunks) = match &commit {
+            CommitRequest::Part { upload, pool, chunks, .. } => (*upload, *pool, chunks),
+            CommitRequest::File { upload, pool, chunks, chunk_size, .. } => {
+                check_chunk_size(*chunk_size)
+                    .map_err(|e| RpcError::new(ErrorCode::OutOfBounds, e.to_string()))?;
+                (*upload, *pool, chunks)
+            }
+        };
+        if chunks.len() > MAX_CHUNKS_PER_COMMIT {
+            let reason = format!("{} chunks in one commit; {MAX_CHUNKS_PER_COMMIT} at most", chunks.len());
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
+        }
+        for chunk in chunks {
+            self.verify_receipts(&topology, upload, pool, chunk)?;
+        }
+        self.proposer.propose(Some(request), Command::from_commit(commit)).await
+    }
+
+    /// Signatures are checked here and never again.
+    fn verify_receipts(
+        &self,
+        topology: &Topology,
+        upload: UploadId,
+        pool: PoolId,
+        chunk: &ChunkCommit,
+    ) -> Result<(), RpcError> {
+        for proof in &chunk.receipts {
+            let signed = proof.clone().within(upload, pool, chunk.row_version, chunk.id);
+            self.verify_receipt(topology, &signed)?;
+            if proof.digest != chunk.id.0 || proof.length != chunk.length {
+                let reason = format!("a receipt of {} is for another piece", proof.disk);
+                return Err(RpcError::new(ErrorCode::BadReceipt, reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_receipt(&self, topology: &Topology, signed: &SignedReceipt) -> Result<(), RpcError> {
+        let disk = signed.receipt.disk;
+        let info = topology.disks.get(&disk).ok_or_else(|| RpcError::not_found(disk))?;
+        let key = self.keys.get(info.public_key)?;
+        signed
+            .verify(&self.cluster, &key)
+            .map_err(|e| RpcError::new(ErrorCode::BadReceipt, format!("{disk}: {e}")))
+    }
+
+    async fn administer(&self, request: RequestId, command: UserCommand) -> Result<Response, RpcError> {
+        self.must_lead()?;
+        let command = match command {
+            UserCommand::CreatePool { name, scheme, pg_bits } => {
+                return self.create_pool(request, name, scheme, pg_bits).await;
+            }
+            UserCommand::CreateBucket { name, pool } => Command::CreateBucket { name, pool },
+            UserCommand::RemoveBucket { name } => Command::RemoveBucket { name },
+        };
+        self.proposer.propose(Some(request), command).await
+    }
+
+    async fn create_pool(
+        &self,
+        request: RequestId,
+        name: PoolName,
+        scheme: Scheme,
+        pg_bits: u8,
+    ) -> Result<Response, RpcError> {
+        let scheme = scheme.validate().map_err(|e| RpcError::new(ErrorCode::OutOfBounds, e.to_string()))?;
+        if let Scheme::ReedSolomon { .. } = scheme {
+            let reason = format!("this version keeps whole copies only; {scheme} is Reed-Solomon");
+            return Err(RpcError::new(ErrorCode::Unsupported, reason).hint("use 2x or 3x"));
+        }
+        if pg_bits > MAX_PG_BITS {
+            let reason = format!("{pg_bits} bits of placement groups; {MAX_PG_BITS} at most");
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
+        }
+        // The rows are made for a topology that may have changed by the time they are applied; then they
+        // are refused, and made again under a new id, since the old one has its answer.
+        let mut request = request;
+        for _ in 0..TRIES {
+            self.reads.wait().await?;
+            let topology = self.state.topology();
+            let candidates = candidates(&topology);
+            let salt = wmall_proto::codec::encode(&name);
+            let salt = ChunkId::of(&salt).0;
+            let salt = salt[..8].iter().fold(0u64, |s, &b| s << 8 | u64::from(b));
+            let rows = propose_rows(&candidates, scheme.width(), pg_bits, salt).map_err(|e| {
+                RpcError::new(ErrorCode::TooFewNodes, e.to_string())
+                    .hint("add data nodes, or choose a scheme with fewer pieces")
+            })?;
+            let command =
+                Command::CreatePool { name: name.clone(), scheme, pg_bits, rows, based_on: topology.version };
+            match self.proposer.propose(Some(request), command).await {
+                Err(error) if error.code == ErrorCode::Busy => {
+                    request = RequestId(wmall_runtime::random::bytes());
+                }
+                answer => return answer,
+            }
+        }
+        Err(RpcError::new(ErrorCode::Busy, "nodes and disks keep changing").hint("try again"))
+    }
+
+    /// A node that comes up again as it was changes nothing, and so costs no entry.
+    async fn register(&self, registration: Registration) -> Result<Response, RpcError> {
+        self.reads.wait().await?;
+        if let Some(ids) = known_disks(&self.state.topology(), &registration) {
+            return Ok(Response::Registered(ids));
+        }
+        self.proposer.propose(None, Command::Register(registration)).await
+    }
+
+    fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Response, RpcError> {
+        self.must_lead()?;
+        let topology = self.state.topology();
+        if !topology.nodes.contains_key(&heartbeat.node) {
+            let what = format!("data node {}; it must register first", heartbeat.node);
+            return Err(RpcError::not_found(what));
+        }
+        let disks: Vec<DiskId> = heartbeat.disks.iter().map(|d| d.disk).collect();
+        let feed = self.state.feed(heartbeat.feed, &disks);
+        let work = self.state.work_of(&disks);
+        let known = heartbeat.topology;
+        self.liveness.hear(heartbeat, Instant::now());
+        Ok(Response::Heartbeat(HeartbeatReply { topology: self.topology(known), feed, work }))
+    }
+
+    async fn close_tickets(
+        &self,
+        disk: DiskId,
+        receipts: Vec<SignedReceipt>,
+        clean: Vec<(PoolId, PgId)>,
+        as_of: u64,
+    ) -> Result<Response, RpcError> {
+        self.must_lead()?;
+        bounded(receipts.len())?;
+        bounded(clean.len() / 16)?;
+        let topology = self.state.topology();
+        let info = topology.disks.get(&disk).ok_or_else(|| RpcError::not_found(disk))?;
+        let incarnation = info.incarnation;
+        let mut pieces = Vec::with_capacity(receipts.len());
+        for signed in &receipts {
+            if signed.receipt.disk != disk || signed.receipt.incarnation != incarnation {
+                let reason = format!("a receipt is not of {disk} in its present life");
+                return Err(RpcError::new(ErrorCode::BadReceipt, reason));
+            }
+            self.verify_receipt(&topology, signed)?;
+            pieces.push((signed.receipt.pool, signed.receipt.chunk));
+        }
+        self.proposer.propose(None, Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).await
+    }
+
+    /// Spares a follower the work on a command that it would have to refuse.
+    fn must_lead(&self) -> Result<(), RpcError> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.current_leader == Some(metrics.id) {
+            return Ok(());
+        }
+        let leader = metrics.current_leader;
+        let node = leader.and_then(|id| metrics.membership_config.membership().get_node(&id));
+        Err(not_leader(node))
+    }
+
+    fn own_disk(&self, peer: &wmall_transport::Peer, disk: DiskId) -> Result<(), RpcError> {
+        let topology = self.state.topology();
+        let info = topology.disks.get(&disk).ok_or_else(|| RpcError::not_found(disk))?;
+        own_name(peer, info.node.as_str())
+    }
+}
+
+/// The numbers of these disks, if the topology knows node and disks exactly as they are.
+fn known_disks(topology: &Topology, registration: &Registration) -> Option<Vec<DiskId>> {
+    let node = topology.nodes.get(&registration.node)?;
+    if node.zone != registration.zone || node.address != registration.address {
+        return None;
+    }
+    let same = |disk: &wmall_proto::rpc::DiskRegistration| {
+        let known = topology.disks.values().find(|d| d.node == registration.node && d.name == disk.name)?;
+        let equal = known.weight == disk.weight
+            && known.max_bytes == disk.max_bytes
+            && known.incarnation == disk.incarnation
+            && known.public_key == disk.public_key;
+        equal.then_some(known.id)
+    };
+    registration.disks.iter().map(same).collect()
+}
+
+fn candidates(topology: &Topology) -> Vec<Candidate> {
+    let candidate = |disk: &wmall_proto::topology::DiskInfo| {
+        let zone = topology.nodes.get(&disk.node)?.zone.clone();
+        Some(Candidate { disk: disk.id, node: disk.node.clone(), zone, weight: disk.weight })
+    };
+    topology.disks.values().filter_map(candidate).collect()
+}
+
+fn own_name(peer: &wmall_transport::Peer, claimed: &str) -> Result<(), RpcError> {
+    if peer.node.as_str() == claimed {
+        return Ok(());
+    }
+    let reason = format!("{} may not speak for {claimed}", peer.node);
+    Err(RpcError::new(ErrorCode::Denied, reason))
+}
+
+fn bounded(length: usize) -> Result<(), RpcError> {
+    if length <= MAX_LIST {
+        return Ok(());
+    }
+    let reason = format!("a list of {length} entries; {MAX_LIST} at most");
+    Err(RpcError::new(ErrorCode::OutOfBounds, reason))
+}
+
+fn store_failed(error: &StoreError) -> RpcError {
+    tracing::error!(%error, "the view failed");
+    RpcError::internal(error)
+}

@@ -1,0 +1,132 @@
+//! The cluster's status: one function that the CLI, the metrics and (later) the dashboard all print from.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use wmall_proto::grade::{Grade, GradeCounts};
+use wmall_proto::status::{ClusterStatus, DiskStatus, MemberStatus, NodeState, NodeStatus};
+use wmall_proto::topology::{ClusterId, NodeInfo, Topology};
+
+use wmall_runtime::view::StoreError;
+
+use crate::leader::Liveness;
+use crate::state::{Counters, State};
+use crate::types::Raft;
+
+/// What the status is computed from.
+#[derive(Clone)]
+pub(crate) struct StatusSource {
+    pub(crate) cluster: ClusterId,
+    pub(crate) raft: Raft,
+    pub(crate) state: Arc<State>,
+    pub(crate) liveness: Arc<Liveness>,
+}
+
+impl StatusSource {
+    pub(crate) fn compute(&self, now: Instant) -> Result<ClusterStatus, StoreError> {
+        let topology = self.state.topology();
+        let silent = self.liveness.silent(&topology, now);
+        let chunks = self.state.grades(&silent)?;
+        let (index, counters) = self.state.counters();
+        let nodes: Vec<NodeStatus> =
+            topology.nodes.values().map(|node| self.node(&topology, &counters, node, now)).collect();
+        let chunk_bytes = counters.pools.values().map(|p| p.bytes).sum();
+        let redundant_bytes = redundant_bytes(&topology, &counters);
+        Ok(ClusterStatus {
+            cluster: self.cluster.to_string(),
+            summary: summary(&chunks, &nodes),
+            chunks,
+            files: counters.files,
+            objects: counters.objects,
+            chunk_bytes,
+            redundant_bytes,
+            tickets: counters.tickets.values().sum(),
+            pools: topology.pools.values().map(|t| t.pool.clone()).collect(),
+            members: self.members(),
+            nodes,
+            index,
+        })
+    }
+
+    fn members(&self) -> Vec<MemberStatus> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let matched = |id: u64| match &metrics.replication {
+            _ if id == metrics.id => metrics.last_log_index,
+            Some(replication) => replication.get(&id).copied().flatten().map(|l| l.index),
+            None => None,
+        };
+        let member = |(id, node): (&u64, &crate::types::Member)| MemberStatus {
+            id: *id,
+            name: node.name.clone(),
+            address: node.address.to_string(),
+            leader: metrics.current_leader == Some(*id),
+            matched: matched(*id),
+        };
+        metrics.membership_config.nodes().map(member).collect()
+    }
+
+    fn node(&self, topology: &Topology, counters: &Counters, node: &NodeInfo, now: Instant) -> NodeStatus {
+        let (state, silent, heard) = self.liveness.of(&node.name, now);
+        let disks = topology.disks.values().filter(|d| d.node == node.name).map(|disk| {
+            let beat = heard.get(&disk.id);
+            DiskStatus {
+                id: disk.id,
+                name: disk.name.clone(),
+                incarnation: disk.incarnation,
+                weight: disk.weight,
+                max_bytes: disk.max_bytes,
+                used_bytes: beat.map_or(0, |b| b.used_bytes),
+                pieces: beat.map_or(0, |b| b.pieces),
+                tickets: counters.tickets.get(&disk.id).copied().unwrap_or(0),
+                dirty_groups: dirty_groups(topology, disk.id),
+                writable: beat.is_some_and(|b| b.writable),
+            }
+        });
+        NodeStatus {
+            name: node.name.clone(),
+            zone: node.zone.clone(),
+            address: node.address,
+            state,
+            silent_ms: silent.map(|d| d.as_millis() as u64),
+            disks: disks.collect(),
+        }
+    }
+}
+
+fn dirty_groups(topology: &Topology, disk: wmall_proto::DiskId) -> u64 {
+    let rows = topology.pools.values().flat_map(|t| &t.rows);
+    let dirty =
+        |row: &&wmall_proto::PgRow| row.slot_of(disk).is_some_and(|s| row.dirty_at[usize::from(s)].is_some());
+    rows.filter(dirty).count() as u64
+}
+
+fn redundant_bytes(topology: &Topology, counters: &Counters) -> u64 {
+    let of_pool = |(id, pool): (&wmall_proto::PoolId, &crate::state::PoolCounters)| {
+        topology.pools.get(id).map_or(0, |t| t.pool.scheme.stored_bytes(pool.bytes))
+    };
+    counters.pools.iter().map(of_pool).sum()
+}
+
+/// One sentence: safe or not, and why.
+fn summary(chunks: &GradeCounts, nodes: &[NodeStatus]) -> String {
+    let silent: Vec<&str> =
+        nodes.iter().filter(|n| n.state != NodeState::Up).map(|n| n.name.as_str()).collect();
+    let because = match silent.len() {
+        0 => String::new(),
+        _ => format!(" {} of {} data nodes do not answer: {}.", silent.len(), nodes.len(), silent.join(", ")),
+    };
+    let worst = chunks.worst();
+    let verdict = match worst {
+        Grade::Stable => "Safe: every chunk has all its pieces.".to_string(),
+        Grade::Warning => {
+            format!("Safe for now: {} chunks miss a piece; the next loss loses no data.", chunks.warning)
+        }
+        Grade::Danger => format!("In danger: the next loss may lose {} chunks.", chunks.danger),
+        Grade::Unavailable => {
+            format!("Not readable now: {} chunks; their disks may come back.", chunks.unavailable)
+        }
+        Grade::Lost => format!("Lost: {} chunks have too few pieces left.", chunks.lost),
+    };
+    verdict + &because
+}
