@@ -1,1 +1,22 @@
-//! x
+//! A data node: holds pieces on its disks, promises by signed receipt to keep them, hands them out.
+//!
+//! The way of a put: `service.rs` checks it against the node's map; `put.rs` hashes the bytes as they come
+//! and relays them to the other slots; `disk/store.rs` appends them to the journal, enters them in the
+//! index and signs the receipt. Beside it, `control.rs` keeps the node registered and heard of, and
+//! `fill.rs` fetches what its disks should hold and do not.
+//! Deliberately absent: any decision about placement or deletion. A data node does what rows and feeds say.
+
+mod config;
+mod control;
+mod disk;
+mod fill;
+mod init;
+mod map;
+mod metadata;
+mod node;
+mod put;
+mod service;
+
+pub use config::{Config, DiskConfig, RawConfig};
+pub use init::{InitError, init};
+pub use node::{RunError, run};

@@ -29,7 +29,7 @@ impl Body {
 pub async fn collect(
     body: &mut Body,
     length: usize,
-    mut each: impl AsyncFnMut(&Bytes) -> Result<(), RpcError>,
+    mut each: impl FnMut(&Bytes) + Send,
 ) -> Result<Vec<Bytes>, RpcError> {
     let (mut parts, mut received) = (Vec::new(), 0);
     while let Some(part) = body.next().await? {
@@ -37,7 +37,7 @@ pub async fn collect(
         if received > length {
             break;
         }
-        each(&part).await?;
+        each(&part);
         parts.push(part);
     }
     if received == length {

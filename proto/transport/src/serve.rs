@@ -46,6 +46,7 @@ pub struct Incoming {
 /// The way back to a caller.
 pub struct Replier {
     send: SendStream,
+    started: bool,
 }
 
 impl Replier {
@@ -59,6 +60,7 @@ impl Replier {
 
     /// Answers with a header only; the bytes follow by [`Replier::write`], then [`Replier::finish`].
     pub async fn start(&mut self, response: Response) -> Result<(), RpcError> {
+        self.started = true;
         self.write(Bytes::from(codec::encode_frame(&Ok::<_, RpcError>(response)))).await
     }
 
@@ -73,9 +75,14 @@ impl Replier {
         let _ = self.send.finish();
     }
 
-    /// Breaks the answer off, so that the caller knows it is not whole.
-    pub fn abort(mut self) {
-        let _ = self.send.reset(1u32.into());
+    /// Answers with an error if nothing has been said yet; else breaks the answer off, so that the caller
+    /// knows it is not whole.
+    pub async fn refuse(mut self, error: RpcError) {
+        if self.started {
+            let _ = self.send.reset(1u32.into());
+        } else {
+            self.send(Err(error)).await;
+        }
     }
 }
 
@@ -127,7 +134,7 @@ async fn serve_connection<H: Handler>(connection: quinn::Connection, own: Peer, 
 }
 
 async fn serve_call<H: Handler>(send: SendStream, mut receive: RecvStream, peer: Peer, handler: Arc<H>) {
-    let replier = Replier { send };
+    let replier = Replier { send, started: false };
     let request = match tokio::time::timeout(HEADER_TIMEOUT, read_request(&mut receive)).await {
         Ok(Ok(request)) => request,
         Ok(Err(error)) => return replier.send(Err(error)).await,

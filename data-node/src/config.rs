@@ -1,0 +1,103 @@
+//! The configuration of a data node: the file as it is written, then as it has been checked.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use wmall_proto::{NodeName, ZoneName};
+use wmall_runtime::config::{self, ConfigError};
+use wmall_runtime::logging::LogConfig;
+use wmall_runtime::ops::OpsConfig;
+
+/// The least room that a disk of ours is worth.
+const MIN_DISK_BYTES: u64 = 256 << 20;
+
+/// `data-node.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawConfig {
+    /// This node's name, as in its certificate.
+    pub name: NodeName,
+    /// Its failure domain.
+    pub zone: ZoneName,
+    /// Folder with `ca.pem`, `cert.pem` and `key.pem`.
+    pub identity_dir: PathBuf,
+    /// UDP address for calls.
+    pub listen: SocketAddr,
+    /// The metadata nodes.
+    pub metadata: Vec<MetadataAddress>,
+    /// Its disks.
+    pub disks: Vec<DiskConfig>,
+    /// The operations' HTTP endpoint; none if absent.
+    pub ops: Option<OpsConfig>,
+    /// Logs.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// A metadata node to report to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetadataAddress {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// A disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// Its name on this node, which stays with it.
+    pub name: NodeName,
+    /// Its folder, on a file system of its own.
+    pub path: PathBuf,
+    /// The most bytes it may use.
+    pub max_bytes: u64,
+    /// Its share of the placement, relative to the other disks of the cluster.
+    #[serde(default = "default_weight")]
+    pub weight: u32,
+}
+
+fn default_weight() -> u32 {
+    100
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file's values.
+    pub raw: RawConfig,
+}
+
+impl Config {
+    /// Loads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let raw: RawConfig = config::load(path)?;
+        raw.validate().map_err(|why| ConfigError::Invalid { path: path.display().to_string(), why })
+    }
+}
+
+impl RawConfig {
+    /// Checks that the values go together.
+    pub fn validate(self) -> Result<Config, String> {
+        if self.metadata.is_empty() {
+            return Err("`metadata` names no metadata node".into());
+        }
+        if self.disks.is_empty() {
+            return Err("`disks` is empty; a data node has at least one".into());
+        }
+        for (i, disk) in self.disks.iter().enumerate() {
+            if disk.max_bytes < MIN_DISK_BYTES {
+                let (name, bytes) = (&disk.name, disk.max_bytes);
+                return Err(format!("disk {name} has `max_bytes` {bytes}; at least {MIN_DISK_BYTES}"));
+            }
+            let twin = self.disks[..i].iter().find(|d| d.name == disk.name || d.path == disk.path);
+            if let Some(twin) = twin {
+                return Err(format!("disks {} and {} share a name or a path", twin.name, disk.name));
+            }
+        }
+        Ok(Config { raw: self })
+    }
+}

@@ -1,0 +1,200 @@
+//! Fetches what this node's disks should hold and do not: tickets, and the chunks of dirty groups.
+//!
+//! One task, at most [`PARALLEL`] fetches at once. Each piece is hashed before it is written, and the
+//! ticket is closed by a receipt, never by the end of a job.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use wmall_proto::chunk::MissingPiece;
+use wmall_proto::receipt::SignedReceipt;
+use wmall_proto::rpc::{ReadRequest, Request, Response};
+use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RpcError, UploadId};
+use wmall_runtime::Shutdown;
+use wmall_transport::{Endpoint, collect};
+
+use crate::disk::{DiskStore, PieceHeader};
+use crate::map::Map;
+use crate::metadata::Metadata;
+use crate::service::BadPiece;
+
+/// Fetches under way: with chunks of 16 MiB, 64 MiB of memory.
+const PARALLEL: usize = 4;
+/// How long one fetch may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between passes over work that did not end well.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Pieces fetched for a backfill belong to no client's upload.
+const BACKFILL: UploadId = UploadId([0xff; 16]);
+
+/// The filler.
+#[derive(Clone)]
+pub(crate) struct Filler {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) disks: Arc<Vec<Arc<DiskStore>>>,
+    pub(crate) map: Arc<Map>,
+}
+
+impl Filler {
+    /// Works whenever the heartbeat says there is work.
+    pub(crate) async fn run(self, mut work: watch::Receiver<Vec<DiskId>>, shutdown: Shutdown) {
+        while !shutdown.is_requested() {
+            let todo = work.borrow_and_update().clone();
+            let mut failed = false;
+            for disk in self.disks.iter().filter(|d| d.id().is_some_and(|id| todo.contains(&id))) {
+                match shutdown.or(self.fill(disk)).await {
+                    Some(Ok(complete)) => failed |= !complete,
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, disk = %disk.name, "the fill did not get on");
+                        failed = true;
+                    }
+                    None => return,
+                }
+            }
+            if failed {
+                shutdown.or(tokio::time::sleep(PAUSE)).await;
+            } else if shutdown.or(work.changed()).await.is_none_or(|c| c.is_err()) {
+                return;
+            }
+        }
+    }
+
+    /// One pass over what a disk misses. True if nothing is left of it.
+    async fn fill(&self, disk: &Arc<DiskStore>) -> Result<bool, RpcError> {
+        let Some(id) = disk.id() else { return Ok(true) };
+        let (mut after, mut complete) = (None, true);
+        let mut first: Option<(u64, Vec<(PoolId, PgId)>)> = None;
+        loop {
+            let request = Request::ListMissing { disk: id, after: after.clone() };
+            let Response::Missing { pieces, next, groups, as_of } = self.metadata.call(&request).await?
+            else {
+                return Err(RpcError::internal("the listing got another answer"));
+            };
+            first.get_or_insert((as_of, groups));
+            if !pieces.is_empty() {
+                tracing::info!(disk = %disk.name, pieces = pieces.len(), "filling");
+                let wanted = pieces.len();
+                let receipts = self.fetch_all(disk, pieces).await;
+                complete &= receipts.len() == wanted;
+                self.close(id, receipts, Vec::new(), 0).await?;
+            }
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        if let Some((as_of, groups)) = first.filter(|(_, groups)| complete && !groups.is_empty()) {
+            self.close(id, Vec::new(), groups, as_of).await?;
+        }
+        Ok(complete)
+    }
+
+    async fn close(
+        &self,
+        disk: DiskId,
+        receipts: Vec<SignedReceipt>,
+        clean: Vec<(PoolId, PgId)>,
+        as_of: u64,
+    ) -> Result<(), RpcError> {
+        let request = Request::CloseTickets { disk, receipts, clean, as_of };
+        self.metadata.call(&request).await.map(|_| ())
+    }
+
+    async fn fetch_all(&self, disk: &Arc<DiskStore>, pieces: Vec<MissingPiece>) -> Vec<SignedReceipt> {
+        let mut receipts = Vec::with_capacity(pieces.len());
+        let mut running = JoinSet::new();
+        let mut waiting = pieces.into_iter();
+        loop {
+            while running.len() < PARALLEL
+                && let Some(piece) = waiting.next()
+            {
+                let (filler, disk) = (self.clone(), disk.clone());
+                running.spawn(async move {
+                    let outcome = filler.fetch(&disk, &piece).await;
+                    outcome.inspect_err(|e| tracing::warn!(%e, chunk = %piece.chunk, "not fetched"))
+                });
+            }
+            match running.join_next().await {
+                Some(Ok(outcome)) => receipts.extend(outcome.ok()),
+                Some(Err(_)) => {}
+                None => return receipts,
+            }
+        }
+    }
+
+    /// Gets one piece, from this disk itself if it has a good one, else from the other slots in turn.
+    async fn fetch(&self, disk: &Arc<DiskStore>, piece: &MissingPiece) -> Result<SignedReceipt, RpcError> {
+        let header = PieceHeader {
+            pool: piece.pool,
+            chunk: piece.chunk,
+            slot: piece.slot,
+            upload: BACKFILL,
+            row_version: piece.row_version,
+        };
+        if let Some(located) = disk.locate(piece.pool, &piece.chunk)? {
+            let (store, chunk) = (disk.clone(), piece.chunk);
+            let good = tokio::task::spawn_blocking(move || store.is_good(&chunk, &located)).await;
+            if good.unwrap_or(false) {
+                return disk.promise(header, piece.length);
+            }
+        }
+        let known = self.map.get();
+        let row = known.row(piece.pool, &piece.chunk, piece.row_version)?;
+        let mut last = RpcError::new(ErrorCode::Unavailable, "no other slot has the piece");
+        for (slot, &other) in row.slots.iter().enumerate() {
+            if slot == usize::from(piece.slot) {
+                continue;
+            }
+            let read = match known.target(other) {
+                Ok(target) => self.read(&target, piece).await,
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok((parts, crc)) => return disk.put(header, parts, crc).await,
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn read(
+        &self,
+        target: &wmall_transport::Target,
+        piece: &MissingPiece,
+    ) -> Result<(Vec<Bytes>, u32), RpcError> {
+        let read = ReadRequest { pool: piece.pool, chunk: piece.chunk, offset: 0, length: u32::MAX };
+        let call = self.endpoint.open(target, &Request::ReadPiece(read), FETCH_TIMEOUT).await?;
+        let receiving = async {
+            let mut reply = call.finish().await?;
+            let mut hasher = blake3::Hasher::new();
+            let mut crc = 0;
+            let parts = collect(&mut reply.body, piece.length as usize, |part: &Bytes| {
+                hasher.update(part);
+                crc = crc32c::crc32c_append(crc, part);
+            })
+            .await?;
+            if *hasher.finalize().as_bytes() == piece.chunk.0 {
+                return Ok((parts, crc));
+            }
+            let reason = format!("{} sent bytes that are not those of {}", target.node, piece.chunk);
+            Err(RpcError::new(ErrorCode::HashMismatch, reason))
+        };
+        let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} sends too slowly", target.node));
+        tokio::time::timeout(FETCH_TIMEOUT, receiving).await.map_err(late)?
+    }
+}
+
+/// Tells the metadata nodes about pieces that turned out bad; they become tickets, and are filled.
+pub(crate) async fn report_bad(metadata: Arc<Metadata>, mut bad: mpsc::Receiver<BadPiece>) {
+    while let Some((disk, pool, chunk)) = bad.recv().await {
+        let Some(disk) = disk.id() else { continue };
+        let request = Request::ReportBad { disk, chunks: vec![(pool, chunk)] };
+        if let Err(error) = metadata.call(&request).await {
+            tracing::warn!(%error, %chunk, "a bad piece could not be reported; its next reader will");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The node's copy of the cluster's map, and who is silent. Written by the control loop, read by every put.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use wmall_proto::rpc::TopologyReply;
+use wmall_proto::topology::NodeInfo;
+use wmall_proto::{DiskId, ErrorCode, NodeName, PgRow, PoolId, RpcError, Topology};
+use wmall_transport::Target;
+
+/// What is known now.
+#[derive(Clone)]
+pub(crate) struct Known {
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) suspects: Arc<HashSet<NodeName>>,
+}
+
+/// The copy.
+pub(crate) struct Map(RwLock<Known>);
+
+impl Map {
+    pub(crate) fn new() -> Self {
+        let (topology, suspects) = (Arc::new(Topology::empty()), Arc::default());
+        Self(RwLock::new(Known { topology, suspects }))
+    }
+
+    pub(crate) fn get(&self) -> Known {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn update(&self, reply: TopologyReply) {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(topology) = reply.topology
+            && topology.version > known.topology.version
+        {
+            known.topology = Arc::new(*topology);
+        }
+        known.suspects = Arc::new(reply.suspects.into_iter().collect());
+    }
+}
+
+impl Known {
+    /// The row of a chunk, if the caller placed it by the same version.
+    pub(crate) fn row(
+        &self,
+        pool: PoolId,
+        chunk: &wmall_proto::ChunkId,
+        version: u64,
+    ) -> Result<&PgRow, RpcError> {
+        let unknown = || RpcError::not_found(format!("pool number {} in this node's map", pool.0));
+        let (_, row) = self.topology.row_of(pool, chunk).ok_or_else(unknown)?;
+        if row.version != version {
+            let reason = format!("the row is at version {}, not {version}", row.version);
+            return Err(RpcError::new(ErrorCode::StaleRow, reason).hint("read the map again"));
+        }
+        Ok(row)
+    }
+
+    /// The node of a disk, unless it is silent.
+    pub(crate) fn target(&self, disk: DiskId) -> Result<Target, RpcError> {
+        let unknown = || RpcError::not_found(format!("{disk} in this node's map"));
+        let node: &NodeInfo = self.topology.node_of(disk).ok_or_else(unknown)?;
+        if self.suspects.contains(&node.name) {
+            let reason = format!("{} has been silent", node.name);
+            return Err(RpcError::new(ErrorCode::Unreachable, reason));
+        }
+        Ok(Target { node: node.name.clone(), address: node.address })
+    }
+}

@@ -1,0 +1,177 @@
+//! Puts the parts together and runs them until a stop is asked for.
+//!
+//! Tasks: the control loop, the filler, the reporter of bad pieces, the server with its connections, the
+//! operations endpoint. Threads: two a disk, the journal's writer and the index's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use prometheus::IntGauge;
+use tokio::sync::{mpsc, watch};
+use wmall_proto::Role;
+use wmall_proto::rpc::CallKind;
+use wmall_runtime::Shutdown;
+use wmall_runtime::metrics::Metrics;
+use wmall_runtime::ops::{self, Ops, Readiness};
+use wmall_transport::{BindError, Endpoint, Identity, IdentityError};
+
+use crate::config::Config;
+use crate::control::Control;
+use crate::disk::{DiskError, DiskStore};
+use crate::fill::{Filler, report_bad};
+use crate::map::Map;
+use crate::metadata::Metadata;
+use crate::put::Intake;
+use crate::service::Service;
+
+/// Bad pieces that may wait to be reported.
+const BAD_QUEUE: usize = 1024;
+
+/// Why a data node did not run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // Each is the error of the part it names.
+pub enum RunError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("the certificate is for {found}, but the configuration is for data node {expected}")]
+    WrongIdentity { found: String, expected: String },
+    #[error("disk {name} cannot be used: {source}")]
+    Disk { name: String, source: DiskError },
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("cannot listen on {address} for operations")]
+    Ops { address: std::net::SocketAddr, source: std::io::Error },
+}
+
+/// Runs a data node until the shutdown is requested.
+pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    let identity = Arc::new(load_identity(&config)?);
+    let cluster = identity.cluster();
+    let mut disks = Vec::new();
+    for disk in &config.raw.disks {
+        let failed = |source| RunError::Disk { name: disk.name.to_string(), source };
+        disks.push(Arc::new(DiskStore::open(disk, cluster).map_err(failed)?));
+    }
+    let disks = Arc::new(disks);
+    let endpoint = Endpoint::server(config.raw.listen, identity)?;
+    let map = Arc::new(Map::new());
+    let metadata = Arc::new(Metadata::new(endpoint.clone(), &config.raw.metadata));
+    let ready = Arc::new(AtomicBool::new(false));
+    let (work, work_seen) = watch::channel(Vec::new());
+    let (bad, bad_seen) = mpsc::channel(BAD_QUEUE);
+    let control =
+        Control::new(config.raw.clone(), metadata.clone(), disks.clone(), map.clone(), work, ready.clone());
+    let filler = Filler {
+        endpoint: endpoint.clone(),
+        metadata: metadata.clone(),
+        disks: disks.clone(),
+        map: map.clone(),
+    };
+    let metrics = Metrics::new();
+    let service = Arc::new(Service {
+        disks: disks.clone(),
+        intake: Intake::new(endpoint.clone(), map, disks.clone()),
+        reads: Service::read_places(),
+        calls: metrics.calls(&CallKind::ALL.map(CallKind::as_str)),
+        bad,
+    });
+    if let Some(ops) = config.raw.ops.clone() {
+        let address = ops.listen;
+        let answers = Arc::new(DataOps::new(disks.clone(), ready, &metrics));
+        let served = ops::serve(ops, answers, metrics, shutdown.clone()).await;
+        served.map_err(|source| RunError::Ops { address, source })?;
+    }
+    let reporter = tokio::spawn(report_bad(metadata, bad_seen));
+    let control = tokio::spawn(control.run(shutdown.clone()));
+    let filler = tokio::spawn(filler.run(work_seen, shutdown.clone()));
+    tracing::info!(name = %config.raw.name, listen = %config.raw.listen, "data node up");
+    tokio::select! {
+        () = endpoint.serve(service) => {}
+        () = shutdown.requested() => {}
+        () = only_disk_failed(&disks) => {
+            tracing::error!("the only disk of this node failed; stopping");
+            std::process::abort();
+        }
+    }
+    reporter.abort();
+    endpoint.close().await;
+    let ending = async {
+        let _ = tokio::join!(control, filler);
+    };
+    let _ = tokio::time::timeout(wmall_runtime::shutdown::GRACE, ending).await;
+    disks.iter().for_each(|disk| disk.flush());
+    Ok(())
+}
+
+/// Returns when a node with one disk has lost it: nothing is left that it could do but mislead.
+async fn only_disk_failed(disks: &[Arc<DiskStore>]) {
+    let mut look = tokio::time::interval(std::time::Duration::from_millis(200));
+    loop {
+        look.tick().await;
+        if let [disk] = disks
+            && !disk.usage().writable
+        {
+            return;
+        }
+    }
+}
+
+fn load_identity(config: &Config) -> Result<Identity, RunError> {
+    let identity = Identity::load(&config.raw.identity_dir)?;
+    let peer = identity.peer();
+    if peer.role != Role::Data || peer.node != config.raw.name {
+        let (found, expected) = (format!("{} {}", peer.role, peer.node), config.raw.name.to_string());
+        return Err(RunError::WrongIdentity { found, expected });
+    }
+    Ok(identity)
+}
+
+/// What the operations endpoint asks.
+struct DataOps {
+    disks: Arc<Vec<Arc<DiskStore>>>,
+    ready: Arc<AtomicBool>,
+    pieces: Option<IntGauge>,
+    bytes: Option<IntGauge>,
+    writable: Option<IntGauge>,
+}
+
+impl DataOps {
+    fn new(disks: Arc<Vec<Arc<DiskStore>>>, ready: Arc<AtomicBool>, metrics: &Metrics) -> Self {
+        Self {
+            disks,
+            ready,
+            pieces: metrics.gauge("wmall_pieces", "Pieces on this node's disks."),
+            bytes: metrics.gauge("wmall_piece_bytes", "Bytes of those pieces."),
+            writable: metrics.gauge("wmall_writable_disks", "Disks of this node that take writes."),
+        }
+    }
+}
+
+fn set(gauge: Option<&IntGauge>, value: u64) {
+    if let Some(gauge) = gauge {
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
+}
+
+impl Ops for DataOps {
+    fn role(&self) -> &'static str {
+        "data-node"
+    }
+
+    fn readiness(&self) -> Readiness {
+        if !self.ready.load(Ordering::Acquire) {
+            return Readiness::NotReady("no metadata node takes this node's heartbeat".into());
+        }
+        match self.disks.iter().filter(|d| !d.usage().writable).count() {
+            0 => Readiness::Ready,
+            failed => Readiness::Degraded(format!("{failed} of {} disks failed", self.disks.len())),
+        }
+    }
+
+    fn refresh(&self) {
+        let usage: Vec<_> = self.disks.iter().map(|d| d.usage()).collect();
+        set(self.pieces.as_ref(), usage.iter().map(|u| u.pieces).sum());
+        set(self.bytes.as_ref(), usage.iter().map(|u| u.bytes).sum());
+        set(self.writable.as_ref(), usage.iter().filter(|u| u.writable).count() as u64);
+    }
+}

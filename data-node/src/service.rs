@@ -1,0 +1,152 @@
+//! Answers calls. Reads go to the page cache or the disk on blocking threads, at most [`READS`] at once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+use wmall_proto::rpc::{PieceCheck, ReadRequest, Request, Response};
+use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError};
+use wmall_runtime::metrics::CallMetrics;
+use wmall_transport::{Handler, Incoming, Replier};
+
+use crate::disk::DiskStore;
+use crate::put::Intake;
+
+/// Reads under way.
+const READS: usize = 64;
+/// Bytes that are read and sent at once.
+const READ_PART: usize = 1 << 20;
+
+/// A piece that turned out to be bad.
+pub(crate) type BadPiece = (Arc<DiskStore>, PoolId, ChunkId);
+
+/// Everything a call may need.
+pub(crate) struct Service {
+    pub(crate) disks: Arc<Vec<Arc<DiskStore>>>,
+    pub(crate) intake: Intake,
+    pub(crate) reads: Arc<Semaphore>,
+    pub(crate) calls: Option<CallMetrics>,
+    pub(crate) bad: mpsc::Sender<BadPiece>,
+}
+
+impl Service {
+    pub(crate) fn read_places() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(READS))
+    }
+
+    /// The disk that has a piece of this chunk.
+    fn find(
+        &self,
+        pool: PoolId,
+        chunk: &ChunkId,
+    ) -> Result<Option<(Arc<DiskStore>, crate::disk::Located)>, RpcError> {
+        for disk in self.disks.iter() {
+            if let Some(located) = disk.locate(pool, chunk)? {
+                return Ok(Some((disk.clone(), located)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn read(&self, request: &ReadRequest, replier: &mut Replier) -> Result<(), RpcError> {
+        let found = self.find(request.pool, &request.chunk)?;
+        let missing = || RpcError::not_found(format!("piece of chunk {} on this node", request.chunk));
+        let (disk, located) = found.ok_or_else(missing)?;
+        let left = located.length.checked_sub(request.offset).ok_or_else(|| {
+            let reason = format!("offset {} in a piece of {} bytes", request.offset, located.length);
+            RpcError::new(ErrorCode::RangeOutOfBounds, reason)
+        })?;
+        let length = left.min(request.length);
+        let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
+        let _place = self.reads.acquire().await.map_err(stopping)?;
+        // The first part is read before anything is said, so that a disk's error is still an answer.
+        let mut at = request.offset;
+        let end = request.offset + length;
+        let mut next = read_part(&disk, located, at, end).await?;
+        replier.start(Response::Piece { length, piece_length: located.length }).await?;
+        while let Some(part) = next.take() {
+            at += part.len() as u32;
+            // Reading ahead by one part keeps disk and network busy together.
+            let (sent, read) = tokio::join!(replier.write(part), read_part(&disk, located, at, end));
+            sent?;
+            next = read?;
+        }
+        Ok(())
+    }
+
+    async fn check(&self, pool: PoolId, chunk: ChunkId) -> Result<Response, RpcError> {
+        let Some((disk, located)) = self.find(pool, &chunk)? else {
+            return Ok(Response::Checked(PieceCheck::Absent));
+        };
+        let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
+        let _place = self.reads.acquire().await.map_err(stopping)?;
+        let store = disk.clone();
+        let good = tokio::task::spawn_blocking(move || store.is_good(&chunk, &located)).await;
+        if good.unwrap_or(false) {
+            return Ok(Response::Checked(PieceCheck::Good));
+        }
+        tracing::error!(disk = %disk.name, %chunk, "a piece is rotten");
+        // A full queue is no loss: whoever reads the piece next reports it again.
+        let _ = self.bad.try_send((disk, pool, chunk));
+        Ok(Response::Checked(PieceCheck::Bad))
+    }
+}
+
+async fn read_part(
+    disk: &Arc<DiskStore>,
+    located: crate::disk::Located,
+    at: u32,
+    end: u32,
+) -> Result<Option<Bytes>, RpcError> {
+    if at >= end {
+        return Ok(None);
+    }
+    let store = disk.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut buffer = vec![0u8; READ_PART.min((end - at) as usize)];
+        store.read(&located, at, &mut buffer).map(|()| Bytes::from(buffer))
+    });
+    let failed = |why: String| RpcError::new(ErrorCode::Corrupt, format!("disk {}: {why}", disk.name));
+    let read = reading.await.map_err(|e| failed(e.to_string()))?;
+    read.map(Some).map_err(|e| failed(e.to_string()))
+}
+
+impl Handler for Service {
+    async fn handle(&self, call: Incoming) {
+        let Incoming { peer, request, mut body, mut replier } = call;
+        let (kind, started) = (request.kind(), Instant::now());
+        let ok = match request {
+            Request::Put(put) => {
+                let answer = self.intake.put(peer.role, put, &mut body).await.map(Response::Put);
+                let ok = answer.is_ok();
+                replier.send(answer).await;
+                ok
+            }
+            Request::ReadPiece(read) => match self.read(&read, &mut replier).await {
+                Ok(()) => {
+                    replier.finish();
+                    true
+                }
+                Err(error) => {
+                    replier.refuse(error).await;
+                    false
+                }
+            },
+            Request::CheckPiece { pool, chunk } => {
+                let answer = self.check(pool, chunk).await;
+                let ok = answer.is_ok();
+                replier.send(answer).await;
+                ok
+            }
+            _ => {
+                let reason = "a data node keeps no metadata; this call is for a metadata node";
+                replier.send(Err(RpcError::new(ErrorCode::BadRequest, reason))).await;
+                false
+            }
+        };
+        if let Some(calls) = &self.calls {
+            calls.record(kind.as_str(), ok, started);
+        }
+    }
+}
