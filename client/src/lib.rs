@@ -1,1 +1,23 @@
-//! x
+//! The SDK: files in, files out, every byte verified.
+//!
+//! [`Store::connect`] needs a configuration (`client.toml`); [`Store::put`] and [`Store::get`] stream with
+//! bounded memory, retry and fail over by themselves, and may be dropped at any point: nothing goes on
+//! behind the caller's back, and no half-put file ever becomes visible.
+
+#![warn(missing_docs)]
+
+mod admin;
+mod config;
+mod error;
+mod get;
+mod map;
+mod put;
+mod store;
+mod verify;
+
+pub use config::{ClientConfig, MetadataAddress};
+pub use error::ClientError;
+pub use get::{Download, Source};
+pub use put::{PutOptions, PutSummary};
+pub use store::{Progress, Store};
+pub use verify::{VerifyReport, VerifyTrouble};

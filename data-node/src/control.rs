@@ -12,11 +12,11 @@ use wmall_proto::rpc::{
 };
 use wmall_proto::{DiskId, ErrorCode, RpcError};
 use wmall_runtime::Shutdown;
+use wmall_transport::Members;
 
 use crate::config::RawConfig;
 use crate::disk::DiskStore;
 use crate::map::Map;
-use crate::metadata::Metadata;
 
 /// Between heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ const CHECK_PAGE: usize = 4096;
 /// The control loop.
 pub(crate) struct Control {
     config: RawConfig,
-    metadata: Arc<Metadata>,
+    metadata: Arc<Members>,
     disks: Arc<Vec<Arc<DiskStore>>>,
     map: Arc<Map>,
     feed: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Control {
 impl Control {
     pub(crate) fn new(
         config: RawConfig,
-        metadata: Arc<Metadata>,
+        metadata: Arc<Members>,
         disks: Arc<Vec<Arc<DiskStore>>>,
         map: Arc<Map>,
         work: watch::Sender<Vec<DiskId>>,

@@ -14,11 +14,10 @@ use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{ReadRequest, Request, Response};
 use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RpcError, UploadId};
 use wmall_runtime::Shutdown;
-use wmall_transport::{Endpoint, collect};
+use wmall_transport::{Endpoint, Members, collect};
 
 use crate::disk::{DiskStore, PieceHeader};
 use crate::map::Map;
-use crate::metadata::Metadata;
 use crate::service::BadPiece;
 
 /// Fetches under way: with chunks of 16 MiB, 64 MiB of memory.
@@ -34,7 +33,7 @@ const BACKFILL: UploadId = UploadId([0xff; 16]);
 #[derive(Clone)]
 pub(crate) struct Filler {
     pub(crate) endpoint: Endpoint,
-    pub(crate) metadata: Arc<Metadata>,
+    pub(crate) metadata: Arc<Members>,
     pub(crate) disks: Arc<Vec<Arc<DiskStore>>>,
     pub(crate) map: Arc<Map>,
 }
@@ -189,7 +188,7 @@ impl Filler {
 }
 
 /// Tells the metadata nodes about pieces that turned out bad; they become tickets, and are filled.
-pub(crate) async fn report_bad(metadata: Arc<Metadata>, mut bad: mpsc::Receiver<BadPiece>) {
+pub(crate) async fn report_bad(metadata: Arc<Members>, mut bad: mpsc::Receiver<BadPiece>) {
     while let Some((disk, pool, chunk)) = bad.recv().await {
         let Some(disk) = disk.id() else { continue };
         let request = Request::ReportBad { disk, chunks: vec![(pool, chunk)] };

@@ -12,7 +12,6 @@ mod disk;
 mod fill;
 mod init;
 mod map;
-mod metadata;
 mod node;
 mod put;
 mod service;

@@ -13,14 +13,13 @@ use wmall_proto::rpc::CallKind;
 use wmall_runtime::Shutdown;
 use wmall_runtime::metrics::Metrics;
 use wmall_runtime::ops::{self, Ops, Readiness};
-use wmall_transport::{BindError, Endpoint, Identity, IdentityError};
+use wmall_transport::{BindError, Endpoint, Identity, IdentityError, Members, Target};
 
 use crate::config::Config;
 use crate::control::Control;
 use crate::disk::{DiskError, DiskStore};
 use crate::fill::{Filler, report_bad};
 use crate::map::Map;
-use crate::metadata::Metadata;
 use crate::put::Intake;
 use crate::service::Service;
 
@@ -55,7 +54,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let disks = Arc::new(disks);
     let endpoint = Endpoint::server(config.raw.listen, identity)?;
     let map = Arc::new(Map::new());
-    let metadata = Arc::new(Metadata::new(endpoint.clone(), &config.raw.metadata));
+    let members = config.raw.metadata.iter();
+    let members = members.map(|m| Target { node: m.name.clone(), address: m.address }).collect();
+    let metadata = Arc::new(Members::new(endpoint.clone(), members));
     let ready = Arc::new(AtomicBool::new(false));
     let (work, work_seen) = watch::channel(Vec::new());
     let (bad, bad_seen) = mpsc::channel(BAD_QUEUE);

@@ -56,6 +56,7 @@ impl State {
                 })?;
                 Ok(QueryReply::Buckets(buckets))
             }
+            Query::Bucket(name) => Ok(QueryReply::Bucket(self.bucket(name)?)),
             Query::Chunk(id) => self.chunk_views(&derived, id, silent),
         }
     }

@@ -44,6 +44,8 @@ pub enum Query {
     },
     /// All buckets.
     Buckets,
+    /// A bucket.
+    Bucket(BucketName),
     /// A chunk in every pool that has it.
     Chunk(ChunkId),
 }
@@ -71,6 +73,8 @@ pub enum QueryReply {
     },
     /// To [`Query::Buckets`].
     Buckets(Vec<Bucket>),
+    /// To [`Query::Bucket`].
+    Bucket(Bucket),
     /// To [`Query::Chunk`].
     Chunk(Vec<ChunkView>),
 }

@@ -4,8 +4,8 @@
 //! carries any; the answer has the same form. Who may make which call is checked here, by the role in
 //! the caller's certificate, before a handler sees it.
 //!
-//! Deliberately absent: retries (the caller knows what is safe to repeat) and any queue of its own:
-//! QUIC's stream limits and windows are the bounds.
+//! Deliberately absent: retries of anything but calls to the metadata nodes that say they are safe to
+//! repeat (`members.rs`), and any queue of its own: QUIC's stream limits and windows are the bounds.
 
 #![warn(missing_docs)]
 
@@ -13,6 +13,7 @@ mod authority;
 mod body;
 mod endpoint;
 mod identity;
+mod members;
 mod outgoing;
 mod pool;
 mod serve;
@@ -23,5 +24,6 @@ pub use authority::{AuthorityError, CertificateAuthority};
 pub use body::{Body, collect};
 pub use endpoint::{BindError, Endpoint};
 pub use identity::{Identity, IdentityError, Peer};
+pub use members::Members;
 pub use outgoing::{Call, Reply, Target};
 pub use serve::{Handler, Incoming, Replier};

@@ -1,0 +1,78 @@
+//! The client's copy of the cluster's map, and whom it found silent itself.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wmall_proto::rpc::TopologyReply;
+use wmall_proto::{NodeName, PgRow, Topology};
+use wmall_transport::Target;
+
+/// A node that failed is asked last for so long.
+const AVOID: Duration = Duration::from_secs(2);
+
+struct Known {
+    topology: Arc<Topology>,
+    suspects: HashSet<NodeName>,
+    // Bounded by the nodes of the map.
+    avoided: HashMap<NodeName, Instant>,
+}
+
+/// The copy.
+pub(crate) struct Map(Mutex<Known>);
+
+impl Map {
+    pub(crate) fn new() -> Self {
+        let topology = Arc::new(Topology::empty());
+        Self(Mutex::new(Known { topology, suspects: HashSet::new(), avoided: HashMap::new() }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn topology(&self) -> Arc<Topology> {
+        self.lock().topology.clone()
+    }
+
+    pub(crate) fn update(&self, reply: TopologyReply) {
+        let mut known = self.lock();
+        if let Some(topology) = reply.topology
+            && topology.version > known.topology.version
+        {
+            known.topology = Arc::new(*topology);
+        }
+        known.suspects = reply.suspects.into_iter().collect();
+    }
+
+    /// A call to this node failed.
+    pub(crate) fn avoid(&self, node: &NodeName) {
+        self.lock().avoided.insert(node.clone(), Instant::now() + AVOID);
+    }
+
+    /// The slots of a row with their nodes, those that answer first; `rotate` spreads readers.
+    pub(crate) fn slots(&self, topology: &Topology, row: &PgRow, rotate: usize) -> Vec<SlotTarget> {
+        let known = self.lock();
+        let now = Instant::now();
+        let width = row.slots.len();
+        let slot = |i: usize| {
+            let slot = (i + rotate) % width;
+            let node = topology.node_of(row.slots[slot])?;
+            let avoided = known.avoided.get(&node.name).is_some_and(|&until| until > now);
+            let silent = avoided || known.suspects.contains(&node.name);
+            let target = Target { node: node.name.clone(), address: node.address };
+            Some(SlotTarget { slot: slot as u8, target, silent })
+        };
+        let mut slots: Vec<SlotTarget> = (0..width).filter_map(slot).collect();
+        slots.sort_by_key(|s| s.silent);
+        slots
+    }
+}
+
+/// A slot and whom to call for it.
+#[derive(Debug, Clone)]
+pub(crate) struct SlotTarget {
+    pub(crate) slot: u8,
+    pub(crate) target: Target,
+    pub(crate) silent: bool,
+}

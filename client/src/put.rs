@@ -1,0 +1,369 @@
+//! Bringing a file in: cut, hashed, each chunk to its row's acting primary, then one commit.
+//!
+//! Bounds: [`WINDOW_BYTES`] of chunks are in memory at once, whatever the file's size.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use wmall_manifest::{Chunker, Manifest, check_chunk_size};
+use wmall_proto::chunk::{ChunkCommit, DEFAULT_CHUNK_SIZE, MAX_CHUNKS_PER_COMMIT};
+use wmall_proto::receipt::ReceiptProof;
+use wmall_proto::rpc::{Ack, CommitOutcome, CommitRequest, PutOutcome, PutRequest, Request, Response};
+use wmall_proto::{
+    BucketName, ChunkId, ErrorCode, FileId, ObjectName, PgRow, PoolId, PoolName, RequestId, RpcError,
+    Scheme, Topology, UploadId,
+};
+
+use crate::error::ClientError;
+use crate::map::SlotTarget;
+use crate::store::{Inner, Progress, Store, unexpected};
+
+/// Bytes of chunks on their way.
+const WINDOW_BYTES: usize = 48 << 20;
+/// Chunks on their way, however small.
+const WINDOW_CHUNKS: usize = 64;
+/// How long one attempt at a chunk may take.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(12);
+/// How long a chunk may take in all.
+const CHUNK_DEADLINE: Duration = Duration::from_secs(40);
+/// Between attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How a file is put.
+#[derive(Clone, Default)]
+pub struct PutOptions {
+    /// Bytes of a chunk; 4 MiB if none.
+    pub chunk_size: Option<u32>,
+    /// When it counts as done.
+    pub ack: Ack,
+    /// Where it lives; the bucket's pool, or the only one, if none.
+    pub pool: Option<PoolName>,
+    /// The name to point to it.
+    pub object: Option<(BucketName, ObjectName)>,
+    /// Told as chunks become durable.
+    pub progress: Option<Progress>,
+}
+
+/// What a put led to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct PutSummary {
+    /// The file.
+    pub id: FileId,
+    /// Its bytes.
+    pub size: u64,
+    /// Its chunks.
+    pub chunks: u64,
+    /// Whether it was not there before.
+    pub new: bool,
+    /// Slots that had no receipt at commit and will be filled by the cluster.
+    pub tickets: u32,
+}
+
+/// A put that is under way.
+struct Upload {
+    store: Arc<Inner>,
+    id: UploadId,
+    pool: PoolId,
+    ack: Ack,
+    room: Arc<Semaphore>,
+    running: JoinSet<Result<(usize, ChunkCommit), RpcError>>,
+    /// Chunks that are durable and not yet part of a commit, by number.
+    done: BTreeMap<usize, ChunkCommit>,
+    ids: Vec<ChunkId>,
+    committed_parts: u32,
+    progress: Option<Progress>,
+    bytes_done: u64,
+}
+
+impl Store {
+    /// Brings a file in. When this returns, the file is committed and as durable as `options.ack` says.
+    pub async fn put<R: AsyncRead + Unpin>(
+        &self,
+        reader: &mut R,
+        options: &PutOptions,
+    ) -> Result<PutSummary, ClientError> {
+        let chunk_size = check_chunk_size(options.chunk_size.unwrap_or(DEFAULT_CHUNK_SIZE))?;
+        let pool = match (&options.object, &options.pool) {
+            (Some((bucket, _)), None) => self.inner.bucket_pool(bucket).await?,
+            (_, name) => self.inner.pool(name.as_ref()).await?.id,
+        };
+        let mut upload = Upload {
+            store: self.inner.clone(),
+            id: UploadId(wmall_runtime::random::bytes()),
+            pool,
+            ack: options.ack,
+            room: Arc::new(Semaphore::new(WINDOW_BYTES)),
+            running: JoinSet::new(),
+            done: BTreeMap::new(),
+            ids: Vec::new(),
+            committed_parts: 0,
+            progress: options.progress.clone(),
+            bytes_done: 0,
+        };
+        let mut chunker = Chunker::new(chunk_size);
+        loop {
+            let read = reader.read_buf(&mut chunker.room()).await;
+            let read = read.map_err(|source| ClientError::Local { what: "reading the input", source })?;
+            if read == 0 {
+                break;
+            }
+            if let Some(chunk) = chunker.take_full() {
+                upload.send(chunk).await?;
+            }
+        }
+        let (last, size) = chunker.finish();
+        if let Some(chunk) = last {
+            upload.send(chunk).await?;
+        }
+        upload.finish(size, chunk_size, options.object.clone()).await
+    }
+}
+
+impl Upload {
+    /// Starts a chunk on its way, once there is room for it.
+    async fn send(&mut self, bytes: Bytes) -> Result<(), ClientError> {
+        while self.running.len() >= WINDOW_CHUNKS {
+            self.join_one().await?;
+        }
+        let room = loop {
+            match self.room.clone().try_acquire_many_owned(bytes.len() as u32) {
+                Ok(room) => break room,
+                Err(_) => self.join_one().await?,
+            }
+        };
+        let number = self.ids.len();
+        let id = ChunkId::of(&bytes);
+        self.ids.push(id);
+        let put = ChunkPut { store: self.store.clone(), upload: self.id, pool: self.pool, ack: self.ack };
+        self.running.spawn(async move {
+            let _room = room;
+            put.run(id, bytes).await.map(|commit| (number, commit))
+        });
+        // What has ended in the meantime makes room for parts.
+        while let Some(joined) = self.running.try_join_next() {
+            self.note(joined)?;
+        }
+        if self.done.len() > MAX_CHUNKS_PER_COMMIT {
+            self.commit_full_parts().await?;
+        }
+        Ok(())
+    }
+
+    async fn join_one(&mut self) -> Result<(), ClientError> {
+        match self.running.join_next().await {
+            Some(joined) => self.note(joined),
+            None => Ok(()),
+        }
+    }
+
+    fn note(
+        &mut self,
+        joined: Result<Result<(usize, ChunkCommit), RpcError>, tokio::task::JoinError>,
+    ) -> Result<(), ClientError> {
+        let (number, commit) = joined.map_err(RpcError::internal)??;
+        self.bytes_done += u64::from(commit.length);
+        if let Some(progress) = &self.progress {
+            progress(self.bytes_done);
+        }
+        self.done.insert(number, commit);
+        Ok(())
+    }
+
+    /// Commits parts whose chunks are all durable, as long as chunks are left for the file itself.
+    async fn commit_full_parts(&mut self) -> Result<(), ClientError> {
+        while self.done.len() > MAX_CHUNKS_PER_COMMIT {
+            let first = self.committed_parts as usize * MAX_CHUNKS_PER_COMMIT;
+            let numbers = first..first + MAX_CHUNKS_PER_COMMIT;
+            if !numbers.clone().all(|n| self.done.contains_key(&n)) {
+                return Ok(());
+            }
+            let chunks = numbers.filter_map(|n| self.done.remove(&n)).collect();
+            let (upload, pool, ack) = (self.id, self.pool, self.ack);
+            let part = self.committed_parts;
+            self.commit(CommitRequest::Part { upload, pool, part, chunks, ack }).await?;
+            self.committed_parts += 1;
+        }
+        Ok(())
+    }
+
+    async fn finish(
+        mut self,
+        size: u64,
+        chunk_size: u32,
+        object: Option<(BucketName, ObjectName)>,
+    ) -> Result<PutSummary, ClientError> {
+        while !self.running.is_empty() {
+            self.join_one().await?;
+        }
+        self.commit_full_parts().await?;
+        let manifest = Manifest::new(size, chunk_size, std::mem::take(&mut self.ids))?;
+        let chunks = std::mem::take(&mut self.done).into_values().collect();
+        let bucket = object.as_ref().map(|(bucket, _)| bucket.clone());
+        let commit = CommitRequest::File {
+            upload: self.id,
+            pool: self.pool,
+            id: manifest.id(),
+            size,
+            chunk_size,
+            object,
+            parts: self.committed_parts,
+            chunks,
+            ack: self.ack,
+        };
+        let outcome = self.commit(commit).await.inspect_err(|_| {
+            // A bucket that was removed and made anew may have another pool.
+            bucket.iter().for_each(|b| self.store.forget_bucket(b));
+        })?;
+        Ok(PutSummary {
+            id: manifest.id(),
+            size,
+            chunks: manifest.chunks().len() as u64,
+            new: outcome.new_file,
+            tickets: outcome.tickets,
+        })
+    }
+
+    async fn commit(&self, commit: CommitRequest) -> Result<CommitOutcome, ClientError> {
+        // One id for all tries: a command that took effect unseen answers the same again.
+        let request = RequestId(wmall_runtime::random::bytes());
+        match self.store.ask(&Request::Commit { request, commit }).await? {
+            Response::Committed(outcome) => Ok(outcome),
+            _ => Err(unexpected().into()),
+        }
+    }
+}
+
+/// One chunk on its way.
+struct ChunkPut {
+    store: Arc<Inner>,
+    upload: UploadId,
+    pool: PoolId,
+    ack: Ack,
+}
+
+impl ChunkPut {
+    /// Tries until enough slots have promised, gathering promises over the attempts.
+    async fn run(&self, id: ChunkId, bytes: Bytes) -> Result<ChunkCommit, RpcError> {
+        let deadline = Instant::now() + CHUNK_DEADLINE;
+        let mut receipts: BTreeMap<u8, ReceiptProof> = BTreeMap::new();
+        let mut version = 0;
+        loop {
+            let topology = self.store.map.topology();
+            let Some((_, row)) = topology.row_of(self.pool, &id) else {
+                return Err(RpcError::not_found(format!("pool number {}", self.pool.0)));
+            };
+            if row.version != version {
+                version = row.version;
+                receipts.clear();
+            }
+            let error = match self.attempt(&topology, row, id, &bytes, &mut receipts).await {
+                Ok(()) if self.enough(&topology, row, &receipts) => {
+                    let receipts = receipts.into_values().collect();
+                    return Ok(ChunkCommit { id, length: bytes.len() as u32, row_version: version, receipts });
+                }
+                Ok(()) => too_few(row, &receipts),
+                Err(error) if passes(error.code) => error,
+                Err(error) => return Err(error),
+            };
+            if Instant::now() + PAUSE >= deadline {
+                let reason = format!("chunk {id}: {} of {} slots; {error}", receipts.len(), row.slots.len());
+                return Err(RpcError::new(ErrorCode::TooFewReceipts, reason)
+                    .hint("`wmall status` shows which data nodes do not answer"));
+            }
+            tokio::time::sleep(PAUSE).await;
+            // The map may have moved on, and the leader may know by now who is silent.
+            let _ = self.store.refresh().await;
+        }
+    }
+
+    /// One attempt: the first slot that answers acts as primary for all that lack a receipt.
+    async fn attempt(
+        &self,
+        topology: &Topology,
+        row: &PgRow,
+        id: ChunkId,
+        bytes: &Bytes,
+        receipts: &mut BTreeMap<u8, ReceiptProof>,
+    ) -> Result<(), RpcError> {
+        let mut slots = self.store.map.slots(topology, row, 0);
+        slots.retain(|s| !receipts.contains_key(&s.slot));
+        let Some(primary) = slots.first().cloned() else { return Ok(()) };
+        let wanted = |s: &&SlotTarget| self.ack == Ack::All || !s.silent;
+        let relay = slots[1..].iter().filter(wanted).map(|s| s.slot).collect();
+        let request = PutRequest {
+            upload: self.upload,
+            pool: self.pool,
+            chunk: id,
+            length: bytes.len() as u32,
+            row_version: row.version,
+            slot: primary.slot,
+            relay,
+            ack: self.ack,
+        };
+        match self.send(&primary, request, bytes).await {
+            Ok(outcome) => {
+                for signed in outcome.receipts {
+                    let slot = signed.receipt.slot;
+                    receipts.insert(slot, signed.into_proof());
+                }
+                for failure in outcome.failures {
+                    let node = slots.iter().find(|s| s.slot == failure.slot);
+                    node.iter().for_each(|s| self.store.map.avoid(&s.target.node));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                if error.code != ErrorCode::StaleRow {
+                    self.store.map.avoid(&primary.target.node);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        primary: &SlotTarget,
+        request: PutRequest,
+        bytes: &Bytes,
+    ) -> Result<PutOutcome, RpcError> {
+        let request = Request::Put(request);
+        let mut call = self.store.endpoint.open(&primary.target, &request, ATTEMPT_TIMEOUT).await?;
+        // A receiver that refuses stops reading; its answer says why.
+        let _ = call.write(bytes.clone()).await;
+        match call.finish().await?.response {
+            Response::Put(outcome) => Ok(outcome),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The rule that the metadata nodes will judge by.
+    fn enough(&self, topology: &Topology, row: &PgRow, receipts: &BTreeMap<u8, ReceiptProof>) -> bool {
+        let scheme = topology.pools.get(&self.pool).map(|t| t.pool.scheme);
+        let needed = match self.ack {
+            Ack::All => row.slots.len(),
+            Ack::Quorum => scheme.map_or(1, Scheme::quorum),
+        };
+        let zones = |slots: &mut dyn Iterator<Item = u8>| {
+            let zone = |slot: u8| topology.node_of(*row.slots.get(usize::from(slot))?).map(|n| &n.zone);
+            slots.filter_map(zone).collect::<BTreeSet<_>>().len()
+        };
+        let wanted = zones(&mut (0..row.slots.len() as u8)).min(2).min(needed);
+        receipts.len() >= needed && zones(&mut receipts.keys().copied()) >= wanted
+    }
+}
+
+/// Whether another slot, or a later time, may have another answer.
+fn passes(code: ErrorCode) -> bool {
+    code.is_transient() || matches!(code, ErrorCode::DiskFull | ErrorCode::DiskFailed | ErrorCode::NotFound)
+}
+
+fn too_few(row: &PgRow, receipts: &BTreeMap<u8, ReceiptProof>) -> RpcError {
+    let reason = format!("{} of {} slots gave a receipt", receipts.len(), row.slots.len());
+    RpcError::new(ErrorCode::TooFewReceipts, reason)
+}

@@ -1,0 +1,157 @@
+//! The connection to a cluster.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use wmall_proto::pool::Bucket;
+use wmall_proto::rpc::{Query, QueryReply, Request, Response};
+use wmall_proto::{BucketName, ErrorCode, Pool, PoolId, PoolName, RpcError, Topology};
+use wmall_transport::{Endpoint, Identity, Members, Target};
+
+use crate::config::ClientConfig;
+use crate::error::ClientError;
+use crate::map::Map;
+
+/// Buckets whose pool is remembered.
+const MAX_BUCKETS: usize = 4096;
+
+/// Called with the bytes that are done, as they are.
+pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// A cluster, from the outside. Clones share the connections.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) members: Members,
+    pub(crate) map: Map,
+    pub(crate) timeout: Duration,
+    buckets: Mutex<HashMap<BucketName, PoolId>>,
+}
+
+impl Store {
+    /// Loads the identity, binds a socket and reads the map. Needs a tokio runtime around it.
+    pub async fn connect(config: &ClientConfig) -> Result<Self, ClientError> {
+        let identity = Arc::new(Identity::load(&config.identity_dir)?);
+        let endpoint = Endpoint::client(identity)?;
+        let target = |m: &crate::MetadataAddress| Target { node: m.name.clone(), address: m.address };
+        let members = Members::new(endpoint.clone(), config.metadata.iter().map(target).collect());
+        let inner = Inner {
+            endpoint,
+            members,
+            map: Map::new(),
+            timeout: Duration::from_millis(config.timeout_ms),
+            buckets: Mutex::default(),
+        };
+        let store = Self { inner: Arc::new(inner) };
+        store.inner.refresh().await?;
+        Ok(store)
+    }
+
+    /// Closes the connections; what is under way fails.
+    pub async fn close(&self) {
+        self.inner.endpoint.close().await;
+    }
+
+    /// The map of the cluster, as of the last answer.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.inner.map.topology()
+    }
+}
+
+impl Inner {
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// Asks the leader, again and again until the deadline.
+    pub(crate) async fn ask(&self, request: &Request) -> Result<Response, RpcError> {
+        self.members.call_until(request, self.deadline()).await
+    }
+
+    /// A read that includes every write acknowledged before it.
+    pub(crate) async fn read(&self, query: Query) -> Result<QueryReply, RpcError> {
+        match self.ask(&Request::Read { linearizable: true, query }).await? {
+            Response::Read(reply) => Ok(reply),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// A read that any member may answer from what it has; for what proves itself.
+    pub(crate) async fn read_stale(&self, query: Query) -> Result<QueryReply, RpcError> {
+        let request = Request::Read { linearizable: false, query };
+        match self.members.call_any(&request, self.timeout).await? {
+            Response::Read(reply) => Ok(reply),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Reads the map again, if it has changed. Asks the leader, who also knows which nodes are silent,
+    /// and any member when there is none.
+    pub(crate) async fn refresh(&self) -> Result<(), RpcError> {
+        let known = self.map.topology().version;
+        let request = Request::GetTopology { known };
+        match self.ask(&request).await? {
+            Response::Topology(reply) => {
+                self.map.update(reply);
+                Ok(())
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The pool that was asked for, or the one there is.
+    pub(crate) async fn pool(&self, name: Option<&PoolName>) -> Result<Pool, RpcError> {
+        if let Some(pool) = choose_pool(&self.map.topology(), name)? {
+            return Ok(pool);
+        }
+        self.refresh().await?;
+        choose_pool(&self.map.topology(), name)?.ok_or_else(|| match name {
+            Some(name) => RpcError::not_found(format!("pool named {name}")).hint("`wmall pool ls`"),
+            None => RpcError::not_found("pool yet").hint("`wmall pool create 3x --scheme 3x` makes one"),
+        })
+    }
+
+    /// The pool of a bucket, which stays the same as long as the bucket does.
+    pub(crate) async fn bucket_pool(&self, name: &BucketName) -> Result<PoolId, RpcError> {
+        let known = self.buckets.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+        if let Some(pool) = known {
+            return Ok(pool);
+        }
+        let QueryReply::Bucket(Bucket { pool, .. }) = self.read(Query::Bucket(name.clone())).await?
+        else {
+            return Err(unexpected());
+        };
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= MAX_BUCKETS {
+            buckets.clear();
+        }
+        buckets.insert(name.clone(), pool);
+        Ok(pool)
+    }
+
+    pub(crate) fn forget_bucket(&self, name: &BucketName) {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+}
+
+fn choose_pool(topology: &Topology, name: Option<&PoolName>) -> Result<Option<Pool>, RpcError> {
+    if let Some(name) = name {
+        return Ok(topology.pool_named(name).cloned());
+    }
+    let mut pools = topology.pools.values().map(|t| &t.pool);
+    match (pools.next(), pools.next()) {
+        (None, _) => Ok(None),
+        (Some(only), None) => Ok(Some(only.clone())),
+        (Some(_), Some(_)) => Err(RpcError::new(ErrorCode::BadRequest, "there are several pools")
+            .hint("name one with --pool; `wmall pool ls` lists them")),
+    }
+}
+
+pub(crate) fn unexpected() -> RpcError {
+    RpcError::internal("the answer is of another kind than the question")
+}

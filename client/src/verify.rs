@@ -1,0 +1,162 @@
+//! `wmall verify`: metadata against the id, promises against the map, bytes against the chunks.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+use wmall_proto::chunk::{ChunkView, PieceState};
+use wmall_proto::grade::GradeCounts;
+use wmall_proto::rpc::{Query, QueryReply};
+use wmall_proto::{ChunkId, FileId, NodeName, PoolId, RpcError};
+
+use crate::error::ClientError;
+use crate::get::Source;
+use crate::store::{Inner, Progress, Store, unexpected};
+
+/// Chunks that are looked at side by side.
+const PARALLEL: usize = 4;
+/// Troubles that a report lists; the counts count all.
+const MAX_TROUBLES: usize = 100;
+
+/// What a verification found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct VerifyReport {
+    /// The file.
+    pub file: Option<FileId>,
+    /// Its chunks.
+    pub chunks: u64,
+    /// Chunks per grade.
+    pub grades: GradeCounts,
+    /// Pieces that were read and are good.
+    pub pieces_good: u64,
+    /// Pieces that should count and are not good, or could not be read.
+    pub pieces_bad: u64,
+    /// Pieces that are known to be missing, or on nodes that do not answer.
+    pub pieces_absent: u64,
+    /// Chunks of which no good piece could be read.
+    pub unreadable: u64,
+    /// The first troubles, one by one.
+    pub troubles: Vec<VerifyTrouble>,
+}
+
+/// One finding.
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifyTrouble {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The node, if it is about one piece.
+    pub node: Option<NodeName>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl VerifyReport {
+    /// Whether every chunk could be read and no piece that counts is bad.
+    pub fn is_good(&self) -> bool {
+        self.unreadable == 0 && self.pieces_bad == 0
+    }
+
+    fn add(&mut self, other: Self) {
+        self.chunks += other.chunks;
+        self.grades += other.grades;
+        self.pieces_good += other.pieces_good;
+        self.pieces_bad += other.pieces_bad;
+        self.pieces_absent += other.pieces_absent;
+        self.unreadable += other.unreadable;
+        self.troubles.extend(other.troubles);
+        self.troubles.truncate(MAX_TROUBLES);
+    }
+}
+
+impl Store {
+    /// Checks a file: its manifest against its id, its chunks' promises, and one good copy of each chunk;
+    /// with `deep`, every piece. `progress` counts chunks.
+    pub async fn verify(
+        &self,
+        source: &Source,
+        deep: bool,
+        progress: Option<Progress>,
+    ) -> Result<VerifyReport, ClientError> {
+        let (manifest, pool) = self.manifest(source).await?;
+        let mut report = VerifyReport { file: Some(manifest.id()), ..VerifyReport::default() };
+        let mut running = JoinSet::new();
+        let mut waiting = manifest.chunks().iter().enumerate();
+        loop {
+            while running.len() < PARALLEL
+                && let Some((number, &chunk)) = waiting.next()
+            {
+                let (store, length) = (self.inner.clone(), manifest.chunk_length(number));
+                running.spawn(async move { store.verify_chunk(pool, chunk, length, deep).await });
+            }
+            let Some(joined) = running.join_next().await else { return Ok(report) };
+            report.add(joined.map_err(RpcError::internal)??);
+            if let Some(progress) = &progress {
+                progress(report.chunks);
+            }
+        }
+    }
+}
+
+impl Inner {
+    async fn verify_chunk(
+        self: Arc<Self>,
+        pool: PoolId,
+        chunk: ChunkId,
+        length: u32,
+        deep: bool,
+    ) -> Result<VerifyReport, RpcError> {
+        let mut report = VerifyReport { chunks: 1, ..VerifyReport::default() };
+        let view = self.chunk_view(pool, chunk).await?;
+        report.grades.add(view.grade, 1);
+        let trouble = |node, what: String| VerifyTrouble { chunk, node, what };
+        for piece in view.pieces.iter().filter(|p| p.state != PieceState::Live) {
+            report.pieces_absent += 1;
+            let what = format!("slot {} is {}", piece.slot, state_word(piece.state));
+            report.troubles.push(trouble(Some(piece.node.clone()), what));
+        }
+        let topology = self.map.topology();
+        let Some((_, row)) = topology.row_of(pool, &chunk) else { return Ok(report) };
+        let live = |slot: u8| view.pieces.iter().any(|p| p.slot == slot && p.state == PieceState::Live);
+        for slot in self.map.slots(&topology, row, usize::from(chunk.0[31])) {
+            if deep && !live(slot.slot) {
+                continue;
+            }
+            match self.read_slot(&slot, pool, chunk, length).await {
+                Ok(_) => {
+                    report.pieces_good += 1;
+                    if !deep {
+                        break;
+                    }
+                }
+                Err(error) if live(slot.slot) => {
+                    report.pieces_bad += 1;
+                    report.troubles.push(trouble(Some(slot.target.node.clone()), error.to_string()));
+                }
+                Err(_) => {}
+            }
+        }
+        if report.pieces_good == 0 {
+            report.unreadable = 1;
+            report.troubles.push(trouble(None, "no slot delivers it".into()));
+        }
+        Ok(report)
+    }
+
+    async fn chunk_view(&self, pool: PoolId, chunk: ChunkId) -> Result<ChunkView, RpcError> {
+        match self.read(Query::Chunk(chunk)).await? {
+            QueryReply::Chunk(views) => {
+                let missing = || RpcError::not_found(format!("chunk {chunk} in pool number {}", pool.0));
+                views.into_iter().find(|v| v.pool == pool).ok_or_else(missing)
+            }
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+fn state_word(state: PieceState) -> &'static str {
+    match state {
+        PieceState::Live => "live",
+        PieceState::Suspect => "on a node that does not answer",
+        PieceState::Missing => "missing",
+    }
+}

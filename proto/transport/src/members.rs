@@ -1,0 +1,112 @@
+//! Calls to the metadata nodes: to the one that leads, wherever it is now, or to any of them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use wmall_proto::rpc::{Request, Response};
+use wmall_proto::{ErrorCode, RpcError};
+
+use crate::endpoint::Endpoint;
+use crate::outgoing::Target;
+
+/// How long one member may take to answer: a little more than it gives a proposal itself.
+const CALL_TIMEOUT: Duration = Duration::from_secs(12);
+/// Between rounds, growing up to the second number.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+
+/// The metadata nodes, and which of them led last.
+pub struct Members {
+    endpoint: Endpoint,
+    members: Vec<Target>,
+    leader: AtomicUsize,
+    next: AtomicUsize,
+}
+
+impl Members {
+    /// Calls go out from this endpoint. `members` is not empty.
+    pub fn new(endpoint: Endpoint, members: Vec<Target>) -> Self {
+        Self { endpoint, members, leader: AtomicUsize::new(0), next: AtomicUsize::new(0) }
+    }
+
+    /// Asks the member that led last, then whom it names, then the others; each about once.
+    pub async fn call(&self, request: &Request) -> Result<Response, RpcError> {
+        self.round(request, CALL_TIMEOUT).await
+    }
+
+    /// Goes round until the answer is not a passing fault, or the time is over. Safe for reads and for
+    /// commands with a request id.
+    pub async fn call_until(&self, request: &Request, deadline: Instant) -> Result<Response, RpcError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match self.round(request, left.min(CALL_TIMEOUT)).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !error.code.is_transient() || left <= pause {
+                return Err(at_the_end(error));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Asks any member, each in its turn; for what needs no leader.
+    pub async fn call_any(&self, request: &Request, timeout: Duration) -> Result<Response, RpcError> {
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut last = nobody();
+        for i in 0..self.members.len() {
+            let member = &self.members[first.wrapping_add(i) % self.members.len()];
+            match self.endpoint.call(member, request, timeout).await {
+                Err(error) if error.code.is_transient() => last = error,
+                answer => return answer,
+            }
+        }
+        Err(last)
+    }
+
+    async fn round(&self, request: &Request, timeout: Duration) -> Result<Response, RpcError> {
+        let count = self.members.len();
+        let mut next = self.leader.load(Ordering::Relaxed) % count;
+        let mut last = nobody();
+        for _ in 0..=count {
+            match self.endpoint.call(&self.members[next], request, timeout).await {
+                Ok(response) => {
+                    self.leader.store(next, Ordering::Relaxed);
+                    return Ok(response);
+                }
+                Err(error) if error.code == ErrorCode::NotLeader => {
+                    let hinted = self.members.iter().position(|m| m.node.as_str() == error.hint);
+                    next = hinted.unwrap_or((next + 1) % count);
+                    last = error;
+                }
+                Err(error) if error.code.is_transient() && error.code != ErrorCode::Busy => {
+                    next = (next + 1) % count;
+                    last = error;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+}
+
+fn nobody() -> RpcError {
+    RpcError::new(ErrorCode::Unreachable, "no metadata node answers")
+}
+
+/// A member's own view of a passing fault is of little use to whoever gave up waiting.
+fn at_the_end(error: RpcError) -> RpcError {
+    match error.code {
+        ErrorCode::NotLeader => RpcError::new(ErrorCode::NoQuorum, "no metadata node leads")
+            .hint("check that a majority of the metadata nodes is up"),
+        ErrorCode::Unreachable | ErrorCode::Timeout => {
+            let reason = format!("no metadata node answers; the last one tried: {}", error.reason);
+            RpcError::new(ErrorCode::Unreachable, reason)
+                .hint("check the addresses in the configuration, and that the metadata nodes are up")
+        }
+        _ => error,
+    }
+}
