@@ -133,11 +133,8 @@ fn check_range(range: Option<Range<u64>>, size: u64) -> Result<Range<u64>, RpcEr
     if range.start < range.end && range.end <= size {
         return Ok(range);
     }
-    let reason = format!(
-        "bytes {} to {} of a file of {size} bytes",
-        range.start,
-        range.end.saturating_sub(1)
-    );
+    let reason =
+        format!("bytes {} to {} of a file of {size} bytes", range.start, range.end.saturating_sub(1));
     Err(RpcError::new(ErrorCode::RangeOutOfBounds, reason)
         .hint("a range is inclusive and lies within the file: 0-99 are its first 100 bytes"))
 }

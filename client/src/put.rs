@@ -15,8 +15,8 @@ use wmall_proto::chunk::{ChunkCommit, DEFAULT_CHUNK_SIZE, MAX_CHUNKS_PER_COMMIT}
 use wmall_proto::receipt::ReceiptProof;
 use wmall_proto::rpc::{Ack, CommitOutcome, CommitRequest, PutOutcome, PutRequest, Request, Response};
 use wmall_proto::{
-    BucketName, ChunkId, ErrorCode, FileId, ObjectName, PgRow, PoolId, PoolName, RequestId, RpcError,
-    Scheme, Topology, UploadId,
+    BucketName, ChunkId, ErrorCode, FileId, ObjectName, PgRow, PoolId, PoolName, RequestId, RpcError, Scheme,
+    Topology, UploadId,
 };
 
 use crate::error::ClientError;
@@ -264,7 +264,12 @@ impl ChunkPut {
             let error = match self.attempt(&topology, row, id, &bytes, &mut receipts).await {
                 Ok(()) if self.enough(&topology, row, &receipts) => {
                     let receipts = receipts.into_values().collect();
-                    return Ok(ChunkCommit { id, length: bytes.len() as u32, row_version: version, receipts });
+                    return Ok(ChunkCommit {
+                        id,
+                        length: bytes.len() as u32,
+                        row_version: version,
+                        receipts,
+                    });
                 }
                 Ok(()) => too_few(row, &receipts),
                 Err(error) if passes(error.code) => error,

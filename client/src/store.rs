@@ -122,8 +122,7 @@ impl Inner {
         if let Some(pool) = known {
             return Ok(pool);
         }
-        let QueryReply::Bucket(Bucket { pool, .. }) = self.read(Query::Bucket(name.clone())).await?
-        else {
+        let QueryReply::Bucket(Bucket { pool, .. }) = self.read(Query::Bucket(name.clone())).await? else {
             return Err(unexpected());
         };
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,414 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use wmall_proto::rpc::Ack;
+use wmall_proto::{BucketName, ChunkId, FileId, ObjectName, PoolName, Scheme};
+
+use crate::output::Format;
+
+/// A storage cluster for chain data: what goes in is durable in several places and comes out proven.
+#[derive(Debug, Parser)]
+#[command(name = "wmall", version, propagate_version = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// The configuration: a client's, or for the roles the node's own.
+    /// [default for clients: ~/.config/wmall/client.toml]
+    #[arg(long, short, global = true, env = "WMALL_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// How answers are printed.
+    #[arg(long, short, global = true, value_enum, default_value_t)]
+    pub(crate) output: Format,
+    /// No progress on stderr.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// How long to wait for the metadata nodes, such as 5s.
+    #[arg(long, global = true, value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) timeout: Option<std::time::Duration>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Store a file; its CID is the last line on stdout.
+    Put(PutArgs),
+    /// Get a file, or a range of it, every byte verified.
+    Get(GetArgs),
+    /// List the objects of a bucket.
+    Ls {
+        /// BUCKET, or BUCKET/PREFIX.
+        place: String,
+        /// Show at most so many.
+        #[arg(long, default_value_t = 1000)]
+        limit: u32,
+    },
+    /// Files.
+    #[command(subcommand)]
+    File(FileCommand),
+    /// Chunks.
+    #[command(subcommand)]
+    Chunk(ChunkCommand),
+    /// Check a file: metadata, promises, one copy of every chunk.
+    Verify {
+        /// A CID, or BUCKET/NAME.
+        #[arg(value_parser = parse_source)]
+        source: Source,
+        /// Read every piece, not just one of each chunk.
+        #[arg(long)]
+        deep: bool,
+    },
+    /// Print a proof that a chunk is part of a file.
+    Proof {
+        /// The file.
+        #[arg(value_parser = parse_file)]
+        cid: FileId,
+        /// The chunk's number, from 0.
+        #[arg(long, value_name = "I")]
+        chunk: usize,
+    },
+    /// Check a proof, without a cluster.
+    VerifyProof {
+        /// The proof.
+        proof: PathBuf,
+        /// The file that it should belong to.
+        #[arg(long, value_parser = parse_file)]
+        cid: FileId,
+        /// The chunk's bytes, to be checked as well.
+        #[arg(long, value_name = "CHUNKFILE")]
+        data: Option<PathBuf>,
+    },
+    /// Is the cluster safe?
+    Status,
+    /// Data nodes.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Pools: how redundant data is.
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Buckets: namespaces of objects.
+    #[command(subcommand)]
+    Bucket(BucketCommand),
+    /// A cluster's certificate authority and first identities.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// The metadata node's role.
+    #[command(subcommand)]
+    MetadataNode(RoleCommand),
+    /// The data node's role.
+    #[command(subcommand)]
+    DataNode(RoleCommand),
+    /// A whole cluster on this machine.
+    #[command(subcommand)]
+    Devnet(DevnetCommand),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PutArgs {
+    /// The file, or - for stdin.
+    pub(crate) file: PathBuf,
+    /// BUCKET/NAME to point to it; BUCKET/ takes the file's own name.
+    #[arg(value_parser = parse_object)]
+    pub(crate) object: Option<(BucketName, Option<ObjectName>)>,
+    /// Bytes of a chunk, such as 1M: 64K to 16M. [default: 4M]
+    #[arg(long, value_parser = parse_bytes, value_name = "N")]
+    pub(crate) chunk_size: Option<u64>,
+    /// When it counts as done.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) ack: AckArg,
+    /// The pool, if not the bucket's or the only one.
+    #[arg(long, conflicts_with = "object")]
+    pub(crate) pool: Option<PoolName>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct GetArgs {
+    /// A CID, or BUCKET/NAME.
+    #[arg(value_parser = parse_source)]
+    pub(crate) source: Source,
+    /// Where to write it; - for stdout. [default: the object's name, or the CID]
+    #[arg(short = 'O', long = "out", value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Only bytes A to B, both inclusive, from 0; A- goes on to the end.
+    #[arg(long, value_parser = parse_range, value_name = "A-B")]
+    pub(crate) range: Option<(u64, Option<u64>)>,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum AckArg {
+    /// Two copies on distinct nodes, spanning two zones where there are two.
+    #[default]
+    Quorum,
+    /// Every slot.
+    All,
+}
+
+impl From<AckArg> for Ack {
+    fn from(arg: AckArg) -> Self {
+        match arg {
+            AckArg::Quorum => Self::Quorum,
+            AckArg::All => Self::All,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FileCommand {
+    /// What a file is made of.
+    Show {
+        /// A CID, or BUCKET/NAME.
+        #[arg(value_parser = parse_source)]
+        source: Source,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ChunkCommand {
+    /// Where a chunk's pieces are.
+    Show {
+        /// The chunk's CID.
+        #[arg(value_parser = parse_chunk)]
+        cid: ChunkId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// All data nodes.
+    Ls,
+    /// One data node with its disks.
+    Show {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    /// Make a pool.
+    Create {
+        /// Its name.
+        name: PoolName,
+        /// Copies, such as 3x.
+        #[arg(long)]
+        scheme: Scheme,
+        /// Placement groups; a power of two up to 65536.
+        #[arg(long, default_value_t = 1024)]
+        pgs: u32,
+    },
+    /// All pools.
+    Ls,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BucketCommand {
+    /// Make a bucket.
+    Create {
+        /// Its name.
+        name: BucketName,
+        /// Its pool, if there are several.
+        #[arg(long)]
+        pool: Option<PoolName>,
+    },
+    /// All buckets.
+    Ls,
+    /// One bucket.
+    Show {
+        /// Its name.
+        name: BucketName,
+    },
+    /// Remove an empty bucket.
+    Rm {
+        /// Its name.
+        name: BucketName,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Make the CA, an identity and a configuration for each first node, and those of the first users.
+    Init {
+        /// The folder; keep its `ca` part safe, and off the nodes.
+        #[arg(long)]
+        dir: PathBuf,
+        /// A metadata node, as NAME=IP:PORT; 1, 3 or 5 of them.
+        #[arg(long = "metadata", required = true, value_name = "NAME=IP:PORT")]
+        metadata: Vec<String>,
+        /// A data node, as NAME=IP:PORT@ZONE.
+        #[arg(long = "data", value_name = "NAME=IP:PORT@ZONE")]
+        data: Vec<String>,
+        /// The most bytes that each data node's disk may use.
+        #[arg(long, value_parser = parse_bytes, default_value = "64G", value_name = "N")]
+        disk_bytes: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoleCommand {
+    /// Make the node's folders. Done once.
+    Init,
+    /// Run the node.
+    Run {
+        /// Stop when standard input ends, that is with the process that started this one.
+        #[arg(long, hide = true)]
+        exit_with_parent: bool,
+    },
+    /// Read the configuration and say what is wrong with it.
+    CheckConfig,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevnetCommand {
+    /// Make a cluster and start it.
+    Up {
+        /// Its folder.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Metadata nodes.
+        #[arg(long, default_value_t = 3)]
+        metadata: u32,
+        /// Data nodes.
+        #[arg(long, default_value_t = 5)]
+        data: u32,
+        /// Zones that the data nodes are spread over. [default: each its own]
+        #[arg(long)]
+        zones: Option<u32>,
+        /// The most bytes that each disk may use.
+        #[arg(long, value_parser = parse_bytes, default_value = "8G", value_name = "N")]
+        disk_bytes: u64,
+        /// All nodes in this process; it must stay in the foreground.
+        #[arg(long, conflicts_with = "detach")]
+        in_process: bool,
+        /// Return once it is up; `devnet down` ends it.
+        #[arg(long)]
+        detach: bool,
+    },
+    /// End a node at once, as a power cut would.
+    Kill(NodeOf),
+    /// Stop a node in order.
+    Stop(NodeOf),
+    /// Start a node again.
+    Start {
+        #[command(flatten)]
+        node: NodeOf,
+        /// On an empty disk (data nodes only).
+        #[arg(long)]
+        wipe: bool,
+    },
+    /// Which nodes run.
+    Status {
+        /// The devnet's folder.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Stop everything and remove the folder.
+    Down {
+        /// The devnet's folder.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// See it work: files in, a node killed, files out, proven.
+    Demo {
+        /// Files to store; generated blocks if none.
+        files: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct NodeOf {
+    /// The node, such as data-2.
+    pub(crate) node: String,
+    /// The devnet's folder.
+    #[arg(long)]
+    pub(crate) dir: PathBuf,
+}
+
+pub(crate) use wmall_client::Source;
+
+fn parse_file(text: &str) -> Result<FileId, String> {
+    text.parse().map_err(|e: wmall_proto::ids::ParseIdError| e.to_string())
+}
+
+fn parse_chunk(text: &str) -> Result<ChunkId, String> {
+    text.parse().map_err(|e: wmall_proto::ids::ParseIdError| e.to_string())
+}
+
+/// A name has a slash; a CID has none.
+fn parse_source(text: &str) -> Result<Source, String> {
+    if !text.contains('/') {
+        return parse_file(text).map(Source::File);
+    }
+    match parse_object(text)? {
+        (bucket, Some(name)) => Ok(Source::Object(bucket, name)),
+        (_, None) => Err("the object's name is missing behind the slash".into()),
+    }
+}
+
+fn parse_object(text: &str) -> Result<(BucketName, Option<ObjectName>), String> {
+    let (bucket, name) =
+        text.split_once('/').ok_or("write BUCKET/NAME, or BUCKET/ for the file's own name")?;
+    let bucket = BucketName::new(bucket).map_err(|e| e.to_string())?;
+    if name.is_empty() {
+        return Ok((bucket, None));
+    }
+    Ok((bucket, Some(ObjectName::new(name).map_err(|e| e.to_string())?)))
+}
+
+/// A number of bytes, with K, M, G or T for powers of 1024.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KIB" => 10,
+        "M" | "MIB" => 20,
+        "G" | "GIB" => 30,
+        "T" | "TIB" => 40,
+        unit => return Err(format!("{unit:?} is no unit; write K, M, G or T")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no number of bytes"))?;
+    number.checked_shl(shift).filter(|n| n >> shift == number).ok_or_else(|| format!("{text} is too much"))
+}
+
+fn parse_range(text: &str) -> Result<(u64, Option<u64>), String> {
+    let malformed = || format!("{text:?} is no range; write A-B, both inclusive, or A- up to the end");
+    let (first, last) = text.split_once('-').ok_or_else(malformed)?;
+    let first: u64 = first.parse().map_err(|_| malformed())?;
+    if last.is_empty() {
+        return Ok((first, None));
+    }
+    let last: u64 = last.parse().map_err(|_| malformed())?;
+    if last < first {
+        return Err(format!("the range {text} ends before it starts"));
+    }
+    Ok((first, Some(last)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn bytes_and_ranges() {
+        assert_eq!(parse_bytes("64K"), Ok(65_536));
+        assert_eq!(parse_bytes("4MiB"), Ok(4 << 20));
+        assert!(parse_bytes("4X").is_err() && parse_bytes("").is_err());
+        assert!(parse_bytes("99999999999T").is_err());
+        assert_eq!(parse_range("0-99"), Ok((0, Some(99))));
+        assert_eq!(parse_range("5-"), Ok((5, None)));
+        assert!(parse_range("9-5").is_err() && parse_range("x-5").is_err() && parse_range("5").is_err());
+    }
+
+    #[test]
+    fn names_and_cids_are_told_apart() {
+        assert!(matches!(parse_source("a/b/c"), Ok(Source::Object(..))));
+        assert!(parse_source("a/").is_err());
+        assert!(parse_source("nonsense").is_err());
+        assert!(matches!(parse_source(&"0".repeat(64)), Ok(Source::File(_))));
+    }
+}

@@ -1,0 +1,145 @@
+//! `put`, `get`, `verify`.
+
+use std::path::{Path, PathBuf};
+
+use tokio::fs::File;
+use tokio::io::AsyncRead;
+use wmall_client::{PutOptions, Source, VerifyReport};
+use wmall_proto::ObjectName;
+
+use super::Context;
+use crate::args::{GetArgs, PutArgs};
+use crate::exit::Failure;
+use crate::output::{self, Format};
+use crate::progress::Shown;
+
+/// Stores a file and prints its CID, alone on the last line.
+pub(crate) async fn put(context: &Context, args: PutArgs) -> Result<(), Failure> {
+    let stdin = args.file.as_os_str() == "-";
+    let chunk_size = args.chunk_size.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    let object = match args.object {
+        Some((bucket, Some(name))) => Some((bucket, name)),
+        Some((bucket, None)) => Some((bucket, own_name(&args.file, stdin)?)),
+        None => None,
+    };
+    let (mut reader, size): (Box<dyn AsyncRead + Unpin>, u64) = if stdin {
+        (Box::new(tokio::io::stdin()), 0)
+    } else {
+        let failed = |e| Failure::local(format!("cannot read {}", args.file.display()), &e);
+        let file = File::open(&args.file).await.map_err(failed)?;
+        let meta = file.metadata().await.map_err(failed)?;
+        if meta.is_dir() {
+            return Err(Failure::usage(format!(
+                "{} is a folder; put its files one by one",
+                args.file.display()
+            )));
+        }
+        (Box::new(file), meta.len())
+    };
+    let store = context.connect().await?;
+    let shown = Shown::new("put", size, true, context.quiet);
+    let options = PutOptions {
+        chunk_size,
+        ack: args.ack.into(),
+        pool: args.pool,
+        object,
+        progress: Some(shown.callback(context.quiet)),
+    };
+    let summary = store.put(&mut reader, &options).await?;
+    drop(shown);
+    store.close().await;
+    match context.format {
+        Format::Table => output::line(&summary.id.to_string()),
+        format => format.print(&summary, |_| String::new()),
+    }
+}
+
+fn own_name(file: &Path, stdin: bool) -> Result<ObjectName, Failure> {
+    let name = file.file_name().filter(|_| !stdin).and_then(|n| n.to_str());
+    let name = name.ok_or_else(|| Failure::usage("name the object: BUCKET/NAME"))?;
+    ObjectName::new(name).map_err(Failure::usage)
+}
+
+/// Gets a file. A file on disk appears under its name only when it is whole.
+pub(crate) async fn get(context: &Context, args: GetArgs) -> Result<(), Failure> {
+    let store = context.connect().await?;
+    let range = match args.range {
+        None => None,
+        Some((first, Some(last))) => Some(first..last.saturating_add(1)),
+        Some((first, None)) => {
+            let (manifest, _) = store.manifest(&args.source).await?;
+            Some(first..manifest.size())
+        }
+    };
+    let download = store.get(&args.source, range).await?;
+    let shown = Shown::new("get", download.length(), true, context.quiet);
+    let progress = Some(shown.callback(context.quiet));
+    let out = args.out.unwrap_or_else(|| default_name(&args.source));
+    if out.as_os_str() == "-" {
+        download.copy_to(&mut tokio::io::stdout(), progress).await?;
+    } else {
+        let mut name = out.clone().into_os_string();
+        name.push(".part");
+        let part = PathBuf::from(name);
+        let failed = |e| Failure::local(format!("cannot write {}", part.display()), &e);
+        let mut file = File::create(&part).await.map_err(failed)?;
+        let copied = download.copy_to(&mut file, progress).await;
+        if let Err(error) = copied {
+            let _ = std::fs::remove_file(&part);
+            return Err(error.into());
+        }
+        file.sync_all().await.map_err(failed)?;
+        std::fs::rename(&part, &out).map_err(failed)?;
+    }
+    drop(shown);
+    store.close().await;
+    Ok(())
+}
+
+fn default_name(source: &Source) -> PathBuf {
+    match source {
+        Source::File(id) => PathBuf::from(id.to_string()),
+        // The last part only: an object's name must not choose a folder here.
+        Source::Object(_, name) => {
+            let last = name.as_str().rsplit('/').find(|p| !p.is_empty() && *p != "." && *p != "..");
+            PathBuf::from(last.unwrap_or("object"))
+        }
+    }
+}
+
+/// Checks a file and fails if anything is wrong with it.
+pub(crate) async fn verify(context: &Context, source: &Source, deep: bool) -> Result<(), Failure> {
+    let store = context.connect().await?;
+    let (manifest, _) = store.manifest(source).await?;
+    let shown = Shown::new("verify", manifest.chunks().len() as u64, false, context.quiet);
+    let report = store.verify(source, deep, Some(shown.callback(context.quiet))).await?;
+    drop(shown);
+    store.close().await;
+    context.format.print(&report, describe)?;
+    if report.is_good() {
+        return Ok(());
+    }
+    let why = format!("{} chunks unreadable, {} pieces bad", report.unreadable, report.pieces_bad);
+    Err(Failure::check("verify_failed", why).hint("`wmall chunk show` tells where a chunk's pieces are"))
+}
+
+fn describe(report: &VerifyReport) -> String {
+    let mut text = format!(
+        "{} chunks: {} stable, {} warning, {} danger, {} unavailable, {} lost\n\
+         pieces read: {} good, {} bad; {} known to be absent",
+        report.chunks,
+        report.grades.stable,
+        report.grades.warning,
+        report.grades.danger,
+        report.grades.unavailable,
+        report.grades.lost,
+        report.pieces_good,
+        report.pieces_bad,
+        report.pieces_absent
+    );
+    for trouble in &report.troubles {
+        let node = trouble.node.as_ref().map_or_else(String::new, |n| format!(" on {n}"));
+        text += &format!("\n  {}{node}: {}", trouble.chunk, trouble.what);
+    }
+    text
+}

@@ -1,0 +1,164 @@
+//! `status`, `node`, `file`, `chunk`.
+
+use serde::Serialize;
+use wmall_proto::chunk::{ChunkView, PieceState};
+use wmall_proto::status::{ClusterStatus, NodeStatus};
+use wmall_proto::{ChunkId, FileId, RpcError};
+
+use super::Context;
+use crate::args::{ChunkCommand, FileCommand, NodeCommand};
+use crate::exit::Failure;
+use crate::output::{bytes, table};
+
+pub(crate) async fn status(context: &Context) -> Result<(), Failure> {
+    let store = context.connect().await?;
+    let status = store.status().await?;
+    store.close().await;
+    context.format.print(&status, describe)
+}
+
+fn describe(status: &ClusterStatus) -> String {
+    let c = &status.chunks;
+    let members = status.members.iter().map(|m| {
+        let role = if m.leader { "leader" } else { "follower" };
+        let matched = m.matched.map_or_else(|| "-".into(), |i| i.to_string());
+        vec![m.name.clone(), m.address.clone(), role.into(), matched]
+    });
+    format!(
+        "{}\n\n\
+         chunks    {} stable, {} warning, {} danger, {} unavailable, {} lost\n\
+         data      {} files, {} objects, {} ({} at full redundancy), {} tickets\n\
+         cluster   {}\n\n{}\n\n{}",
+        status.summary,
+        c.stable,
+        c.warning,
+        c.danger,
+        c.unavailable,
+        c.lost,
+        status.files,
+        status.objects,
+        bytes(status.chunk_bytes),
+        bytes(status.redundant_bytes),
+        status.tickets,
+        status.cluster,
+        table(&["metadata node", "address", "role", "log"], members),
+        nodes(&status.nodes)
+    )
+}
+
+fn nodes(nodes: &[NodeStatus]) -> String {
+    table(
+        &["data node", "zone", "address", "state", "pieces", "used", "missing"],
+        nodes.iter().map(|n| {
+            let sum = |of: fn(&wmall_proto::status::DiskStatus) -> u64| n.disks.iter().map(of).sum::<u64>();
+            vec![
+                n.name.to_string(),
+                n.zone.to_string(),
+                n.address.to_string(),
+                n.state.as_str().into(),
+                sum(|d| d.pieces).to_string(),
+                bytes(sum(|d| d.used_bytes)),
+                sum(|d| d.tickets).to_string(),
+            ]
+        }),
+    )
+}
+
+pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), Failure> {
+    let store = context.connect().await?;
+    let status = store.status().await?;
+    store.close().await;
+    match command {
+        NodeCommand::Ls => context.format.print(&status.nodes, |all| nodes(all)),
+        NodeCommand::Show { name } => {
+            let node = status.nodes.into_iter().find(|n| n.name.as_str() == name);
+            let missing = || RpcError::not_found(format!("data node named {name}")).hint("`wmall node ls`");
+            let node = node.ok_or_else(missing).map_err(wmall_client::ClientError::from)?;
+            context.format.print(&node, |node| {
+                let disks = node.disks.iter().map(|d| {
+                    vec![
+                        d.name.clone(),
+                        d.id.to_string(),
+                        d.weight.to_string(),
+                        format!("{} of {}", bytes(d.used_bytes), bytes(d.max_bytes)),
+                        d.pieces.to_string(),
+                        d.tickets.to_string(),
+                        d.dirty_groups.to_string(),
+                        if d.writable { "yes" } else { "no" }.into(),
+                    ]
+                });
+                let columns =
+                    ["disk", "number", "weight", "used", "pieces", "tickets", "dirty groups", "writable"];
+                format!("{}\n\n{}", nodes(std::slice::from_ref(node)), table(&columns, disks))
+            })
+        }
+    }
+}
+
+/// A file, as `file show` prints it.
+#[derive(Serialize)]
+struct FileView {
+    cid: FileId,
+    size: u64,
+    chunk_size: u32,
+    merkle_root: String,
+    pool: String,
+    chunks: Vec<ChunkId>,
+}
+
+pub(crate) async fn file(context: &Context, command: FileCommand) -> Result<(), Failure> {
+    let FileCommand::Show { source } = command;
+    let store = context.connect().await?;
+    let (manifest, pool) = store.manifest(&source).await?;
+    let topology = store.topology();
+    store.close().await;
+    let view = FileView {
+        cid: manifest.id(),
+        size: manifest.size(),
+        chunk_size: manifest.chunk_size(),
+        merkle_root: wmall_proto::ids::to_hex(manifest.root()),
+        pool: topology.pools.get(&pool).map_or_else(String::new, |t| t.pool.name.to_string()),
+        chunks: manifest.chunks().to_vec(),
+    };
+    context.format.print(&view, |v| {
+        let rows = v.chunks.iter().enumerate().map(|(i, c)| vec![i.to_string(), c.to_string()]);
+        format!(
+            "cid          {}\nsize         {} ({})\nchunk size   {}\nmerkle root  {}\npool         {}\n\n{}",
+            v.cid,
+            v.size,
+            bytes(v.size),
+            bytes(u64::from(v.chunk_size)),
+            v.merkle_root,
+            v.pool,
+            table(&["chunk", "cid"], rows)
+        )
+    })
+}
+
+pub(crate) async fn chunk(context: &Context, command: ChunkCommand) -> Result<(), Failure> {
+    let ChunkCommand::Show { cid } = command;
+    let store = context.connect().await?;
+    let views = store.chunk(cid).await?;
+    store.close().await;
+    context.format.print(&views, |views| views.iter().map(one_chunk).collect::<Vec<_>>().join("\n\n"))
+}
+
+fn one_chunk(view: &ChunkView) -> String {
+    let state = |s: PieceState| match s {
+        PieceState::Live => "live",
+        PieceState::Suspect => "suspect",
+        PieceState::Missing => "missing",
+    };
+    let rows = view.pieces.iter().map(|p| {
+        vec![p.slot.to_string(), p.node.to_string(), p.disk.to_string(), state(p.state).to_string()]
+    });
+    format!(
+        "cid         {}\nlength      {}\nreferences  {}\npool        {}\ngrade       {}\n\n{}",
+        view.id,
+        view.record.length,
+        view.record.references,
+        view.pool.0,
+        view.grade.as_str(),
+        table(&["slot", "node", "disk", "state"], rows)
+    )
+}

@@ -1,0 +1,111 @@
+//! Failures as the user sees them: a stable code, why, and what to try; and the exit codes.
+//!
+//! 0 ok, 1 failed, 2 usage, 69 unreachable, 77 denied, 78 bad config (the last three from sysexits.h).
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use wmall_client::ClientError;
+use wmall_devnet::DevnetError;
+use wmall_proto::ErrorCode;
+use wmall_runtime::ConfigError;
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const UNREACHABLE: u8 = 69;
+const DENIED: u8 = 77;
+const BAD_CONFIG: u8 = 78;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: String,
+    reason: String,
+    hint: String,
+    exit: u8,
+}
+
+impl Failure {
+    fn new(code: impl Into<String>, reason: impl Into<String>, exit: u8) -> Self {
+        Self { code: code.into(), reason: reason.into(), hint: String::new(), exit }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// Something on this machine.
+    pub(crate) fn local(what: impl Display, why: &dyn std::error::Error) -> Self {
+        Self::new("local", format!("{what}: {}", chain(why)), FAILED)
+    }
+
+    /// The command line does not make sense.
+    pub(crate) fn usage(why: impl Display) -> Self {
+        Self::new("usage", why.to_string(), USAGE)
+    }
+
+    /// A check that came out badly.
+    pub(crate) fn check(code: &str, why: impl Into<String>) -> Self {
+        Self::new(code, why, FAILED)
+    }
+
+    /// A long-running role ended with this error.
+    pub(crate) fn role(role: &str, why: &dyn std::error::Error) -> Self {
+        Self::new("node_stopped", format!("{role}: {}", chain(why)), FAILED)
+    }
+
+    pub(crate) fn report(&self) -> ExitCode {
+        eprintln!("error[{}]: {}", self.code, self.reason);
+        if !self.hint.is_empty() {
+            eprintln!("  try: {}", self.hint);
+        }
+        ExitCode::from(self.exit)
+    }
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Transparent errors repeat their cause.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let code = error.code();
+        let reason = match &error {
+            ClientError::Cluster(error) => error.reason.clone(),
+            other => chain(other),
+        };
+        let exit = match code {
+            ErrorCode::Unreachable | ErrorCode::NoQuorum => UNREACHABLE,
+            ErrorCode::Denied => DENIED,
+            _ => FAILED,
+        };
+        Self::new(code.as_str(), reason, exit).hint(error.hint())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new("bad_config", chain(&error), BAD_CONFIG)
+    }
+}
+
+impl From<DevnetError> for Failure {
+    fn from(error: DevnetError) -> Self {
+        match error {
+            DevnetError::Client(error) => error.into(),
+            other => Self::new("devnet", chain(&other), FAILED),
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! A devnet: made, started, prodded and removed.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use wmall_client::{ClientConfig, ClientError, Store};
+use wmall_proto::status::NodeState;
+use wmall_proto::{NodeName, PoolName, Scheme, ZoneName};
+
+use crate::error::{DevnetError, at};
+use crate::layout::{Layout, NodeKind, NodePlan, write_cluster};
+use crate::process::{Launch, is_running, signal, wait_gone};
+
+const STATE_FILE: &str = "devnet.json";
+/// How long a cluster may take to come up.
+const READY: Duration = Duration::from_secs(60);
+/// How long a node may take to stop by itself.
+const STOP: Duration = Duration::from_secs(15);
+
+/// What a devnet is made of.
+#[derive(Debug, Clone)]
+pub struct UpOptions {
+    /// Metadata nodes: 1, 3 or 5.
+    pub metadata: u32,
+    /// Data nodes.
+    pub data: u32,
+    /// Zones that the data nodes are spread over; each its own if none.
+    pub zones: Option<u32>,
+    /// The most bytes that each data node's disk may use.
+    pub max_bytes: u64,
+    /// Whether the nodes outlive the caller.
+    pub detach: bool,
+}
+
+impl Default for UpOptions {
+    fn default() -> Self {
+        Self { metadata: 3, data: 5, zones: None, max_bytes: 8 << 30, detach: true }
+    }
+}
+
+/// A node of a devnet, as its state file has it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeEntry {
+    /// Its name.
+    pub name: NodeName,
+    /// What it is.
+    #[serde(flatten)]
+    pub kind: NodeKind,
+    /// Where it listens for calls.
+    pub address: SocketAddr,
+    /// Where it listens for HTTP.
+    pub ops: SocketAddr,
+    /// Its process, when it was last started; 0 for none.
+    pub pid: u32,
+}
+
+/// A node of a devnet, as it is now.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeView {
+    /// What the state file has.
+    #[serde(flatten)]
+    pub entry: NodeEntry,
+    /// Whether its process runs.
+    pub running: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StateFile {
+    version: u32,
+    nodes: Vec<NodeEntry>,
+}
+
+/// A devnet in a folder.
+pub struct Devnet {
+    layout: Layout,
+    binary: PathBuf,
+    state: StateFile,
+    /// Children that end with this value; empty when detached.
+    tied: Vec<Child>,
+    detach: bool,
+}
+
+impl Devnet {
+    /// Makes a cluster in this folder and starts it: `binary` is the `wmall` that the nodes run. Returns
+    /// once every node is up and the pool `3x` is there, if there are nodes enough for it.
+    pub async fn up(folder: &Path, binary: &Path, options: &UpOptions) -> Result<Self, DevnetError> {
+        if folder.join(STATE_FILE).exists() {
+            return Err(DevnetError::Exists(folder.display().to_string()));
+        }
+        let plans = plan(options)?;
+        let layout = write_cluster(folder, &plans, options.max_bytes)?;
+        for plan in &plans {
+            init_node(&layout, plan)?;
+        }
+        let entry = |plan: &NodePlan| NodeEntry {
+            name: plan.name.clone(),
+            kind: plan.kind.clone(),
+            address: plan.address,
+            ops: plan.ops.unwrap_or(plan.address),
+            pid: 0,
+        };
+        let state = StateFile { version: 1, nodes: plans.iter().map(entry).collect() };
+        let mut devnet =
+            Self { layout, binary: binary.to_path_buf(), state, tied: Vec::new(), detach: options.detach };
+        devnet.save()?;
+        for i in 0..devnet.state.nodes.len() {
+            devnet.launch(i)?;
+        }
+        devnet.wait_ready().await?;
+        Ok(devnet)
+    }
+
+    /// Opens the devnet of a folder.
+    pub fn open(folder: &Path, binary: &Path) -> Result<Self, DevnetError> {
+        let path = folder.join(STATE_FILE);
+        let Ok(text) = fs::read(&path) else {
+            return Err(DevnetError::Missing(folder.display().to_string()));
+        };
+        let state: StateFile = serde_json::from_slice(&text)
+            .map_err(|e| DevnetError::Plan(format!("{} is damaged: {e}", path.display())))?;
+        let folder = folder.canonicalize().map_err(at(folder))?;
+        let layout = Layout::new(&folder);
+        Ok(Self { layout, binary: binary.to_path_buf(), state, tied: Vec::new(), detach: true })
+    }
+
+    /// Where its files are.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// A client of it.
+    pub async fn connect(&self) -> Result<Store, DevnetError> {
+        let config =
+            ClientConfig::load(&self.layout.client()).map_err(|e| DevnetError::Plan(e.to_string()))?;
+        Ok(Store::connect(&config).await?)
+    }
+
+    /// Its nodes.
+    pub fn nodes(&self) -> Vec<NodeView> {
+        let view = |entry: &NodeEntry| {
+            let running = is_running(entry.pid, &self.layout.config(&entry.name, &entry.kind));
+            NodeView { entry: entry.clone(), running }
+        };
+        self.state.nodes.iter().map(view).collect()
+    }
+
+    fn find(&self, name: &str) -> Result<usize, DevnetError> {
+        self.state.nodes.iter().position(|n| n.name.as_str() == name).ok_or_else(|| {
+            let names: Vec<&str> = self.state.nodes.iter().map(|n| n.name.as_str()).collect();
+            DevnetError::UnknownNode { name: name.to_string(), known: names.join(", ") }
+        })
+    }
+
+    /// Ends a node at once, as a power cut would: SIGKILL. Returns once it is gone.
+    pub fn kill(&mut self, name: &str) -> Result<(), DevnetError> {
+        self.end(name, Signal::KILL)
+    }
+
+    /// Asks a node to stop, and waits for it.
+    pub fn stop(&mut self, name: &str) -> Result<(), DevnetError> {
+        self.end(name, Signal::TERM)
+    }
+
+    fn end(&mut self, name: &str, with: Signal) -> Result<(), DevnetError> {
+        let node = self.state.nodes[self.find(name)?].clone();
+        let config = self.layout.config(&node.name, &node.kind);
+        signal(node.pid, &config, with);
+        if !wait_gone(node.pid, &config, STOP) {
+            signal(node.pid, &config, Signal::KILL);
+            wait_gone(node.pid, &config, STOP);
+        }
+        self.reap();
+        Ok(())
+    }
+
+    /// Starts a node that does not run; with `wipe`, a data node on an empty disk.
+    pub fn start(&mut self, name: &str, wipe: bool) -> Result<(), DevnetError> {
+        let i = self.find(name)?;
+        let node = self.state.nodes[i].clone();
+        let config = self.layout.config(&node.name, &node.kind);
+        if is_running(node.pid, &config) {
+            return Err(DevnetError::Running(name.to_string()));
+        }
+        if wipe {
+            let NodeKind::DataNode { .. } = node.kind else { return Err(DevnetError::WipeMetadata) };
+            let disk = self.layout.node(&node.name).join("disk-1");
+            fs::remove_dir_all(&disk).map_err(at(&disk))?;
+            let loaded = wmall_data_node::Config::load(&config);
+            let loaded = loaded.map_err(|e| DevnetError::Node(e.to_string()))?;
+            wmall_data_node::init(&loaded).map_err(|e| DevnetError::Node(e.to_string()))?;
+        }
+        self.launch(i)
+    }
+
+    /// Stops every node and removes the folder.
+    pub fn down(mut self) -> Result<(), DevnetError> {
+        self.stop_all();
+        let root = self.layout.root().to_path_buf();
+        // The state file goes first: a folder without it is no devnet, whatever else is left of it.
+        fs::remove_file(root.join(STATE_FILE)).map_err(at(&root))?;
+        for part in ["nodes", "logs", "ca", "identities"] {
+            let path = root.join(part);
+            if path.exists() {
+                fs::remove_dir_all(&path).map_err(at(&path))?;
+            }
+        }
+        let _ = fs::remove_file(self.layout.client());
+        // What the user put beside is the user's.
+        let _ = fs::remove_dir(&root);
+        Ok(())
+    }
+
+    /// Stops every node.
+    pub fn stop_all(&mut self) {
+        // Another process may have started nodes since.
+        if let Ok(now) = Self::open(self.layout.root(), &self.binary) {
+            self.state = now.state;
+        }
+        let nodes = self.state.nodes.clone();
+        for node in &nodes {
+            signal(node.pid, &self.layout.config(&node.name, &node.kind), Signal::TERM);
+        }
+        for node in &nodes {
+            let config = self.layout.config(&node.name, &node.kind);
+            if !wait_gone(node.pid, &config, STOP) {
+                signal(node.pid, &config, Signal::KILL);
+                wait_gone(node.pid, &config, STOP);
+            }
+        }
+        self.reap();
+    }
+
+    /// Collects the exit codes of children that have ended.
+    fn reap(&mut self) {
+        self.tied.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+    }
+
+    fn launch(&mut self, i: usize) -> Result<(), DevnetError> {
+        let node = &self.state.nodes[i];
+        let launch = Launch {
+            binary: &self.binary,
+            command: node.kind.command(),
+            config: self.layout.config(&node.name, &node.kind),
+            log: self.layout.log(&node.name),
+            tied: !self.detach,
+        };
+        let child = launch.start()?;
+        self.state.nodes[i].pid = child.id();
+        self.tied.push(child);
+        self.save()
+    }
+
+    fn save(&self) -> Result<(), DevnetError> {
+        let path = self.layout.root().join(STATE_FILE);
+        let temporary = path.with_extension("json.new");
+        let text = serde_json::to_vec_pretty(&self.state).unwrap_or_default();
+        fs::write(&temporary, text).map_err(at(&temporary))?;
+        fs::rename(&temporary, &path).map_err(at(&path))
+    }
+
+    /// Waits until a leader answers and every data node is heard of, and makes the first pool.
+    async fn wait_ready(&mut self) -> Result<(), DevnetError> {
+        let data = self.state.nodes.iter().filter(|n| matches!(n.kind, NodeKind::DataNode { .. })).count();
+        let deadline = Instant::now() + READY;
+        let store = loop {
+            match self.connect().await {
+                Ok(store) => break store,
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => self.pause_or_fail()?,
+            }
+        };
+        wait_for_nodes(&store, data, deadline).await.map_err(|what| self.not_ready(what))?;
+        make_first_pool(&store).await?;
+        store.close().await;
+        Ok(())
+    }
+
+    /// A node that ended while the cluster comes up will not come up by itself.
+    fn pause_or_fail(&mut self) -> Result<(), DevnetError> {
+        for child in &mut self.tied {
+            if let Ok(Some(status)) = child.try_wait() {
+                let what = format!("process {} ended with {status}; the cluster did not come up", child.id());
+                return Err(self.not_ready(what));
+            }
+        }
+        Ok(())
+    }
+
+    fn not_ready(&self, what: String) -> DevnetError {
+        let logs = self.layout.root().join("logs").display().to_string();
+        DevnetError::NotReady { what, seconds: READY.as_secs(), logs }
+    }
+}
+
+/// Waits until this many data nodes are up.
+pub(crate) async fn wait_for_nodes(store: &Store, data: usize, deadline: Instant) -> Result<(), String> {
+    loop {
+        let seen = match store.status().await {
+            Ok(status) => status.nodes.iter().filter(|n| heard(n)).count(),
+            Err(_) => 0,
+        };
+        if seen >= data {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(format!("only {seen} of {data} data nodes came up"));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn heard(node: &wmall_proto::status::NodeStatus) -> bool {
+    node.state == NodeState::Up && node.silent_ms.is_some()
+}
+
+/// The pool `3x`, where there are nodes enough for three copies.
+pub(crate) async fn make_first_pool(store: &Store) -> Result<(), ClientError> {
+    let status = store.status().await?;
+    if !status.pools.is_empty() || status.nodes.len() < 3 {
+        return Ok(());
+    }
+    let (Ok(name), scheme) = (PoolName::new("3x"), Scheme::Replicated { copies: 3 }) else { return Ok(()) };
+    store.create_pool(name, scheme, wmall_proto::pg::DEFAULT_PG_BITS).await
+}
+
+/// Names, zones and free ports.
+pub(crate) fn plan(options: &UpOptions) -> Result<Vec<NodePlan>, DevnetError> {
+    if !matches!(options.metadata, 1 | 3 | 5) {
+        let why = format!("a cluster has 1, 3 or 5 metadata nodes, not {}", options.metadata);
+        return Err(DevnetError::Plan(why));
+    }
+    if options.data == 0 || options.data > 64 {
+        return Err(DevnetError::Plan(format!("a devnet has 1 to 64 data nodes, not {}", options.data)));
+    }
+    let zones = options.zones.unwrap_or(options.data);
+    if zones == 0 || zones > options.data {
+        return Err(DevnetError::Plan(format!("{} data nodes do not fill {zones} zones", options.data)));
+    }
+    // Held until all are chosen, so that none is chosen twice.
+    let mut held = Vec::new();
+    let mut port = || -> Result<(SocketAddr, SocketAddr), DevnetError> {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let failed = |source| DevnetError::Io { what: "cannot find a free port".into(), source };
+        let (udp, tcp) = (UdpSocket::bind(any).map_err(failed)?, TcpListener::bind(any).map_err(failed)?);
+        let found = (udp.local_addr().map_err(failed)?, tcp.local_addr().map_err(failed)?);
+        held.push((udp, tcp));
+        Ok(found)
+    };
+    let name = |role: &str, i: u32| {
+        NodeName::new(format!("{role}-{i}")).map_err(|e| DevnetError::Plan(e.to_string()))
+    };
+    let mut plans = Vec::new();
+    for i in 1..=options.metadata {
+        let (address, ops) = port()?;
+        let kind = NodeKind::MetadataNode { id: u64::from(i) };
+        plans.push(NodePlan { name: name("metadata", i)?, kind, address, ops: Some(ops) });
+    }
+    for i in 1..=options.data {
+        let (address, ops) = port()?;
+        let zone = format!("zone-{}", (i - 1) % zones + 1);
+        let zone = ZoneName::new(zone).map_err(|e| DevnetError::Plan(e.to_string()))?;
+        let kind = NodeKind::DataNode { zone };
+        plans.push(NodePlan { name: name("data", i)?, kind, address, ops: Some(ops) });
+    }
+    Ok(plans)
+}
+
+/// Makes a node's folders, as its operator would.
+pub(crate) fn init_node(layout: &Layout, plan: &NodePlan) -> Result<(), DevnetError> {
+    let config = layout.config(&plan.name, &plan.kind);
+    let failed = |e: &dyn std::fmt::Display| DevnetError::Node(format!("{}: {e}", plan.name));
+    match plan.kind {
+        NodeKind::MetadataNode { .. } => {
+            let config = wmall_metadata_node::Config::load(&config).map_err(|e| failed(&e))?;
+            wmall_metadata_node::init(&config).map_err(|e| failed(&e))
+        }
+        NodeKind::DataNode { .. } => {
+            let config = wmall_data_node::Config::load(&config).map_err(|e| failed(&e))?;
+            wmall_data_node::init(&config).map(|_| ()).map_err(|e| failed(&e))
+        }
+    }
+}

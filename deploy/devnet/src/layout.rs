@@ -1,0 +1,193 @@
+//! The folders and files of a cluster: CA, identities, configurations.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use wmall_proto::topology::ClusterId;
+use wmall_proto::{NodeName, Role, ZoneName};
+use wmall_runtime::logging::LogConfig;
+use wmall_runtime::ops::OpsConfig;
+use wmall_transport::CertificateAuthority;
+
+use crate::error::{DevnetError, at};
+
+/// How long identities are valid.
+const LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "role")]
+pub enum NodeKind {
+    /// A metadata node.
+    MetadataNode {
+        /// Its Raft id.
+        id: u64,
+    },
+    /// A data node.
+    DataNode {
+        /// Its failure domain.
+        zone: ZoneName,
+    },
+}
+
+impl NodeKind {
+    /// The subcommand that runs it.
+    pub fn command(&self) -> &'static str {
+        match self {
+            Self::MetadataNode { .. } => "metadata-node",
+            Self::DataNode { .. } => "data-node",
+        }
+    }
+
+    fn role(&self) -> Role {
+        match self {
+            Self::MetadataNode { .. } => Role::Metadata,
+            Self::DataNode { .. } => Role::Data,
+        }
+    }
+}
+
+/// A node to be.
+#[derive(Debug, Clone)]
+pub struct NodePlan {
+    /// Its name.
+    pub name: NodeName,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Where it listens for calls.
+    pub address: SocketAddr,
+    /// Where it listens for HTTP, if it does.
+    pub ops: Option<SocketAddr>,
+}
+
+/// Where things are in a cluster's folder.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The layout of this folder.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A node's folder.
+    pub fn node(&self, name: &NodeName) -> PathBuf {
+        self.root.join("nodes").join(name.as_str())
+    }
+
+    /// A node's configuration.
+    pub fn config(&self, name: &NodeName, kind: &NodeKind) -> PathBuf {
+        self.node(name).join(format!("{}.toml", kind.command()))
+    }
+
+    /// A node's log.
+    pub fn log(&self, name: &NodeName) -> PathBuf {
+        self.root.join("logs").join(format!("{name}.log"))
+    }
+
+    /// The client's configuration.
+    pub fn client(&self) -> PathBuf {
+        self.root.join("client.toml")
+    }
+}
+
+/// Makes the CA, every identity and every configuration of a cluster. `max_bytes` is for each data disk.
+pub fn write_cluster(root: &Path, nodes: &[NodePlan], max_bytes: u64) -> Result<Layout, DevnetError> {
+    fs::create_dir_all(root).map_err(at(root))?;
+    // Paths in configurations must not depend on where a process is started.
+    let root = root.canonicalize().map_err(at(root))?;
+    let layout = Layout::new(&root);
+    let cluster = ClusterId(wmall_runtime::random::bytes());
+    let authority = CertificateAuthority::create(&root.join("ca"), cluster)?;
+    let metadata: Vec<&NodePlan> =
+        nodes.iter().filter(|n| matches!(n.kind, NodeKind::MetadataNode { .. })).collect();
+    for node in nodes {
+        let folder = layout.node(&node.name);
+        let identity = folder.join("identity");
+        authority.issue(&identity, node.kind.role(), &node.name, LIFETIME)?;
+        let config = layout.config(&node.name, &node.kind);
+        match &node.kind {
+            NodeKind::MetadataNode { .. } => write(&config, &metadata_config(node, &metadata, &folder))?,
+            NodeKind::DataNode { zone } => {
+                write(&config, &data_config(node, zone, &metadata, &folder, max_bytes))?;
+            }
+        }
+    }
+    for (role, name) in [(Role::Admin, "admin"), (Role::Client, "client")] {
+        let name = NodeName::new(name).map_err(|e| DevnetError::Plan(e.to_string()))?;
+        authority.issue(&root.join("identities").join(role.as_str()), role, &name, LIFETIME)?;
+    }
+    let client = wmall_client::ClientConfig {
+        identity_dir: root.join("identities").join("admin"),
+        metadata: metadata
+            .iter()
+            .map(|n| wmall_client::MetadataAddress { name: n.name.clone(), address: n.address })
+            .collect(),
+        timeout_ms: 15_000,
+    };
+    write(&layout.client(), &client)?;
+    Ok(layout)
+}
+
+fn metadata_config(node: &NodePlan, metadata: &[&NodePlan], folder: &Path) -> wmall_metadata_node::RawConfig {
+    let member = |n: &&NodePlan| match n.kind {
+        NodeKind::MetadataNode { id } => {
+            Some(wmall_metadata_node::MemberEntry { id, name: n.name.clone(), address: n.address })
+        }
+        NodeKind::DataNode { .. } => None,
+    };
+    wmall_metadata_node::RawConfig {
+        name: node.name.clone(),
+        data_dir: folder.join("data"),
+        identity_dir: folder.join("identity"),
+        listen: node.address,
+        members: metadata.iter().filter_map(member).collect(),
+        snapshot_entries: 20_000,
+        suspect_after_ms: 3_000,
+        down_after_ms: 600_000,
+        ops: node.ops.map(|listen| OpsConfig { listen }),
+        log: LogConfig::default(),
+    }
+}
+
+fn data_config(
+    node: &NodePlan,
+    zone: &ZoneName,
+    metadata: &[&NodePlan],
+    folder: &Path,
+    max_bytes: u64,
+) -> wmall_data_node::RawConfig {
+    let address =
+        |n: &&NodePlan| wmall_data_node::MetadataAddress { name: n.name.clone(), address: n.address };
+    let disk = NodeName::new("disk-1").map(|name| wmall_data_node::DiskConfig {
+        name,
+        path: folder.join("disk-1"),
+        max_bytes,
+        weight: 100,
+    });
+    wmall_data_node::RawConfig {
+        name: node.name.clone(),
+        zone: zone.clone(),
+        identity_dir: folder.join("identity"),
+        listen: node.address,
+        metadata: metadata.iter().map(address).collect(),
+        disks: disk.into_iter().collect(),
+        ops: node.ops.map(|listen| OpsConfig { listen }),
+        log: LogConfig::default(),
+    }
+}
+
+fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), DevnetError> {
+    let text = toml::to_string_pretty(value).map_err(|e| DevnetError::Plan(e.to_string()))?;
+    fs::write(path, text).map_err(at(path))
+}
