@@ -50,13 +50,16 @@ struct Cut {
     within: Range<usize>,
 }
 
+/// A chunk on its way; dropping it breaks it off.
+type Fetching = AbortOnDropHandle<Result<Vec<Bytes>, RpcError>>;
+
 /// A file on its way, in order, verified.
 pub struct Download {
     store: Arc<Inner>,
     manifest: Arc<Manifest>,
     pool: PoolId,
     waiting: VecDeque<Cut>,
-    running: VecDeque<(Range<usize>, AbortOnDropHandle<Result<Vec<Bytes>, RpcError>>)>,
+    running: VecDeque<(Range<usize>, Fetching)>,
     ready: VecDeque<Bytes>,
     length: u64,
 }

@@ -71,7 +71,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let metrics = Metrics::new();
     let service = Arc::new(Service {
         disks: disks.clone(),
-        intake: Intake::new(endpoint.clone(), map, disks.clone()),
+        intake: Intake::new(endpoint.clone(), metadata.clone(), map, disks.clone()),
         reads: Service::read_places(),
         calls: metrics.calls(&CallKind::ALL.map(CallKind::as_str)),
         bad,

@@ -13,7 +13,7 @@ use wmall_proto::chunk::MAX_CHUNK_SIZE;
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{Ack, PutOutcome, PutRequest, Request, Response, SlotFailure};
 use wmall_proto::{ErrorCode, PgRow, Role, RpcError};
-use wmall_transport::{Body, Endpoint, collect};
+use wmall_transport::{Body, Endpoint, Members, collect};
 
 use crate::disk::{DiskStore, PieceHeader};
 use crate::map::{Known, Map};
@@ -32,6 +32,8 @@ pub(crate) struct Intake {
     endpoint: Endpoint,
     map: Arc<Map>,
     disks: Arc<Vec<Arc<DiskStore>>>,
+    metadata: Arc<Members>,
+    asking: tokio::sync::Mutex<()>,
     room: Arc<Semaphore>,
 }
 
@@ -43,8 +45,14 @@ struct Relay {
 type RelayOutcome = (u8, Result<SignedReceipt, RpcError>);
 
 impl Intake {
-    pub(crate) fn new(endpoint: Endpoint, map: Arc<Map>, disks: Arc<Vec<Arc<DiskStore>>>) -> Self {
-        Self { endpoint, map, disks, room: Arc::new(Semaphore::new(IN_FLIGHT_BYTES)) }
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        metadata: Arc<Members>,
+        map: Arc<Map>,
+        disks: Arc<Vec<Arc<DiskStore>>>,
+    ) -> Self {
+        let room = Arc::new(Semaphore::new(IN_FLIGHT_BYTES));
+        Self { endpoint, map, disks, metadata, asking: tokio::sync::Mutex::new(()), room }
     }
 
     /// Takes in a chunk for one of this node's slots and relays it to those that the caller names.
@@ -61,7 +69,7 @@ impl Intake {
         if from == Role::Data && !request.relay.is_empty() {
             return Err(RpcError::new(ErrorCode::Denied, "a relayed put is not relayed again"));
         }
-        let known = self.map.get();
+        let known = self.map_for(&request).await?;
         let row = known.row(request.pool, &request.chunk, request.row_version)?;
         let disk = self.disk_of(row, request.slot)?;
         disk.check_room(request.length)?;
@@ -88,6 +96,25 @@ impl Intake {
         let wanted = if request.ack == Ack::All { usize::MAX } else { quorum };
         await_relays(&mut outcomes, &mut receipts, &mut failures, wanted).await;
         Ok(PutOutcome { receipts, failures })
+    }
+
+    /// The map that the caller placed the chunk by. A caller that knows a later one than this node makes it
+    /// ask, rather than wait for the next heartbeat.
+    async fn map_for(&self, request: &PutRequest) -> Result<Known, RpcError> {
+        let known = self.map.get();
+        let row = known.topology.row_of(request.pool, &request.chunk).map(|(_, row)| row.version);
+        if row.is_some_and(|version| version >= request.row_version) {
+            return Ok(known);
+        }
+        let _one_at_a_time = self.asking.lock().await;
+        let version = known.topology.version;
+        if self.map.get().topology.version == version {
+            let ask = Request::GetTopology { known: version };
+            if let Response::Topology(reply) = self.metadata.call(&ask).await? {
+                self.map.update(reply);
+            }
+        }
+        Ok(self.map.get())
     }
 
     fn disk_of(&self, row: &PgRow, slot: u8) -> Result<Arc<DiskStore>, RpcError> {

@@ -1,1 +1,235 @@
-//! x
+//! What the cluster tests share: a devnet of real processes, driven through the command line as a user
+//! would. The binary is the one that `WMALL_BIN` names, which `make` sets.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// One cluster at a time: ten processes on two cores are enough.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    let path = std::env::var_os("WMALL_BIN").expect("WMALL_BIN is not set; run `make test`");
+    PathBuf::from(path)
+}
+
+/// Runs `wmall` and waits for it.
+pub fn wmall(args: &[&str]) -> Output {
+    Command::new(binary()).args(args).stdin(Stdio::null()).output().expect("wmall does not start")
+}
+
+/// Waits for a condition, with a deadline.
+pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What a failed command said.
+#[derive(Debug)]
+pub struct Failed {
+    /// Its exit code.
+    pub exit: i32,
+    /// Its stderr.
+    pub stderr: String,
+}
+
+impl Failed {
+    fn of(output: Output, args: &[&str]) -> Self {
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success(), "wmall {args:?} succeeded: {stdout}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        Self { exit: output.status.code().unwrap_or(-1), stderr }
+    }
+
+    /// Asserts the exit code and the stable error code.
+    pub fn expect(&self, exit: i32, code: &str) -> &Self {
+        assert_eq!(self.exit, exit, "{}", self.stderr);
+        assert!(self.stderr.contains(&format!("error[{code}]")), "not {code}: {}", self.stderr);
+        self
+    }
+}
+
+/// Runs `wmall` and expects it to fail.
+pub fn wmall_fails(args: &[&str]) -> Failed {
+    Failed::of(wmall(args), args)
+}
+
+/// A devnet of child processes, removed at the end of the test, however it ends.
+pub struct Cluster {
+    dir: TempDir,
+    _one: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Three metadata nodes, five data nodes.
+    pub fn up() -> Self {
+        Self::up_with(&[])
+    }
+
+    /// With more options of `wmall devnet up`.
+    pub fn up_with(options: &[&str]) -> Self {
+        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = Self { dir: tempfile::tempdir().unwrap(), _one: one };
+        let net = cluster.net();
+        let args = [&["devnet", "up", "--detach", "--dir", &net], options].concat();
+        let output = wmall(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        cluster
+    }
+
+    fn net(&self) -> String {
+        self.dir.path().join("net").display().to_string()
+    }
+
+    /// The devnet's folder.
+    pub fn folder(&self) -> PathBuf {
+        self.dir.path().join("net")
+    }
+
+    /// A place for the test's own files.
+    pub fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// Writes a file for the test.
+    pub fn write(&self, name: &str, content: &[u8]) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// The client's configuration.
+    pub fn config(&self) -> String {
+        self.folder().join("client.toml").display().to_string()
+    }
+
+    fn args<'a>(&'a self, config: &'a str, args: &[&'a str]) -> Vec<&'a str> {
+        [&["--config", config, "-q"], args].concat()
+    }
+
+    /// Runs a command against the cluster and returns its stdout.
+    pub fn run(&self, args: &[&str]) -> String {
+        let config = self.config();
+        let output = wmall(&self.args(&config, args));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "wmall {args:?} failed: {stderr}{}", self.logs());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command and parses the JSON on its stdout.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let text = self.run(&[&["-o", "json"], args].concat());
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"))
+    }
+
+    /// Runs a command that must fail.
+    pub fn fails(&self, args: &[&str]) -> Failed {
+        let config = self.config();
+        wmall_fails(&self.args(&config, args))
+    }
+
+    /// Starts a command and lets it run.
+    pub fn spawn(&self, args: &[&str]) -> std::process::Child {
+        let config = self.config();
+        let mut command = Command::new(binary());
+        command.args(self.args(&config, args)).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Stores a file and returns its CID: the last line of stdout.
+    pub fn put(&self, file: &str, options: &[&str]) -> String {
+        let stdout = self.run(&[&["put", file], options].concat());
+        stdout.lines().last().expect("a CID").to_string()
+    }
+
+    /// Gets a file whole and holds it against what it should be.
+    pub fn assert_content(&self, source: &str, expected: &[u8]) {
+        let out = self.path("out.tmp");
+        self.run(&["get", source, "-O", &out]);
+        assert!(std::fs::read(&out).unwrap() == expected, "{source} came back changed");
+    }
+
+    /// `wmall devnet VERB NODE`.
+    pub fn devnet(&self, verb: &str, node: &str, options: &[&str]) {
+        let net = self.net();
+        let args = [&["devnet", verb, node, "--dir", &net], options].concat();
+        let output = wmall(&args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "wmall {args:?} failed: {stderr}");
+    }
+
+    /// Names of the nodes, metadata nodes first.
+    pub fn nodes(&self) -> Vec<String> {
+        let net = self.net();
+        let output = wmall(&["-o", "json", "devnet", "status", "--dir", &net]);
+        let nodes: Value = serde_json::from_slice(&output.stdout).unwrap();
+        nodes.as_array().unwrap().iter().map(|n| n["name"].as_str().unwrap().to_string()).collect()
+    }
+
+    /// The metadata node that leads.
+    pub fn leader(&self) -> String {
+        let status = self.json(&["status"]);
+        let members = status["members"].as_array().unwrap();
+        let leader = members.iter().find(|m| m["leader"] == true).expect("a leader");
+        leader["name"].as_str().unwrap().to_string()
+    }
+
+    /// Waits until the status fulfils a condition.
+    pub fn wait_status(&self, what: &str, limit: Duration, condition: impl Fn(&Value) -> bool) {
+        let config = self.config();
+        wait_until(what, limit, || {
+            let output = wmall(&self.args(&config, &["-o", "json", "status"]));
+            serde_json::from_slice(&output.stdout).is_ok_and(|status| condition(&status))
+        });
+    }
+
+    /// The ends of the nodes' logs, for the message of a failure.
+    fn logs(&self) -> String {
+        let mut text = String::new();
+        for node in self.nodes() {
+            let path = self.folder().join("logs").join(format!("{node}.log"));
+            let log = std::fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().rev().take(5).collect();
+            text += &format!("\n--- {node}\n");
+            lines.iter().rev().for_each(|l| text += &format!("{l}\n"));
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let net = self.net();
+        let output = wmall(&["devnet", "down", "--dir", &net]);
+        if !output.status.success() && !std::thread::panicking() {
+            panic!("devnet down failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+/// Bytes that are the same on every machine and that no compression helps with.
+pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(length + 8);
+    while out.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(length);
+    out
+}
+
+/// The root of the repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}

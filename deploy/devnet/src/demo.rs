@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::fs::File;
 use wmall_client::{PutOptions, Source, Store};
 use wmall_proto::rpc::Ack;
+use wmall_proto::status::NodeState;
 use wmall_proto::{BucketName, FileId, ObjectName};
 
 use crate::blocks;
@@ -75,8 +76,16 @@ async fn scenes(devnet: &mut Devnet, files: &[PathBuf], say: Say<'_>) -> Result<
     }
     say("6. A proof that a chunk belongs to its file, checked with nothing but the file's CID:");
     prove(&store, &stored, say).await?;
-    let status = store.status().await?;
-    say(&format!("   Meanwhile the cluster says: {}", status.summary));
+    say("7. Meanwhile the cluster has noticed:");
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let status = loop {
+        let status = store.status().await?;
+        if status.nodes.iter().any(|n| n.state != NodeState::Up) || Instant::now() >= deadline {
+            break status;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    say(&format!("   {}", status.summary));
     store.close().await;
     Ok(())
 }

@@ -184,23 +184,23 @@ impl LogStore {
         Record { kind: VOTE, payload: vec![payload.into()], ..Record::default() }
     }
 
-    fn read_entry(&self, located: &Located) -> Result<Entry, StorageError<u64>> {
+    fn read_entry(&self, located: &Located) -> io::Result<Entry> {
         let bytes = match (&located.cached, located.place) {
             (Some(bytes), _) => bytes.clone(),
             (None, Some(place)) => {
                 let mut bytes = vec![0u8; located.length as usize + 4];
                 let offset = Journal::payload_offset(place, 24);
-                self.journal.read(place.segment, offset, &mut bytes).map_err(|e| read_error(&e))?;
+                self.journal.read(place.segment, offset, &mut bytes)?;
                 let stored = bytes.split_off(located.length as usize);
                 if wmall_journal::checksum(&bytes).to_le_bytes() != *stored {
                     let what = format!("entry {} of the Raft log is damaged on disk", located.log_id);
-                    return Err(read_error(&io::Error::new(io::ErrorKind::InvalidData, what)));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                 }
                 bytes.into()
             }
-            (None, None) => return Err(read_error(&io::Error::other("an entry without bytes"))),
+            (None, None) => return Err(io::Error::other("an entry without bytes")),
         };
-        let payload = decode_payload(located.kind, bytes).map_err(|e| read_error(&io::Error::other(e)))?;
+        let payload = decode_payload(located.kind, bytes).map_err(io::Error::other)?;
         Ok(Entry { log_id: located.log_id, payload })
     }
 }
@@ -236,7 +236,9 @@ impl RaftLogReader<TypeConfig> for LogStore {
     ) -> Result<Vec<Entry>, StorageError<u64>> {
         let range: (Bound<u64>, Bound<u64>) = (range.start_bound().cloned(), range.end_bound().cloned());
         let index = self.lock();
-        index.entries.range(range).map(|(_, located)| self.read_entry(located)).collect()
+        let entries: io::Result<Vec<Entry>> =
+            index.entries.range(range).map(|(_, located)| self.read_entry(located)).collect();
+        entries.map_err(|e| read_error(&e))
     }
 }
 

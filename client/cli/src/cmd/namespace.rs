@@ -78,11 +78,13 @@ pub(crate) async fn bucket(context: &Context, command: BucketCommand) -> Result<
     let buckets = match command {
         BucketCommand::Create { name, pool } => {
             store.create_bucket(name, pool.as_ref()).await?;
-            return Ok(store.close().await);
+            store.close().await;
+            return Ok(());
         }
         BucketCommand::Rm { name } => {
             store.remove_bucket(name).await?;
-            return Ok(store.close().await);
+            store.close().await;
+            return Ok(());
         }
         BucketCommand::Ls => store.buckets().await?,
         BucketCommand::Show { name } => vec![store.bucket(name).await?],

@@ -1,0 +1,74 @@
+# The commands of the project; README.md says what each is for.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-real quick check fix audit bench soak fuzz tools
+
+CARGO   ?= cargo
+PROFILE := --profile ci
+BIN     := $(CURDIR)/target/ci/wmall
+RELEASE := $(CURDIR)/target/release/wmall
+DENY    := 0.20.2
+# What to store for real: any files of yours.
+DATA    ?=
+# How long the long tests go on.
+ROUNDS  ?= 20
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: tools ## See it work: files in, a node killed, files out, proven
+	$(CARGO) build --release -p wmall-cli
+	$(RELEASE) devnet demo $(FILES)
+
+test: tools check ## Everything that must hold
+	$(CARGO) build $(PROFILE) -p wmall-cli
+	WMALL_BIN=$(BIN) $(CARGO) test $(PROFILE) --workspace
+
+test-real: tools ## The same round trip with files of yours: make test-real DATA=folder
+	@test -n "$(DATA)" || { echo "name a folder of files: make test-real DATA=folder" >&2; exit 2; }
+	$(CARGO) build $(PROFILE) -p wmall-cli
+	WMALL_BIN=$(BIN) WMALL_DATA=$(abspath $(DATA)) \
+	  $(CARGO) test $(PROFILE) -p wmall-tests --test real_data -- --ignored --nocapture
+
+quick: ## The inner loop: lints, and all tests but those of whole clusters
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+	$(CARGO) test $(PROFILE) --workspace --exclude wmall-tests
+	$(CARGO) test $(PROFILE) -p wmall-tests --test repository
+
+check: ## Formatting and lints; changes nothing
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
+
+fix: ## What `check` complains about and can be mended by a machine
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets --fix --allow-dirty
+	$(CARGO) fmt --all
+
+audit: ## Licences, sources and bans of every dependency
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny@$(DENY)
+	$(CARGO) deny --offline check bans licenses sources
+
+bench: tools ## How fast, against references in the same run; docs/benchmarks.md keeps the figures
+	$(CARGO) build --release -p wmall-cli
+	WMALL_BIN=$(RELEASE) $(CARGO) run --release -p wmall-benches -- $(BENCH)
+
+soak: tools ## The long versions of the tests; docs/soak.md keeps the figures
+	$(CARGO) build $(PROFILE) -p wmall-cli
+	WMALL_BIN=$(BIN) WMALL_ROUNDS=$(ROUNDS) \
+	  $(CARGO) test $(PROFILE) -p wmall-tests --test soak -- --ignored --nocapture
+
+fuzz: ## Every fuzz target for a minute (SECONDS=n for longer)
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	./tests/fuzz/run.sh $(or $(SECONDS),60)
+
+tools: # A missing tool is installed where that is possible, and is an error where it is not.
+	@for tool in gcc make; do \
+	  command -v $$tool >/dev/null && continue; \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq build-essential; \
+	  else echo "$$tool is missing; on Debian: apt-get install build-essential" >&2; exit 1; fi; \
+	done
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing; see rust-toolchain.toml" >&2; exit 1; }
+	@grep -qw avx2 /proc/cpuinfo || echo "note: this processor has no AVX2; it will be slow" >&2
