@@ -154,12 +154,12 @@ fn rot_before_acknowledged_records_is_an_error_and_not_a_tail() {
     let at: Vec<Position> =
         (0..4).map(|n| journal.append_and_wait(vec![record(n, 100)]).unwrap()[0]).collect();
     drop(journal);
-    for victim in 0..3 {
+    for (victim, &place) in at.iter().enumerate().take(3) {
         for byte in [0, 20, 33, 60] {
             let rotten = disk.crash(Crash::Drop, 0);
-            rotten.flip("0000000000.seg", at[victim].offset as usize + byte);
+            rotten.flip("0000000000.seg", place.offset as usize + byte);
             match reopen(Arc::new(rotten)).map(|(_, seen)| seen) {
-                Err(OpenError::Corrupt { position, .. }) => assert_eq!(position, at[victim]),
+                Err(OpenError::Corrupt { position, .. }) => assert_eq!(position, place),
                 other => panic!("record {victim}, byte {byte}: {other:?}"),
             }
         }
