@@ -37,7 +37,7 @@ fn default_timeout_ms() -> u64 {
 impl ClientConfig {
     /// Loads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = config::load(path)?;
+        let config: Self = config::load_file(path)?;
         if config.metadata.is_empty() {
             let why = "`metadata` names no metadata node".to_string();
             return Err(ConfigError::Invalid { path: path.display().to_string(), why });

@@ -89,12 +89,16 @@ impl Store {
             Source::Object(bucket, name) => {
                 let query = Query::Object { bucket: bucket.clone(), name: name.clone() };
                 match self.inner.read(query).await? {
-                    QueryReply::Object { pool, file, .. } => (file, Some(pool)),
+                    QueryReply::Object { record, pool, file } if record.file == file.id => (file, Some(pool)),
                     _ => return Err(unexpected().into()),
                 }
             }
         };
         let FilePage { id, record, mut chunks, .. } = page;
+        // Any member may have answered, and none is believed: the id that was asked for is what counts.
+        if matches!(source, Source::File(asked) if *asked != id) {
+            return Err(RpcError::new(ErrorCode::Corrupt, format!("file {id} came for another one")).into());
+        }
         let count = record.chunk_count();
         while (chunks.len() as u64) < count {
             let next = self.inner.file_page(id, chunks.len() as u64).await?;
@@ -295,12 +299,22 @@ impl Inner {
         let outcome = tokio::time::timeout(SLOT_TIMEOUT, self.read_whole(slot, pool, chunk, length)).await;
         let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} is too slow", slot.target.node));
         let outcome = outcome.map_err(late).and_then(|o| o);
-        if let Err(error) = &outcome
-            && error.code != ErrorCode::NotFound
-        {
-            self.map.avoid(&slot.target.node);
+        if let Err(error) = &outcome {
+            match error.code {
+                // The node looks for itself and reports what it finds; nobody waits for that here.
+                ErrorCode::HashMismatch | ErrorCode::NotFound => self.have_checked(slot, pool, chunk),
+                _ => self.map.avoid(&slot.target.node),
+            }
         }
         outcome
+    }
+
+    fn have_checked(&self, slot: &SlotTarget, pool: PoolId, chunk: ChunkId) {
+        let (endpoint, target) = (self.endpoint.clone(), slot.target.clone());
+        tokio::spawn(async move {
+            let check = Request::CheckPiece { pool, chunk };
+            let _ = endpoint.call(&target, &check, SLOT_TIMEOUT).await;
+        });
     }
 
     async fn read_whole(
@@ -322,12 +336,6 @@ impl Inner {
             return Ok(parts);
         }
         tracing::warn!(node = %slot.target.node, %chunk, "wrong bytes; asking another node");
-        // The node looks for itself and reports what it finds; nobody waits for that here.
-        let (endpoint, target) = (self.endpoint.clone(), slot.target.clone());
-        tokio::spawn(async move {
-            let check = Request::CheckPiece { pool, chunk };
-            let _ = endpoint.call(&target, &check, SLOT_TIMEOUT).await;
-        });
         let reason = format!("{} sent bytes that are not those of chunk {chunk}", slot.target.node);
         Err(RpcError::new(ErrorCode::HashMismatch, reason))
     }

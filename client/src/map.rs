@@ -42,7 +42,9 @@ impl Map {
         {
             known.topology = Arc::new(*topology);
         }
-        known.suspects = reply.suspects.into_iter().collect();
+        if let Some(suspects) = reply.suspects {
+            known.suspects = suspects.into_iter().collect();
+        }
     }
 
     /// A call to this node failed.

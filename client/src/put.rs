@@ -365,7 +365,7 @@ impl ChunkPut {
 
 /// Whether another slot, or a later time, may have another answer.
 fn passes(code: ErrorCode) -> bool {
-    code.is_transient() || matches!(code, ErrorCode::DiskFull | ErrorCode::DiskFailed | ErrorCode::NotFound)
+    !matches!(code, ErrorCode::Denied | ErrorCode::Unsupported)
 }
 
 fn too_few(row: &PgRow, receipts: &BTreeMap<u8, ReceiptProof>) -> RpcError {

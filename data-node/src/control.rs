@@ -77,7 +77,7 @@ impl Control {
 
     async fn register(&mut self) -> Result<(), RpcError> {
         let disk = |d: &Arc<DiskStore>| DiskRegistration {
-            name: d.name.clone(),
+            name: d.config.name.clone(),
             weight: d.config.weight,
             max_bytes: d.config.max_bytes,
             incarnation: d.superblock.incarnation,

@@ -3,6 +3,7 @@
 //! One task, at most [`PARALLEL`] fetches at once. Each piece is hashed before it is written, and the
 //! ticket is closed by a receipt, never by the end of a job.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use wmall_proto::chunk::MissingPiece;
+use wmall_proto::feed::CommittedChunk;
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{ReadRequest, Request, Response};
 use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RpcError, UploadId};
@@ -24,8 +26,9 @@ use crate::service::BadPiece;
 const PARALLEL: usize = 4;
 /// How long one fetch may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between passes over work that did not end well.
-const PAUSE: Duration = Duration::from_secs(2);
+/// Between passes over work that did not end well, growing up to the second number.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Pieces fetched for a backfill belong to no client's upload.
 const BACKFILL: UploadId = UploadId([0xff; 16]);
 
@@ -41,6 +44,7 @@ pub(crate) struct Filler {
 impl Filler {
     /// Works whenever the heartbeat says there is work.
     pub(crate) async fn run(self, mut work: watch::Receiver<Vec<DiskId>>, shutdown: Shutdown) {
+        let mut pause = FIRST_PAUSE;
         while !shutdown.is_requested() {
             let todo = work.borrow_and_update().clone();
             let mut failed = false;
@@ -55,8 +59,12 @@ impl Filler {
                 }
             }
             if failed {
-                shutdown.or(tokio::time::sleep(PAUSE)).await;
-            } else if shutdown.or(work.changed()).await.is_none_or(|c| c.is_err()) {
+                shutdown.or(tokio::time::sleep(pause)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                continue;
+            }
+            pause = FIRST_PAUSE;
+            if shutdown.or(work.changed()).await.is_none_or(|c| c.is_err()) {
                 return;
             }
         }
@@ -65,7 +73,10 @@ impl Filler {
     /// One pass over what a disk misses. True if nothing is left of it.
     async fn fill(&self, disk: &Arc<DiskStore>) -> Result<bool, RpcError> {
         let Some(id) = disk.id() else { return Ok(true) };
-        let (mut after, mut complete) = (None, true);
+        let mut after = None;
+        // Groups of which a piece could not be had keep their marks; the others need not wait for them.
+        let mut failed: BTreeSet<(PoolId, PgId)> = BTreeSet::new();
+        let mut complete = true;
         let mut first: Option<(u64, Vec<(PoolId, PgId)>)> = None;
         loop {
             let request = Request::ListMissing { disk: id, after: after.clone() };
@@ -76,20 +87,30 @@ impl Filler {
             first.get_or_insert((as_of, groups));
             if !pieces.is_empty() {
                 tracing::info!(disk = %disk.name, pieces = pieces.len(), "filling");
-                let wanted = pieces.len();
-                let receipts = self.fetch_all(disk, pieces).await;
-                complete &= receipts.len() == wanted;
+                let (receipts, missed) = self.fetch_all(disk, pieces).await;
+                complete &= missed.is_empty();
+                failed.extend(missed.iter().filter_map(|p| self.group_of(p)));
+                let committed: Vec<CommittedChunk> = receipts.iter().map(committed).collect();
                 self.close(id, receipts, Vec::new(), 0).await?;
+                // Only committed chunks are ever listed as missing.
+                disk.committed(committed, None);
             }
             after = next;
             if after.is_none() {
                 break;
             }
         }
-        if let Some((as_of, groups)) = first.filter(|(_, groups)| complete && !groups.is_empty()) {
-            self.close(id, Vec::new(), groups, as_of).await?;
+        if let Some((as_of, mut groups)) = first {
+            groups.retain(|group| !failed.contains(group));
+            if !groups.is_empty() {
+                self.close(id, Vec::new(), groups, as_of).await?;
+            }
         }
         Ok(complete)
+    }
+
+    fn group_of(&self, piece: &MissingPiece) -> Option<(PoolId, PgId)> {
+        self.map.get().topology.row_of(piece.pool, &piece.chunk).map(|(group, _)| group)
     }
 
     async fn close(
@@ -103,8 +124,13 @@ impl Filler {
         self.metadata.call(&request).await.map(|_| ())
     }
 
-    async fn fetch_all(&self, disk: &Arc<DiskStore>, pieces: Vec<MissingPiece>) -> Vec<SignedReceipt> {
-        let mut receipts = Vec::with_capacity(pieces.len());
+    /// Fetches what can be had; returns receipts for that, and what could not.
+    async fn fetch_all(
+        &self,
+        disk: &Arc<DiskStore>,
+        pieces: Vec<MissingPiece>,
+    ) -> (Vec<SignedReceipt>, Vec<MissingPiece>) {
+        let (mut receipts, mut missed) = (Vec::with_capacity(pieces.len()), Vec::new());
         let mut running = JoinSet::new();
         let mut waiting = pieces.into_iter();
         loop {
@@ -114,13 +140,18 @@ impl Filler {
                 let (filler, disk) = (self.clone(), disk.clone());
                 running.spawn(async move {
                     let outcome = filler.fetch(&disk, &piece).await;
-                    outcome.inspect_err(|e| tracing::warn!(%e, chunk = %piece.chunk, "not fetched"))
+                    outcome.map_err(|error| {
+                        tracing::warn!(%error, chunk = %piece.chunk, "not fetched");
+                        piece
+                    })
                 });
             }
             match running.join_next().await {
-                Some(Ok(outcome)) => receipts.extend(outcome.ok()),
+                Some(Ok(Ok(receipt))) => receipts.push(receipt),
+                Some(Ok(Err(piece))) => missed.push(piece),
+                // A fetch neither panics nor is it aborted; if it were, its piece stays listed.
                 Some(Err(_)) => {}
-                None => return receipts,
+                None => return (receipts, missed),
             }
         }
     }
@@ -185,6 +216,10 @@ impl Filler {
         let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} sends too slowly", target.node));
         tokio::time::timeout(FETCH_TIMEOUT, receiving).await.map_err(late)?
     }
+}
+
+fn committed(receipt: &SignedReceipt) -> CommittedChunk {
+    CommittedChunk { pool: receipt.receipt.pool, chunk: receipt.receipt.chunk }
 }
 
 /// Tells the metadata nodes about pieces that turned out bad; they become tickets, and are filled.

@@ -35,7 +35,9 @@ impl Map {
         {
             known.topology = Arc::new(*topology);
         }
-        known.suspects = Arc::new(reply.suspects.into_iter().collect());
+        if let Some(suspects) = reply.suspects {
+            known.suspects = Arc::new(suspects.into_iter().collect());
+        }
     }
 }
 

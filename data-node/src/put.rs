@@ -1,6 +1,6 @@
 //! Taking in a chunk: hashed as it comes, relayed to the other slots while it comes, written, promised.
 //!
-//! Bounds: [`IN_FLIGHT_BYTES`] of chunks at once, over all puts; a put that finds no room waits
+//! Bounds: [`IN_FLIGHT_BYTES`] of chunks at once, half of it for clients' puts and half for relayed ones; a put that finds no room waits
 //! [`ROOM_TIMEOUT`] and is then told that the node is busy. A relay holds parts of its own chunk only.
 
 use std::sync::Arc;
@@ -22,6 +22,8 @@ use crate::map::{Known, Map};
 const IN_FLIGHT_BYTES: usize = 96 << 20;
 /// How long a put waits for room.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the bytes of a chunk may take to come.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a relayed put may take in all.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a quorum waits for the slots that are late.
@@ -35,6 +37,9 @@ pub(crate) struct Intake {
     metadata: Arc<Members>,
     asking: tokio::sync::Mutex<()>,
     room: Arc<Semaphore>,
+    /// For what other data nodes relay: a primary waits for its relays, so relays must never wait for
+    /// primaries.
+    relay_room: Arc<Semaphore>,
 }
 
 /// A slot that the chunk is relayed to.
@@ -51,8 +56,9 @@ impl Intake {
         map: Arc<Map>,
         disks: Arc<Vec<Arc<DiskStore>>>,
     ) -> Self {
-        let room = Arc::new(Semaphore::new(IN_FLIGHT_BYTES));
-        Self { endpoint, map, disks, metadata, asking: tokio::sync::Mutex::new(()), room }
+        let room = || Arc::new(Semaphore::new(IN_FLIGHT_BYTES / 2));
+        let asking = tokio::sync::Mutex::new(());
+        Self { endpoint, map, disks, metadata, asking, room: room(), relay_room: room() }
     }
 
     /// Takes in a chunk for one of this node's slots and relays it to those that the caller names.
@@ -73,7 +79,8 @@ impl Intake {
         let row = known.row(request.pool, &request.chunk, request.row_version)?;
         let disk = self.disk_of(row, request.slot)?;
         disk.check_room(request.length)?;
-        let permit = self.room.clone().acquire_many_owned(request.length);
+        let room = if from == Role::Data { &self.relay_room } else { &self.room };
+        let permit = room.clone().acquire_many_owned(request.length);
         let Ok(Ok(room)) = tokio::time::timeout(ROOM_TIMEOUT, permit).await else {
             return Err(RpcError::new(ErrorCode::Busy, "the data node has too many puts under way"));
         };
@@ -81,7 +88,9 @@ impl Intake {
         let mut outcomes = JoinSet::new();
         let mut failures = Vec::new();
         let mut relays = self.start_relays(&request, &known, row, &mut outcomes, &mut failures, &room);
-        let (parts, crc) = receive(&request, body, &mut relays).await?;
+        let receiving = receive(&request, body, &mut relays);
+        let late = |_| RpcError::new(ErrorCode::Timeout, "the bytes of the chunk come too slowly");
+        let (parts, crc) = tokio::time::timeout(RECEIVE_TIMEOUT, receiving).await.map_err(late)??;
         // Closing the channels tells the relays that all has come, and that it is what it should be.
         drop(relays);
         let header = PieceHeader {
@@ -96,6 +105,11 @@ impl Intake {
         let wanted = if request.ack == Ack::All { usize::MAX } else { quorum };
         await_relays(&mut outcomes, &mut receipts, &mut failures, wanted).await;
         Ok(PutOutcome { receipts, failures })
+    }
+
+    /// The node's map.
+    pub(crate) fn known(&self) -> Known {
+        self.map.get()
     }
 
     /// The map that the caller placed the chunk by. A caller that knows a later one than this node makes it

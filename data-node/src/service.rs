@@ -58,17 +58,16 @@ impl Service {
             RpcError::new(ErrorCode::RangeOutOfBounds, reason)
         })?;
         let length = left.min(request.length);
-        let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
-        let _place = self.reads.acquire().await.map_err(stopping)?;
         // The first part is read before anything is said, so that a disk's error is still an answer.
         let mut at = request.offset;
         let end = request.offset + length;
-        let mut next = read_part(&disk, located, at, end).await?;
+        let mut next = self.read_part(request, &disk, located, at, end).await?;
         replier.start(Response::Piece { length, piece_length: located.length }).await?;
         while let Some(part) = next.take() {
             at += part.len() as u32;
             // Reading ahead by one part keeps disk and network busy together.
-            let (sent, read) = tokio::join!(replier.write(part), read_part(&disk, located, at, end));
+            let (sent, read) =
+                tokio::join!(replier.write(part), self.read_part(request, &disk, located, at, end));
             sent?;
             next = read?;
         }
@@ -77,6 +76,7 @@ impl Service {
 
     async fn check(&self, pool: PoolId, chunk: ChunkId) -> Result<Response, RpcError> {
         let Some((disk, located)) = self.find(pool, &chunk)? else {
+            self.report_if_ours(pool, chunk);
             return Ok(Response::Checked(PieceCheck::Absent));
         };
         let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
@@ -87,29 +87,54 @@ impl Service {
             return Ok(Response::Checked(PieceCheck::Good));
         }
         tracing::error!(disk = %disk.name, %chunk, "a piece is rotten");
-        // A full queue is no loss: whoever reads the piece next reports it again.
-        let _ = self.bad.try_send((disk, pool, chunk));
+        self.report(disk, pool, chunk);
         Ok(Response::Checked(PieceCheck::Bad))
     }
-}
 
-async fn read_part(
-    disk: &Arc<DiskStore>,
-    located: crate::disk::Located,
-    at: u32,
-    end: u32,
-) -> Result<Option<Bytes>, RpcError> {
-    if at >= end {
-        return Ok(None);
+    /// A full queue is no loss: whoever reads the piece next reports it again.
+    fn report(&self, disk: Arc<DiskStore>, pool: PoolId, chunk: ChunkId) {
+        let _ = self.bad.try_send((disk, pool, chunk));
     }
-    let store = disk.clone();
-    let reading = tokio::task::spawn_blocking(move || {
-        let mut buffer = vec![0u8; READ_PART.min((end - at) as usize)];
-        store.read(&located, at, &mut buffer).map(|()| Bytes::from(buffer))
-    });
-    let failed = |why: String| RpcError::new(ErrorCode::Corrupt, format!("disk {}: {why}", disk.name));
-    let read = reading.await.map_err(|e| failed(e.to_string()))?;
-    read.map(Some).map_err(|e| failed(e.to_string()))
+
+    /// A piece is not here. If the row says that it should be, the metadata nodes decide whether its chunk
+    /// is committed at all, and only then make a ticket of it.
+    fn report_if_ours(&self, pool: PoolId, chunk: ChunkId) {
+        let known = self.intake.known();
+        let row = known.topology.row_of(pool, &chunk).map(|(_, row)| row);
+        let ours =
+            |d: &&Arc<DiskStore>| d.id().is_some_and(|id| row.is_some_and(|row| row.slot_of(id).is_some()));
+        if let Some(disk) = self.disks.iter().find(ours) {
+            self.report(disk.clone(), pool, chunk);
+        }
+    }
+
+    /// Reads the next part; the place among the readers is held no longer than that, however slowly the
+    /// caller takes it. A piece that cannot be read is reported like a rotten one.
+    async fn read_part(
+        &self,
+        request: &ReadRequest,
+        disk: &Arc<DiskStore>,
+        located: crate::disk::Located,
+        at: u32,
+        end: u32,
+    ) -> Result<Option<Bytes>, RpcError> {
+        if at >= end {
+            return Ok(None);
+        }
+        let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
+        let _place = self.reads.acquire().await.map_err(stopping)?;
+        let store = disk.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            store.read(&located, at, READ_PART.min((end - at) as usize)).map(Bytes::from)
+        });
+        let failed = |why: String| RpcError::new(ErrorCode::Corrupt, format!("disk {}: {why}", disk.name));
+        let read = reading.await.map_err(|e| failed(e.to_string()))?;
+        read.map(Some).map_err(|error| {
+            tracing::error!(%error, disk = %disk.name, chunk = %request.chunk, "a piece cannot be read");
+            self.report(disk.clone(), request.pool, request.chunk);
+            failed(error.to_string())
+        })
+    }
 }
 
 impl Handler for Service {

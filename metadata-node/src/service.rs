@@ -9,12 +9,14 @@ use ed25519_zebra::VerificationKey;
 use wmall_manifest::check_chunk_size;
 use wmall_placement::{Candidate, propose_rows};
 use wmall_proto::chunk::{ChunkCommit, MAX_CHUNKS_PER_COMMIT};
+use wmall_proto::feed::CommittedChunk;
 use wmall_proto::pg::MAX_PG_BITS;
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{
     CommitRequest, Heartbeat, HeartbeatReply, Query, Registration, Request, Response, TopologyReply,
     UserCommand,
 };
+use wmall_proto::scheme::MAX_WIDTH;
 use wmall_proto::topology::{ClusterId, Topology};
 use wmall_proto::{
     ChunkId, DiskId, ErrorCode, PgId, PoolId, PoolName, RequestId, RpcError, Scheme, UploadId,
@@ -32,6 +34,15 @@ use crate::types::Raft;
 
 /// Tries at a command whose proposal was overtaken by another change of the topology.
 const TRIES: usize = 5;
+/// Chunks whose receipts are verified before others get their turn.
+const VERIFY_AT_ONCE: usize = 16;
+/// Bytes that the rows of all pools may take in a message, with room to spare for the rest of the map.
+const MAX_MAP_BYTES: usize = wmall_proto::codec::MAX_MESSAGE / 2;
+/// What a row takes of that, beside its slots, and each slot: as the codec's limit counts them.
+const ROW_BYTES: usize = 112;
+const SLOT_BYTES: usize = 29;
+/// Disks that a node may have.
+const MAX_DISKS: usize = 64;
 /// Entries that one list in a request may have.
 const MAX_LIST: usize = 8192;
 
@@ -112,7 +123,7 @@ impl Service {
             Request::ReportBad { disk, chunks } => {
                 self.own_disk(peer, disk)?;
                 bounded(chunks.len())?;
-                self.proposer.propose(None, Command::ReportBad { disk, chunks }).await
+                self.report_bad(disk, chunks).await
             }
             Request::Put(_) | Request::ReadPiece(_) | Request::CheckPiece { .. } => Err(RpcError::new(
                 ErrorCode::BadRequest,
@@ -127,7 +138,9 @@ impl Service {
 
     fn topology(&self, known: u64) -> TopologyReply {
         let topology = self.state.topology();
-        let suspects = self.silent(&topology).into_iter().collect();
+        // Only the leader knows who is silent; another member leaves the caller what it knows.
+        let leads = self.must_lead().is_ok();
+        let suspects = leads.then(|| self.silent(&topology).into_iter().collect());
         let news = topology.version > known;
         TopologyReply { topology: news.then(|| Box::new((*topology).clone())), suspects }
     }
@@ -169,8 +182,16 @@ impl Service {
             let reason = format!("{} chunks in one commit; {MAX_CHUNKS_PER_COMMIT} at most", chunks.len());
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
         }
-        for chunk in chunks {
-            self.verify_receipts(&topology, upload, pool, chunk)?;
+        if let Some(chunk) = chunks.iter().find(|c| c.receipts.len() > usize::from(MAX_WIDTH)) {
+            let reason = format!("{} receipts for one chunk; {MAX_WIDTH} at most", chunk.receipts.len());
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
+        }
+        for few in chunks.chunks(VERIFY_AT_ONCE) {
+            for chunk in few {
+                self.verify_receipts(&topology, upload, pool, chunk)?;
+            }
+            // Others get their turn: a full part has twelve thousand signatures.
+            tokio::task::yield_now().await;
         }
         self.proposer.propose(Some(request), Command::from_commit(commit)).await
     }
@@ -231,6 +252,7 @@ impl Service {
             let reason = format!("{pg_bits} bits of placement groups; {MAX_PG_BITS} at most");
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
         }
+        self.check_map_size(scheme, pg_bits)?;
         // The rows are made for a topology that may have changed by the time they are applied; then they
         // are refused, and made again under a new id, since the old one has its answer.
         let mut request = request;
@@ -257,8 +279,25 @@ impl Service {
         Err(RpcError::new(ErrorCode::Busy, "nodes and disks keep changing").hint("try again"))
     }
 
+    /// Refuses a pool with which the map would not fit in a message any more.
+    fn check_map_size(&self, scheme: Scheme, pg_bits: u8) -> Result<(), RpcError> {
+        let bytes = |rows: usize, scheme: Scheme| rows * (ROW_BYTES + SLOT_BYTES * scheme.width());
+        let topology = self.state.topology();
+        let there: usize = topology.pools.values().map(|t| bytes(t.rows.len(), t.pool.scheme)).sum();
+        let wanted = there + bytes(1 << pg_bits, scheme);
+        if wanted <= MAX_MAP_BYTES {
+            return Ok(());
+        }
+        let reason = format!("the map would grow to {wanted} bytes; {MAX_MAP_BYTES} at most");
+        Err(RpcError::new(ErrorCode::OutOfBounds, reason).hint("choose fewer placement groups"))
+    }
+
     /// A node that comes up again as it was changes nothing, and so costs no entry.
     async fn register(&self, registration: Registration) -> Result<Response, RpcError> {
+        if registration.disks.is_empty() || registration.disks.len() > MAX_DISKS {
+            let reason = format!("a node registers 1 to {MAX_DISKS} disks");
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
+        }
         self.reads.wait().await?;
         if let Some(ids) = known_disks(&self.state.topology(), &registration) {
             return Ok(Response::Registered(ids));
@@ -268,6 +307,7 @@ impl Service {
 
     fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Response, RpcError> {
         self.must_lead()?;
+        bounded(heartbeat.disks.len() * (MAX_LIST / MAX_DISKS))?;
         let topology = self.state.topology();
         if !topology.nodes.contains_key(&heartbeat.node) {
             let what = format!("data node {}; it must register first", heartbeat.node);
@@ -306,6 +346,19 @@ impl Service {
         self.proposer.propose(None, Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).await
     }
 
+    /// Chunks that nobody has committed cost no entry: whoever asks about random ids makes no log grow.
+    async fn report_bad(&self, disk: DiskId, chunks: Vec<(PoolId, ChunkId)>) -> Result<Response, RpcError> {
+        self.reads.wait().await?;
+        let asked: Vec<CommittedChunk> =
+            chunks.into_iter().map(|(pool, chunk)| CommittedChunk { pool, chunk }).collect();
+        let known = self.state.check_committed(&asked).map_err(|e| store_failed(&e))?;
+        if known.is_empty() {
+            return Ok(Response::Done);
+        }
+        let chunks = known.into_iter().map(|c| (c.pool, c.chunk)).collect();
+        self.proposer.propose(None, Command::ReportBad { disk, chunks }).await
+    }
+
     /// Spares a follower the work on a command that it would have to refuse.
     fn must_lead(&self) -> Result<(), RpcError> {
         let metrics = self.raft.metrics();
@@ -332,7 +385,8 @@ fn known_disks(topology: &Topology, registration: &Registration) -> Option<Vec<D
         return None;
     }
     let same = |disk: &wmall_proto::rpc::DiskRegistration| {
-        let known = topology.disks.values().find(|d| d.node == registration.node && d.name == disk.name)?;
+        let known =
+            topology.disks.values().find(|d| d.node == registration.node && d.name == disk.name.as_str())?;
         let equal = known.weight == disk.weight
             && known.max_bytes == disk.max_bytes
             && known.incarnation == disk.incarnation

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use wmall_runtime::view::{SledStore, StoreError};
+use wmall_runtime::view::{Buffered, SledStore, StoreError};
 
 use crate::raft::{LogStore, SnapshotError, SnapshotFolder};
 use crate::state::{State, is_half_built};
@@ -46,11 +46,13 @@ fn open_trusted(path: &Path) -> Option<State> {
     if is_half_built(&store).unwrap_or(true) {
         return None;
     }
-    State::open(Box::new(store)).inspect_err(|e| tracing::warn!(%e, "the view is damaged")).ok()
+    State::open(Box::new(Buffered::new(store)))
+        .inspect_err(|e| tracing::warn!(%e, "the view is damaged"))
+        .ok()
 }
 
 fn rebuild(path: &Path, purged: u64, snapshots: &SnapshotFolder) -> Result<State, ViewError> {
-    let state = State::open(Box::new(SledStore::create_anew(path)?))?;
+    let state = State::open(Box::new(Buffered::new(SledStore::create_anew(path)?)))?;
     let mut reached = 0;
     if let Some((meta, file)) = snapshots.newest()? {
         snapshots.restore(&file, &state)?;

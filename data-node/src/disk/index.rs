@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wmall_journal::Position;
 use wmall_proto::{ChunkId, PoolId};
-use wmall_runtime::view::{Changes, SledStore, Store, StoreError};
+use wmall_runtime::view::{Buffered, Changes, SledStore, Store, StoreError};
 
 /// How far the journal is in the index.
 const POSITION_KEY: &[u8] = b"\x01position";
@@ -45,7 +45,7 @@ pub(crate) struct Counts {
 
 /// Looks things up; clones share the view, and no lock is between them and the writer.
 #[derive(Clone)]
-pub(crate) struct IndexReader(Arc<SledStore>);
+pub(crate) struct IndexReader(Arc<Buffered>);
 
 /// The writer's side. One thread has it.
 pub(crate) struct Index {
@@ -102,7 +102,7 @@ impl Index {
         let position = position.map(|(segment, offset)| Position { segment, offset });
         let counts = store.get(USAGE_KEY)?.and_then(|b| decode_pair(&b));
         let counts = counts.map(|(pieces, bytes)| Counts { pieces, bytes }).unwrap_or_default();
-        Ok((Self { reader: IndexReader(Arc::new(store)), counts }, position))
+        Ok((Self { reader: IndexReader(Arc::new(Buffered::new(store))), counts }, position))
     }
 
     pub(crate) fn reader(&self) -> IndexReader {

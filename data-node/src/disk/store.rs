@@ -6,7 +6,7 @@
 //!
 //! A failed write fences this disk for the life of the process: its puts fail, its reads go on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,8 @@ pub(crate) struct DiskStore {
 struct SharedCounts {
     pieces: AtomicU64,
     bytes: AtomicU64,
+    /// The index could not be written: nothing is promised any more.
+    failed: AtomicBool,
 }
 
 impl SharedCounts {
@@ -114,6 +116,7 @@ impl DiskStore {
         let options = Options {
             identity: superblock.incarnation.0,
             segment_bytes: (config.max_bytes / 64).clamp(MIN_SEGMENT, MAX_SEGMENT),
+            max_bytes: config.max_bytes,
             queue_bytes: QUEUE_BYTES,
             replay_from,
             name: format!("disk-{}", config.name),
@@ -153,7 +156,8 @@ impl DiskStore {
     /// What it holds.
     pub(crate) fn usage(&self) -> Usage {
         let Counts { pieces, bytes } = self.counts.get();
-        Usage { pieces, bytes, writable: self.journal.fenced().is_none() }
+        let writable = self.journal.fenced().is_none() && !self.counts.failed.load(Ordering::Acquire);
+        Usage { pieces, bytes, writable }
     }
 
     /// Where a piece is.
@@ -219,23 +223,22 @@ impl DiskStore {
     }
 
     /// Reads a range of a piece. Blocking; the reader of the bytes hashes them.
-    pub(crate) fn read(&self, located: &Located, offset: u32, buffer: &mut [u8]) -> std::io::Result<()> {
+    pub(crate) fn read(&self, located: &Located, offset: u32, length: usize) -> std::io::Result<Vec<u8>> {
         let start = Journal::payload_offset(located.position, HEADER) + u64::from(offset);
-        self.journal.read(located.position.segment, start, buffer)
+        self.journal.read_vec(located.position.segment, start, length)
     }
 
     /// Reads a whole piece and hashes it. Blocking.
     pub(crate) fn is_good(&self, chunk: &ChunkId, located: &Located) -> bool {
         let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0u8; (located.length as usize).min(1 << 20)];
         let mut at = 0;
         while at < located.length {
-            let n = buffer.len().min((located.length - at) as usize);
-            if self.read(located, at, &mut buffer[..n]).is_err() {
-                return false;
-            }
-            hasher.update(&buffer[..n]);
-            at += n as u32;
+            let n = (located.length - at).min(1 << 20);
+            match self.read(located, at, n as usize) {
+                Ok(bytes) => hasher.update(&bytes),
+                Err(_) => return false,
+            };
+            at += n;
         }
         *hasher.finalize().as_bytes() == chunk.0
     }
@@ -301,6 +304,7 @@ fn write_index(mut index: Index, counts: &SharedCounts, queue: &mpsc::Receiver<I
         counts.set(index.counts);
         if let Err(error) = &outcome {
             tracing::error!(%error, "the index failed; it is rebuilt at the next start");
+            counts.failed.store(true, Ordering::Release);
         }
         for reply in replies {
             let _ = reply.send(outcome.clone().map_err(RpcError::internal));

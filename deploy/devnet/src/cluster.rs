@@ -111,7 +111,11 @@ impl Devnet {
         for i in 0..devnet.state.nodes.len() {
             devnet.launch(i)?;
         }
-        devnet.wait_ready().await?;
+        if let Err(error) = devnet.wait_ready().await {
+            // Half a cluster is none: nothing is left running, and the folder stays for its logs.
+            devnet.stop_all();
+            return Err(error);
+        }
         Ok(devnet)
     }
 

@@ -25,14 +25,16 @@ struct Stored {
     id: FileId,
 }
 
-/// Runs the demonstration in this folder, which is removed at the end, also when it fails.
+/// Runs the demonstration in this folder, which is removed at the end, unless the cluster does not even
+/// come up: then its logs are what one needs.
 pub async fn run(folder: &Path, binary: &Path, files: &[PathBuf], say: Say<'_>) -> Result<(), DevnetError> {
     let started = Instant::now();
     fs::create_dir_all(folder).map_err(at(folder))?;
     let files = if files.is_empty() { generate(folder)? } else { files.to_vec() };
     say("1. A cluster comes up: 3 metadata nodes, 5 data nodes, each a process of its own.");
     let options = UpOptions { detach: false, ..UpOptions::default() };
-    let mut devnet = Devnet::up(folder, binary, &options).await?;
+    let up = Devnet::up(folder, binary, &options).await;
+    let mut devnet = up.inspect_err(|_| say(&format!("   It did not come up; see {}.", folder.display())))?;
     let outcome = scenes(&mut devnet, &files, say).await;
     let down = devnet.down();
     let _ = fs::remove_dir_all(folder);

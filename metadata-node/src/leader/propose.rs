@@ -21,6 +21,8 @@ const QUEUE: usize = 4096;
 const MAX_COMMANDS: usize = 256;
 /// Bytes of commands after which an entry is closed.
 const MAX_BYTES: usize = 1 << 20;
+/// Bytes that one command may have: an entry must fit in a message, with room for the next command.
+const MAX_COMMAND: usize = 4 << 20;
 /// Entries under way.
 const IN_FLIGHT: usize = 3;
 /// How long a command may take; after that its caller does not know and asks again with the same id.
@@ -50,6 +52,10 @@ impl Proposer {
     pub async fn propose(&self, request: Option<RequestId>, command: Command) -> Result<Response, RpcError> {
         let envelope = Envelope { request, command };
         let bytes = codec::encode(&envelope).len();
+        if bytes > MAX_COMMAND {
+            let reason = format!("a command of {bytes} bytes; {MAX_COMMAND} at most");
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
+        }
         let (reply, answer) = oneshot::channel();
         let full = |_| RpcError::new(ErrorCode::Busy, "the metadata leader has too many commands waiting");
         self.queue.try_send(Waiting { envelope, bytes, reply }).map_err(full)?;

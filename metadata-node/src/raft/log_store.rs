@@ -36,6 +36,9 @@ const QUEUE_BYTES: usize = 256 << 20;
 /// Bytes of recent entries that are kept in memory for replication and applying.
 const CACHE_BYTES: usize = 32 << 20;
 
+/// Bytes of entries that one message to a follower carries, unless a single entry has more.
+const MESSAGE_BYTES: usize = 1 << 20;
+
 /// Why the log does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum LogStoreError {
@@ -138,6 +141,7 @@ impl LogStore {
         let options = Options {
             identity,
             segment_bytes: SEGMENT_BYTES,
+            max_bytes: u64::MAX,
             queue_bytes: QUEUE_BYTES,
             replay_from: None,
             name: format!("raft-log-{name}"),
@@ -239,6 +243,24 @@ impl RaftLogReader<TypeConfig> for LogStore {
         let entries: io::Result<Vec<Entry>> =
             index.entries.range(range).map(|(_, located)| self.read_entry(located)).collect();
         entries.map_err(|e| read_error(&e))
+    }
+
+    /// As many as fit in a message, and at least one.
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, StorageError<u64>> {
+        let index = self.lock();
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for located in index.entries.range(start..end).map(|(_, l)| l) {
+            bytes += located.length as usize;
+            if !entries.is_empty() && bytes > MESSAGE_BYTES {
+                break;
+            }
+            entries.push(self.read_entry(located).map_err(|e| read_error(&e))?);
+        }
+        Ok(entries)
     }
 }
 

@@ -15,6 +15,10 @@ use super::snapshot::SnapshotFolder;
 use super::wire::Entry;
 use crate::state::{State, StateEntry};
 use crate::types::{Member, TypeConfig};
+use wmall_runtime::view::StoreError;
+
+/// Entries in one atomic batch of the view.
+const PIECE: usize = 64;
 
 /// The adapter; clones share the state.
 #[derive(Clone)]
@@ -36,6 +40,16 @@ fn failed(verb: ErrorVerb, error: &(impl std::error::Error + 'static)) -> Storag
 
 fn broken_off() -> io::Error {
     io::Error::other("the snapshot's thread ended early")
+}
+
+/// After a start there may be thousands of entries at once; each piece is one atomic batch.
+fn apply_in_pieces(state: &State, entries: Vec<(LogId<u64>, StateEntry)>) -> Result<Vec<Bytes>, StoreError> {
+    let mut answers = Vec::with_capacity(entries.len());
+    let mut entries = entries.into_iter().peekable();
+    while entries.peek().is_some() {
+        answers.extend(state.apply(entries.by_ref().take(PIECE).collect())?);
+    }
+    Ok(answers)
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Machine {
@@ -73,8 +87,12 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 };
                 (entry.log_id, content)
             })
-            .collect();
-        self.state.apply(entries).map_err(|e| failed(ErrorVerb::Write, &e))
+            .collect::<Vec<_>>();
+        // On a thread that may block: a dump holds applying off, and must not hold off everything else.
+        let state = self.state.clone();
+        let applied = tokio::task::spawn_blocking(move || apply_in_pieces(&state, entries)).await;
+        let applied = applied.map_err(|_| failed(ErrorVerb::Write, &broken_off()))?;
+        applied.map_err(|e| failed(ErrorVerb::Write, &e))
     }
 
     async fn get_snapshot_builder(&mut self) -> Self {

@@ -69,6 +69,7 @@ impl State {
     /// Applies entries in order and returns, for each, the encoded answers of its commands.
     pub fn apply(&self, entries: Vec<(LogId<u64>, Entry)>) -> Result<Vec<bytes::Bytes>, StoreError> {
         // Changed in place: a store that fails ends the process, so memory need not go back.
+        let _still = self.changing();
         let mut derived = self.write();
         let mut context = Context {
             txn: Txn::new(&*self.store),
@@ -258,13 +259,13 @@ impl<'a> Context<'a> {
         let mut ids = Vec::with_capacity(disks.len());
         for disk in disks {
             let known = self.derived.topology.disks.values();
-            let known = known.filter(|d| d.node == node).find(|d| d.name == disk.name).cloned();
+            let known = known.filter(|d| d.node == node).find(|d| d.name == disk.name.as_str()).cloned();
             let id = known.as_ref().map_or_else(|| self.next_disk(), |d| d.id);
             let new_life = known.as_ref().is_some_and(|d| d.incarnation != disk.incarnation);
             let info = DiskInfo {
                 id,
                 node: node.clone(),
-                name: disk.name,
+                name: disk.name.to_string(),
                 weight: disk.weight,
                 max_bytes: disk.max_bytes,
                 incarnation: disk.incarnation,

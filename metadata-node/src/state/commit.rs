@@ -58,7 +58,7 @@ impl Context<'_> {
         for chunk in &chunks {
             self.judge(pool, chunk, ack)?;
         }
-        self.txn.put(keys::upload_part(&upload, part), &chunks);
+        self.txn.put(keys::upload_part(&upload, pool, part), &chunks);
         Ok(Response::Committed(CommitOutcome { index: self.index, new_file: false, tickets: 0 }))
     }
 
@@ -92,7 +92,7 @@ impl Context<'_> {
             self.point(bucket, name, &file)?;
         }
         for part in 0..file.parts {
-            self.txn.remove(keys::upload_part(&file.upload, part));
+            self.txn.remove(keys::upload_part(&file.upload, file.pool, part));
         }
         Ok(Response::Committed(CommitOutcome { index: self.index, new_file, tickets }))
     }
@@ -100,7 +100,8 @@ impl Context<'_> {
     fn with_parts(&self, file: &FileCommit, last: Vec<PromisedChunk>) -> Result<Vec<PromisedChunk>, Refusal> {
         let mut all = Vec::new();
         for part in 0..file.parts {
-            let stored: Option<Vec<PromisedChunk>> = self.txn.get(&keys::upload_part(&file.upload, part))?;
+            let stored: Option<Vec<PromisedChunk>> =
+                self.txn.get(&keys::upload_part(&file.upload, file.pool, part))?;
             let missing = || RpcError::not_found(format!("part {part} of upload {}", file.upload));
             all.extend(stored.ok_or_else(missing)?);
         }
@@ -209,7 +210,8 @@ impl Context<'_> {
                 tickets += u32::from(self.open_ticket(judged.group, &judged.chunk, ticket)?);
             }
         }
-        // What was missing of a chunk known before may be there now.
+        // What a write missed before may be there now. A piece that was found bad since its receipt was
+        // given stays so until its disk says otherwise.
         for &slot in &judged.held {
             self.close_ticket_of_slot(judged.group, &judged.chunk, slot)?;
         }

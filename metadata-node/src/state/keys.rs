@@ -78,8 +78,9 @@ pub(super) fn chunks(pool: PoolId) -> Vec<u8> {
     key(b'c', &[&pool.0.to_be_bytes()])
 }
 
-pub(super) fn upload_part(upload: &UploadId, part: u32) -> Vec<u8> {
-    key(b'u', &[&upload.0, &part.to_be_bytes()])
+/// The pool is part of it: a part's receipts were verified for that pool and no other.
+pub(super) fn upload_part(upload: &UploadId, pool: PoolId, part: u32) -> Vec<u8> {
+    key(b'u', &[&upload.0, &pool.0.to_be_bytes(), &part.to_be_bytes()])
 }
 
 pub(super) fn answers(index: u64) -> Vec<u8> {

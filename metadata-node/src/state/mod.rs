@@ -2,7 +2,8 @@
 //!
 //! Two halves: what is in the map (files, chunks, names, tickets), and what is small and read on every
 //! call (topology, counters, answers, the feed), held in memory and rebuilt from the map at start.
-//! Applying takes the write lock; queries and dumps take the read lock, so each sees exactly one index.
+//! Applying takes the write lock and queries the read lock, so each sees exactly one index. A dump, which is
+//! long, holds off applying by a lock of its own, and no query.
 
 mod apply;
 mod commit;
@@ -16,7 +17,7 @@ mod txn;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use openraft::{LogId, StoredMembership};
 use wmall_proto::DiskId;
@@ -43,13 +44,15 @@ pub struct Applied {
 pub struct State {
     store: Box<dyn Store>,
     derived: RwLock<Derived>,
+    /// Held by whoever changes the map or needs it to stand still for long. Queries go on meanwhile.
+    changing: Mutex<()>,
 }
 
 impl State {
     /// Reads the small half from the map.
     pub fn open(store: Box<dyn Store>) -> Result<Self, StoreError> {
         let derived = Derived::load(&*store)?;
-        Ok(Self { store, derived: RwLock::new(derived) })
+        Ok(Self { store, derived: RwLock::new(derived), changing: Mutex::new(()) })
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Derived> {
@@ -58,6 +61,10 @@ impl State {
 
     fn write(&self) -> RwLockWriteGuard<'_, Derived> {
         self.derived.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where it stands.
@@ -96,7 +103,8 @@ impl State {
         &self,
         mut each: impl FnMut(&[u8], &[u8]) -> std::io::Result<()>,
     ) -> Result<Applied, DumpError> {
-        let derived = self.read();
+        let _still = self.changing();
+        let applied = self.applied();
         let mut after: Option<Vec<u8>> = None;
         loop {
             let page = self.store.scan(b"", after.as_deref(), 4096)?;
@@ -106,12 +114,13 @@ impl State {
                 each(key, value)?;
             }
         }
-        Ok(derived.applied.clone())
+        Ok(applied)
     }
 
     /// Replaces everything by these pairs. A crash in between leaves a mark that makes the next start
     /// begin again.
     pub fn load(&self, pairs: impl Iterator<Item = Result<Pair, StoreError>>) -> Result<(), StoreError> {
+        let _still = self.changing();
         let mut derived = self.write();
         let mark = Changes::from([(keys::BUILDING.to_vec(), Some(Vec::new()))]);
         self.store.apply(&mark)?;

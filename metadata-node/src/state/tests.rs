@@ -1,1 +1,328 @@
+use openraft::{CommittedLeaderId, LogId};
+use wmall_manifest::Manifest;
+use wmall_proto::chunk::{MAX_CHUNKS_PER_COMMIT, PieceState};
+use wmall_proto::rpc::{Ack, DiskRegistration, Query, QueryReply, Registration, Response};
+use wmall_proto::{
+    BucketName, ChunkId, DiskId, ErrorCode, Incarnation, NodeName, PgId, PoolId, RequestId, RpcError,
+    UploadId, codec,
+};
+use wmall_runtime::view::MemoryStore;
 
+use super::*;
+use crate::command::{Batch, Command, Envelope, Promise, PromisedChunk};
+
+const POOL: PoolId = PoolId(1);
+const CHUNK: u32 = 65_536;
+
+/// A state machine with one entry after another.
+struct Machine {
+    state: State,
+    index: u64,
+}
+
+impl Machine {
+    /// Four disks on four nodes in two zones, a pool of three copies with one group, a bucket `b`.
+    fn new() -> Self {
+        let state = State::open(Box::new(MemoryStore::default())).unwrap();
+        let mut machine = Self { state, index: 0 };
+        for i in 1..=4u8 {
+            machine.register(i, i).unwrap();
+        }
+        let based_on = machine.state.topology().version;
+        let rows = vec![vec![DiskId(1), DiskId(2), DiskId(3)]];
+        let name = "3x".parse().unwrap();
+        let scheme = "3x".parse().unwrap();
+        machine.run(Command::CreatePool { name, scheme, pg_bits: 0, rows, based_on }).unwrap();
+        let (name, pool) = ("b".parse().unwrap(), "3x".parse().unwrap());
+        machine.run(Command::CreateBucket { name, pool }).unwrap();
+        machine
+    }
+
+    fn apply(&mut self, items: Vec<Envelope>) -> Vec<Result<Response, RpcError>> {
+        self.index += 1;
+        let log_id = LogId::new(CommittedLeaderId::new(1, 1), self.index);
+        let bytes = codec::encode(&Batch { now_ms: self.index, items });
+        let outputs = self.state.apply(vec![(log_id, StateEntry::Commands(bytes.into()))]).unwrap();
+        let answers: Vec<Vec<u8>> = codec::decode(&outputs[0]).unwrap();
+        answers.iter().map(|a| codec::decode(a).unwrap()).collect()
+    }
+
+    fn run(&mut self, command: Command) -> Result<Response, RpcError> {
+        self.apply(vec![Envelope { request: None, command }]).remove(0)
+    }
+
+    /// Node and disk `i`; zones `z1` and `z2` in turn. `life` tells incarnations apart.
+    fn register(&mut self, i: u8, life: u8) -> Result<Response, RpcError> {
+        let disk = DiskRegistration {
+            name: NodeName::new("d").unwrap(),
+            weight: 1,
+            max_bytes: 1 << 30,
+            incarnation: Incarnation([life; 16]),
+            public_key: [i; 32],
+        };
+        self.run(Command::Register(Registration {
+            node: NodeName::new(format!("data-{i}")).unwrap(),
+            zone: format!("z{}", i % 2).parse().unwrap(),
+            address: ([127, 0, 0, 1], u16::from(i)).into(),
+            disks: vec![disk],
+        }))
+    }
+
+    fn commit(&mut self, chunks: Vec<PromisedChunk>, ack: Ack) -> Result<Response, RpcError> {
+        self.run(file(chunks, ack))
+    }
+
+    fn states(&self, chunk: ChunkId) -> Vec<PieceState> {
+        match self.state.query(&Query::Chunk(chunk), &Silent::new()) {
+            Ok(QueryReply::Chunk(views)) => views[0].pieces.iter().map(|p| p.state).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn missing(&self, disk: u32) -> (Vec<ChunkId>, Vec<(PoolId, PgId)>, u64) {
+        let (mut all, mut after, mut first) = (Vec::new(), None, None);
+        loop {
+            let listed = self.state.list_missing(DiskId(disk), after.as_ref()).unwrap();
+            let Response::Missing { pieces, next, groups, as_of } = listed else { panic!("{listed:?}") };
+            first.get_or_insert((groups, as_of));
+            all.extend(pieces.into_iter().map(|p| p.chunk));
+            after = next;
+            if after.is_none() {
+                let (groups, as_of) = first.unwrap();
+                return (all, groups, as_of);
+            }
+        }
+    }
+
+    fn close(&mut self, disk: u32, pieces: &[ChunkId], clean: Vec<(PoolId, PgId)>, as_of: u64) {
+        let pieces = pieces.iter().map(|&c| (POOL, c)).collect();
+        let incarnation = self.state.topology().disks[&DiskId(disk)].incarnation;
+        let disk = DiskId(disk);
+        self.run(Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).unwrap();
+    }
+
+    fn tickets(&self) -> u64 {
+        self.state.counters().1.tickets.values().sum()
+    }
+}
+
+fn id(n: u64) -> ChunkId {
+    ChunkId::of(&n.to_le_bytes())
+}
+
+/// A chunk with promises of these slots, by the disks that have them.
+fn chunk(n: u64, slots: &[u8]) -> PromisedChunk {
+    let promise = |&slot: &u8| Promise {
+        slot,
+        disk: DiskId(u32::from(slot) + 1),
+        incarnation: Incarnation([slot + 1; 16]),
+    };
+    PromisedChunk { id: id(n), length: CHUNK, promises: slots.iter().map(promise).collect() }
+}
+
+fn file(chunks: Vec<PromisedChunk>, ack: Ack) -> Command {
+    let ids: Vec<ChunkId> = chunks.iter().map(|c| c.id).collect();
+    let size = u64::from(CHUNK) * ids.len() as u64;
+    let manifest = Manifest::new(size, CHUNK, ids).unwrap();
+    Command::CommitFile {
+        upload: UploadId([1; 16]),
+        pool: POOL,
+        id: manifest.id(),
+        size,
+        chunk_size: CHUNK,
+        object: None,
+        parts: 0,
+        chunks,
+        ack,
+    }
+}
+
+fn code(answer: Result<Response, RpcError>) -> Result<(), ErrorCode> {
+    answer.map(|_| ()).map_err(|e| e.code)
+}
+
+#[test]
+fn receipts_are_judged_against_the_rows_of_the_moment() {
+    let mut m = Machine::new();
+    let few = Err(ErrorCode::TooFewReceipts);
+    assert_eq!(code(m.commit(vec![chunk(1, &[0])], Ack::Quorum)), few);
+    assert_eq!(code(m.commit(vec![chunk(1, &[0, 2])], Ack::Quorum)), few, "both in one zone");
+    assert_eq!(code(m.commit(vec![chunk(1, &[0, 1])], Ack::All)), few);
+    let mut twice = chunk(1, &[0, 0]);
+    twice.promises[1].slot = 1;
+    assert_eq!(code(m.commit(vec![twice], Ack::Quorum)), few, "one disk is not two slots");
+    let mut old = chunk(1, &[0, 1]);
+    old.promises[1].incarnation = Incarnation([99; 16]);
+    assert_eq!(code(m.commit(vec![old], Ack::Quorum)), few, "a promise of a wiped disk");
+    assert_eq!(m.state.counters().1.files, 0);
+    assert_eq!(m.state.read().groups.values().sum::<u64>(), 0, "refusals change nothing");
+    assert_eq!(code(m.commit(vec![chunk(1, &[0, 1])], Ack::Quorum)), Ok(()));
+    assert_eq!(code(m.commit(vec![chunk(2, &[0, 1, 2])], Ack::All)), Ok(()));
+    assert_eq!(m.states(id(1)), [PieceState::Live, PieceState::Live, PieceState::Missing]);
+    assert_eq!(m.states(id(2)), [PieceState::Live; 3]);
+    assert_eq!((m.tickets(), m.missing(3).0), (1, vec![id(1)]));
+}
+
+#[test]
+fn tickets_close_by_receipts_and_rot_only_by_the_disk_itself() {
+    let mut m = Machine::new();
+    m.commit(vec![chunk(1, &[0, 1])], Ack::Quorum).unwrap();
+    // The same bytes again, now on all three: what was missing is there.
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    assert_eq!(m.tickets(), 0);
+    let disk = DiskId(2);
+    m.run(Command::ReportBad { disk, chunks: vec![(POOL, id(1)), (POOL, id(77))] }).unwrap();
+    assert_eq!(m.missing(2).0, [id(1)], "and nothing for a chunk that nobody committed");
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    assert_eq!(m.tickets(), 1, "a receipt from before the rot was found proves nothing");
+    m.close(2, &[id(1)], vec![], 0);
+    assert_eq!(m.tickets(), 0);
+    let void = Command::CloseTickets {
+        disk,
+        incarnation: Incarnation([9; 16]),
+        pieces: vec![(POOL, id(1))],
+        clean: vec![],
+        as_of: 0,
+    };
+    assert_eq!(code(m.run(void)), Err(ErrorCode::BadReceipt));
+}
+
+#[test]
+fn a_wiped_disk_is_dirty_until_its_listing_is_worked_off() {
+    let mut m = Machine::new();
+    let chunks: Vec<PromisedChunk> = (0..2500).map(|n| chunk(n, &[0, 1, 2])).collect();
+    m.commit(chunks, Ack::All).unwrap();
+    m.register(3, 33).unwrap();
+    assert_eq!(m.states(id(7))[2], PieceState::Missing);
+    let (listed, groups, as_of) = m.missing(3);
+    let mut expected: Vec<ChunkId> = (0..2500).map(id).collect();
+    expected.sort();
+    assert_eq!(listed, expected, "every chunk, once, over all pages");
+    m.close(3, &listed, groups, as_of);
+    assert_eq!(m.states(id(7)), [PieceState::Live; 3]);
+    assert!(m.missing(3).0.is_empty());
+}
+
+#[test]
+fn too_many_tickets_become_a_dirty_mark_that_later_misses_renew() {
+    let mut m = Machine::new();
+    m.commit((0..1024).map(|n| chunk(n, &[0, 1])).collect(), Ack::Quorum).unwrap();
+    assert_eq!((m.tickets(), m.missing(3).1.len()), (1024, 0));
+    m.commit(vec![chunk(5000, &[0, 1])], Ack::Quorum).unwrap();
+    assert_eq!((m.tickets(), m.missing(3).1.len()), (1024, 1));
+    let (listed, groups, as_of) = m.missing(3);
+    assert!(listed.contains(&id(5000)));
+    // While the listing is worked off, another write misses the disk: the mark must outlive the close.
+    m.commit(vec![chunk(6000, &[0, 1])], Ack::Quorum).unwrap();
+    m.close(3, &listed, groups, as_of);
+    assert_eq!(m.tickets(), 0);
+    let (listed, groups, as_of) = m.missing(3);
+    assert!(listed.contains(&id(6000)) && groups.len() == 1);
+    m.close(3, &listed, groups, as_of);
+    assert!(m.missing(3).0.is_empty() && m.missing(3).1.is_empty());
+}
+
+#[test]
+fn a_request_id_gets_one_answer_and_one_effect() {
+    let mut m = Machine::new();
+    let item = || Envelope {
+        request: Some(RequestId([5; 16])),
+        command: Command::CreateBucket { name: "twice".parse().unwrap(), pool: "3x".parse().unwrap() },
+    };
+    // In one entry, and again in a later one: all are told what the first was told.
+    assert_eq!(m.apply(vec![item(), item()]), [Ok(Response::Done), Ok(Response::Done)]);
+    assert_eq!(m.apply(vec![item()]), [Ok(Response::Done)]);
+    let other = Envelope { request: Some(RequestId([6; 16])), ..item() };
+    assert_eq!(code(m.apply(vec![other]).remove(0)), Err(ErrorCode::AlreadyExists));
+}
+
+#[test]
+fn parts_belong_to_their_upload_and_pool_and_show_only_with_the_file() {
+    let mut m = Machine::new();
+    let all: Vec<PromisedChunk> =
+        (0..MAX_CHUNKS_PER_COMMIT as u64 + 10).map(|n| chunk(n, &[0, 1, 2])).collect();
+    let whole = file(all.clone(), Ack::All);
+    let Command::CommitFile { upload, pool, id: file_id, size, chunk_size, ack, .. } = whole else {
+        panic!("a file")
+    };
+    let (first, rest) = all.split_at(MAX_CHUNKS_PER_COMMIT);
+    let last = |parts| Command::CommitFile {
+        upload,
+        pool,
+        id: file_id,
+        size,
+        chunk_size,
+        object: None,
+        parts,
+        chunks: rest.to_vec(),
+        ack,
+    };
+    assert_eq!(code(m.run(last(1))), Err(ErrorCode::NotFound), "the part has not come");
+    let part = |pool| Command::CommitPart { upload, pool, part: 0, chunks: first.to_vec(), ack };
+    assert_eq!(code(m.run(part(PoolId(9)))), Err(ErrorCode::NotFound));
+    m.run(part(POOL)).unwrap();
+    assert!(m.state.query(&Query::File { id: file_id, first: 0 }, &Silent::new()).is_err());
+    assert_eq!(code(m.run(last(0))), Err(ErrorCode::BadRequest), "another file without its part");
+    m.run(last(1)).unwrap();
+    let page = |first| match m.state.query(&Query::File { id: file_id, first }, &Silent::new()) {
+        Ok(QueryReply::File(page)) => page.chunks,
+        other => panic!("{other:?}"),
+    };
+    let mut ids = page(0);
+    ids.extend(page(ids.len() as u64));
+    assert_eq!(ids, all.iter().map(|c| c.id).collect::<Vec<_>>());
+    assert_eq!(code(m.run(last(1))), Err(ErrorCode::NotFound), "the part is gone with its commit");
+}
+
+#[test]
+fn names_move_and_buckets_count() {
+    let mut m = Machine::new();
+    let name = |n: u64, object: &str| {
+        let mut command = file(vec![chunk(n, &[0, 1, 2])], Ack::All);
+        if let Command::CommitFile { object: place, .. } = &mut command {
+            *place = Some(("b".parse().unwrap(), object.parse().unwrap()));
+        }
+        command
+    };
+    for (n, object) in [(1, "x"), (2, "x"), (2, "x"), (2, "y")] {
+        m.run(name(n, object)).unwrap();
+    }
+    let bucket = |m: &Machine| match m.state.query(&Query::Bucket(b()), &Silent::new()) {
+        Ok(QueryReply::Bucket(bucket)) => (bucket.objects, bucket.bytes),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(bucket(&m), (2, 2 * u64::from(CHUNK)));
+    let references = |m: &Machine, n: u64| {
+        let Command::CommitFile { id, .. } = file(vec![chunk(n, &[])], Ack::All) else { panic!() };
+        match m.state.query(&Query::File { id, first: 0 }, &Silent::new()) {
+            Ok(QueryReply::File(page)) => page.record.references,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((references(&m, 1), references(&m, 2)), (0, 2));
+    assert_eq!(code(m.run(Command::RemoveBucket { name: b() })), Err(ErrorCode::NotEmpty));
+}
+
+fn b() -> BucketName {
+    "b".parse().unwrap()
+}
+
+#[test]
+fn a_dump_loads_into_the_same_state() {
+    let mut m = Machine::new();
+    m.commit((0..50).map(|n| chunk(n, &[0, 1])).collect(), Ack::Quorum).unwrap();
+    m.register(3, 44).unwrap();
+    let mut pairs = Vec::new();
+    let applied = m.state.dump(|k, v| {
+        pairs.push((k.to_vec(), v.to_vec()));
+        Ok(())
+    });
+    let copy = State::open(Box::new(MemoryStore::default())).unwrap();
+    copy.load(pairs.into_iter().map(Ok)).unwrap();
+    assert_eq!(copy.applied(), applied.unwrap());
+    assert_eq!(copy.counters(), m.state.counters());
+    assert_eq!(copy.topology(), m.state.topology());
+    assert_eq!(copy.grades(&Silent::new()).unwrap(), m.state.grades(&Silent::new()).unwrap());
+    assert_eq!(copy.read().groups, m.state.read().groups);
+    assert_eq!(copy.read().tickets, m.state.read().tickets);
+}

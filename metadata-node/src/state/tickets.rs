@@ -50,16 +50,22 @@ impl Context<'_> {
     ) -> Result<(), Refusal> {
         let row = self.derived.topology.row_of(group.0, chunk).map(|(_, row)| row);
         let Some(&disk) = row.and_then(|r| r.slots.get(usize::from(slot))) else { return Ok(()) };
-        self.close_ticket(disk, group, chunk)
+        self.close_ticket(disk, group, chunk, |reason| reason == TicketReason::MissedWrite)
     }
 
-    fn close_ticket(&mut self, disk: DiskId, group: PgKey, chunk: &ChunkId) -> Result<(), Refusal> {
+    fn close_ticket(
+        &mut self,
+        disk: DiskId,
+        group: PgKey,
+        chunk: &ChunkId,
+        closes: impl Fn(TicketReason) -> bool,
+    ) -> Result<(), Refusal> {
         // Most disks have none; asking the counter first saves the look-up on every commit.
         if self.derived.counters.tickets.get(&disk).is_none_or(|&n| n == 0) {
             return Ok(());
         }
         let key = keys::ticket(disk, group.0, chunk);
-        if self.txn.get::<Ticket>(&key)?.is_some() {
+        if self.txn.get::<Ticket>(&key)?.is_some_and(|t| closes(t.reason)) {
             self.txn.remove(key);
             let lower = |n: &mut u64| *n = n.saturating_sub(1);
             self.derived.counters.tickets.entry(disk).and_modify(lower);
@@ -81,7 +87,7 @@ impl Context<'_> {
         self.check_life(disk, Some(incarnation))?;
         for (pool, chunk) in pieces {
             if let Some((group, _)) = self.derived.topology.row_of(*pool, chunk) {
-                self.close_ticket(disk, group, chunk)?;
+                self.close_ticket(disk, group, chunk, |_| true)?;
             }
         }
         for &group in clean {

@@ -28,6 +28,12 @@ pub trait DiskFile: Send + Sync {
     fn write_at(&self, parts: &[Bytes], offset: u64) -> io::Result<()>;
     /// Fills the buffer, or fails with `UnexpectedEof`.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Reads `length` bytes, or fails with `UnexpectedEof`.
+    fn read_vec(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0; length];
+        self.read_at(&mut buffer, offset)?;
+        Ok(buffer)
+    }
     /// Makes the content durable.
     fn sync_data(&self) -> io::Result<()>;
     /// Makes content and size durable.

@@ -20,6 +20,8 @@ pub struct Options {
     pub identity: [u8; 16],
     /// Bytes of each segment, all allocated at its birth.
     pub segment_bytes: u64,
+    /// The most bytes that all segments may take; an append that needs one more is `Full`.
+    pub max_bytes: u64,
     /// The most bytes of appends that may wait for the writer.
     pub queue_bytes: usize,
     /// Replay starts here; everything, if none.
@@ -93,7 +95,8 @@ impl Journal {
         let tail = recover(&segments, &options, &mut replay)?;
         let queue = Arc::new(Queue::new(options.queue_bytes));
         let largest = options.segment_bytes - SEGMENT_HEADER - SEAL_SIZE;
-        let writer = Writer::new(segments.clone(), queue.clone(), options.segment_bytes, tail);
+        let limits = (options.segment_bytes, options.max_bytes);
+        let writer = Writer::new(segments.clone(), queue.clone(), limits, tail);
         let thread = std::thread::Builder::new().name(options.name).spawn(move || writer.run())?;
         Ok(Self { segments, queue, largest, thread: Some(thread) })
     }
@@ -134,6 +137,14 @@ impl Journal {
     pub fn read(&self, segment: u64, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         match self.segments.get(segment) {
             Some(file) => file.read_at(buffer, offset),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, format!("no segment {segment}"))),
+        }
+    }
+
+    /// The same, into a vector of its own.
+    pub fn read_vec(&self, segment: u64, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        match self.segments.get(segment) {
+            Some(file) => file.read_vec(offset, length),
             None => Err(io::Error::new(io::ErrorKind::NotFound, format!("no segment {segment}"))),
         }
     }

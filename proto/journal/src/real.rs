@@ -108,6 +108,21 @@ impl DiskFile for RealFile {
         self.0.read_exact_at(buffer, offset)
     }
 
+    /// Into memory that nobody has zeroed first.
+    fn read_vec(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let mut buffer = Vec::with_capacity(length);
+        while buffer.len() < length {
+            let at = offset + buffer.len() as u64;
+            match rustix::io::pread(&self.0, rustix::buffer::spare_capacity(&mut buffer), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        buffer.truncate(length);
+        Ok(buffer)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }

@@ -18,6 +18,10 @@ use crate::segment::Segments;
 pub(crate) const BATCH_BYTES: u64 = 4 << 20;
 /// Or this many appends.
 const BATCH_APPENDS: usize = 128;
+/// A batch smaller than this has zeros written ahead of it; a larger one is not worth it.
+const SMALL_BATCH: u64 = 256 << 10;
+/// How far ahead.
+const ZERO_AHEAD: u64 = 2 << 20;
 /// The most appends that may wait, whatever their size.
 const QUEUE_APPENDS: usize = 8192;
 
@@ -122,7 +126,10 @@ pub(crate) struct Writer {
     segments: Arc<Segments>,
     queue: Arc<Queue>,
     segment_bytes: u64,
+    max_bytes: u64,
     tail: Option<Tail>,
+    /// Up to here the present segment's blocks have been written once, if only with zeros.
+    zeroed: u64,
 }
 
 /// What stopped a batch.
@@ -137,10 +144,10 @@ impl Writer {
     pub(crate) fn new(
         segments: Arc<Segments>,
         queue: Arc<Queue>,
-        segment_bytes: u64,
+        (segment_bytes, max_bytes): (u64, u64),
         tail: Option<Tail>,
     ) -> Self {
-        Self { segments, queue, segment_bytes, tail }
+        Self { segments, queue, segment_bytes, max_bytes, tail, zeroed: 0 }
     }
 
     pub(crate) fn run(mut self) {
@@ -178,10 +185,19 @@ impl Writer {
             }
             taken.push((append.done, positions));
         }
+        // Preallocated blocks that were never written cost a commit of the file system's own journal at
+        // each sync. Small batches write zeros ahead, once per few hundred of them, and then overwrite.
+        let mut zeroed = self.zeroed.max(offset);
+        if offset > self.zeroed && offset - start < SMALL_BATCH {
+            let ahead = ZERO_AHEAD.min(tail.size - offset);
+            parts.push(Bytes::from(vec![0; ahead as usize]));
+            zeroed = offset + ahead;
+        }
         let written = tail.file.write_at(&parts, start).and_then(|()| tail.file.sync_data());
         match written {
             Ok(()) => {
                 tail.offset = offset;
+                self.zeroed = zeroed;
                 for (done, positions) in taken {
                     done(Ok(positions));
                 }
@@ -207,6 +223,10 @@ impl Writer {
         let number = self.tail.as_ref().map_or(0, |t| t.segment + 1);
         // An append of several records may be longer than a usual segment; it gets one that fits.
         let size = self.segment_bytes.max(SEGMENT_HEADER + bytes + SEAL_SIZE);
+        let count = self.segments.numbers().len() as u64;
+        if count * self.segment_bytes + size > self.max_bytes {
+            return Err(Stop::Full);
+        }
         // Prepared before the old one is sealed: with no room for it, the old one stays open.
         let file = self.segments.prepare(number, size).map_err(|error| match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Stop::Full,
@@ -217,6 +237,7 @@ impl Writer {
         }
         self.segments.publish(number, file.clone()).map_err(Stop::Fence)?;
         self.tail = Some(Tail { segment: number, file, offset: SEGMENT_HEADER, size });
+        self.zeroed = 0;
         Ok(())
     }
 

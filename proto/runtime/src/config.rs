@@ -48,6 +48,11 @@ pub enum ConfigError {
     },
 }
 
+/// Loads a file and nothing else, for programs that share their environment with nodes.
+pub fn load_file<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    load_with(path, Vec::new())
+}
+
 /// Loads a file and lays the environment over it.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     let variables = std::env::vars().filter(|(name, _)| name.starts_with(ENV_PREFIX));
@@ -73,9 +78,10 @@ fn load_with<T: DeserializeOwned>(path: &Path, variables: Vec<(String, String)>)
     for (name, value) in variables {
         overlay(&mut table, &name, value)?;
     }
-    Value::Table(table).try_into().map_err(|error: toml::de::Error| ConfigError::Environment {
-        variable: names.join(", "),
-        why: error.message().to_string(),
+    Value::Table(table).try_into().map_err(|error: toml::de::Error| match typed {
+        // What is wrong with the file is said with its line, whatever lies over it.
+        Err(error) => error,
+        Ok(_) => ConfigError::Environment { variable: names.join(", "), why: error.message().to_string() },
     })
 }
 

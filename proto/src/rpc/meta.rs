@@ -172,7 +172,7 @@ pub struct Registration {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct DiskRegistration {
     /// Its name on the node.
-    pub name: String,
+    pub name: NodeName,
     /// Its share of the placement.
     pub weight: u32,
     /// The most bytes it may use.
@@ -216,8 +216,8 @@ pub struct DiskHeartbeat {
 pub struct TopologyReply {
     /// The map, unless the caller has this version.
     pub topology: Option<Box<Topology>>,
-    /// Nodes that this member would not send a write to now.
-    pub suspects: Vec<NodeName>,
+    /// Nodes that do not answer now; none from a member that does not lead and so does not know.
+    pub suspects: Option<Vec<NodeName>>,
 }
 
 /// What a data node hears back.

@@ -146,5 +146,7 @@ fn write_private(path: &Path, content: &[u8]) -> Result<(), AuthorityError> {
         .open(&temporary)
         .map_err(failed)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)?;
-    fs::rename(&temporary, path).map_err(failed)
+    fs::rename(&temporary, path).map_err(failed)?;
+    let folder = path.parent().map(fs::File::open).transpose().map_err(failed)?;
+    folder.map_or(Ok(()), |f| f.sync_all()).map_err(failed)
 }

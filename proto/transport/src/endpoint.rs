@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quinn::{ClientConfig, ServerConfig, TokioRuntime};
+use quinn::{ClientConfig, Runtime, ServerConfig, TokioRuntime};
 
 use crate::identity::{Identity, Peer};
 use crate::pool::Pool;
+use crate::socket::Compact;
 use crate::tls::{self, TlsError};
 use crate::tuning;
 
@@ -67,9 +68,14 @@ impl Endpoint {
             let loopback = address.ip();
             server_config(tls, loopback, socket.small_buffers)
         });
-        let quinn =
-            quinn::Endpoint::new(tuning::endpoint_config(), server, socket.socket, Arc::new(TokioRuntime))
-                .map_err(failed)?;
+        let wrapped = TokioRuntime.wrap_udp_socket(socket.socket).map_err(failed)?;
+        let quinn = quinn::Endpoint::new_with_abstract_socket(
+            tuning::endpoint_config(),
+            server,
+            Arc::new(Compact(wrapped)),
+            Arc::new(TokioRuntime),
+        )
+        .map_err(failed)?;
         let small_buffers = socket.small_buffers;
         let pool = Arc::new(Pool::new(Box::new(move |address: SocketAddr| {
             let mut config = ClientConfig::new(client_tls.clone());

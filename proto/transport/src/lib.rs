@@ -17,6 +17,7 @@ mod members;
 mod outgoing;
 mod pool;
 mod serve;
+mod socket;
 mod tls;
 mod tuning;
 

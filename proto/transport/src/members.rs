@@ -31,7 +31,7 @@ impl Members {
 
     /// Asks the member that led last, then whom it names, then the others; each about once.
     pub async fn call(&self, request: &Request) -> Result<Response, RpcError> {
-        self.round(request, CALL_TIMEOUT).await
+        self.round(request, Instant::now() + CALL_TIMEOUT).await
     }
 
     /// Goes round until the answer is not a passing fault, or the time is over. Safe for reads and for
@@ -39,13 +39,11 @@ impl Members {
     pub async fn call_until(&self, request: &Request, deadline: Instant) -> Result<Response, RpcError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let error = match self.round(request, left.min(CALL_TIMEOUT)).await {
+            let error = match self.round(request, deadline).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !error.code.is_transient() || left <= pause {
+            if !error.code.is_transient() || left(deadline) <= pause {
                 return Err(at_the_end(error));
             }
             tokio::time::sleep(pause).await;
@@ -56,10 +54,13 @@ impl Members {
     /// Asks any member, each in its turn; for what needs no leader.
     pub async fn call_any(&self, request: &Request, timeout: Duration) -> Result<Response, RpcError> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let deadline = Instant::now() + timeout;
         let mut last = nobody();
         for i in 0..self.members.len() {
             let member = &self.members[first.wrapping_add(i) % self.members.len()];
-            match self.endpoint.call(member, request, timeout).await {
+            // What is left is shared among those that have not been asked, so that a silent one costs its part.
+            let share = left(deadline) / (self.members.len() - i) as u32;
+            match self.endpoint.call(member, request, share).await {
                 Err(error) if error.code.is_transient() => last = error,
                 answer => return answer,
             }
@@ -67,11 +68,15 @@ impl Members {
         Err(last)
     }
 
-    async fn round(&self, request: &Request, timeout: Duration) -> Result<Response, RpcError> {
+    async fn round(&self, request: &Request, deadline: Instant) -> Result<Response, RpcError> {
         let count = self.members.len();
         let mut next = self.leader.load(Ordering::Relaxed) % count;
         let mut last = nobody();
         for _ in 0..=count {
+            let timeout = left(deadline).min(CALL_TIMEOUT);
+            if timeout.is_zero() {
+                break;
+            }
             match self.endpoint.call(&self.members[next], request, timeout).await {
                 Ok(response) => {
                     self.leader.store(next, Ordering::Relaxed);
@@ -91,6 +96,10 @@ impl Members {
         }
         Err(last)
     }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 fn nobody() -> RpcError {

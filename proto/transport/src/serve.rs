@@ -20,6 +20,8 @@ use crate::pool::peer_of;
 
 /// Peers that may be connected at once.
 const MAX_CONNECTIONS: usize = 1024;
+/// How long a handshake may take: who has no certificate holds a place no longer.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a caller may take to send its request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long any call may take.
@@ -105,9 +107,10 @@ impl Endpoint {
             let (handler, own) = (handler.clone(), self.peer().clone());
             tokio::spawn(async move {
                 match incoming.accept_with(Arc::new(config)) {
-                    Ok(connecting) => match connecting.await {
-                        Ok(connection) => serve_connection(connection, own, handler).await,
-                        Err(error) => tracing::info!(%error, "a handshake failed"),
+                    Ok(connecting) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
+                        Ok(Ok(connection)) => serve_connection(connection, own, handler).await,
+                        Ok(Err(error)) => tracing::info!(%error, "a handshake failed"),
+                        Err(_) => tracing::info!("a handshake took too long"),
                     },
                     Err(error) => tracing::info!(%error, "a connection was refused"),
                 }

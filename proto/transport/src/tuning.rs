@@ -20,8 +20,10 @@ const STREAM_WINDOW: u32 = 16 << 20;
 const SOCKET_BUFFER: usize = 8 << 20;
 /// With less than this, large datagrams are dropped faster than they help.
 const SMALL_BUFFER: usize = 1 << 20;
-/// Largest payload of a datagram.
+/// Payload of a datagram over loopback.
 const LOOPBACK_MTU: u16 = 65_000;
+/// The largest there is; a datagram that the kernel has merged from several fits too.
+const MAX_DATAGRAM: u16 = 65_527;
 /// GSO sends ten datagrams at once and the kernel takes at most 64 KiB: beyond this it answers
 /// EMSGSIZE, which quinn-udp swallows.
 const NETWORK_MTU_BOUND: u16 = 6_500;
@@ -59,8 +61,8 @@ pub(crate) fn bind(address: SocketAddr) -> std::io::Result<Socket> {
 
 pub(crate) fn endpoint_config() -> EndpointConfig {
     let mut config = EndpointConfig::default();
-    // 65,000 is within the bounds that the setter checks.
-    let _ = config.max_udp_payload_size(LOOPBACK_MTU);
+    // Within the bounds that the setter checks.
+    let _ = config.max_udp_payload_size(MAX_DATAGRAM);
     config
 }
 

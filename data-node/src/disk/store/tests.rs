@@ -50,9 +50,7 @@ async fn a_piece_outlives_its_index() {
         for content in &contents {
             let chunk = ChunkId::of(content);
             let located = disk.locate(PoolId(1), &chunk).unwrap().unwrap();
-            let mut bytes = vec![0; located.length as usize];
-            disk.read(&located, 0, &mut bytes).unwrap();
-            assert_eq!(&bytes, content);
+            assert_eq!(&disk.read(&located, 0, located.length as usize).unwrap(), content);
             assert!(disk.is_good(&chunk, &located));
         }
     }
@@ -80,13 +78,16 @@ async fn a_full_disk_says_so_and_goes_on_reading() {
     let folder = tempfile::tempdir().unwrap();
     Superblock::format(folder.path()).unwrap();
     let mut small = config(folder.path());
-    small.max_bytes = 5000;
+    // Room for one segment, and so for two pieces of 12 MiB.
+    small.max_bytes = 40 << 20;
     let disk = DiskStore::open(&small, ClusterId([1; 16])).unwrap();
     disk.set_id(DiskId(1));
-    put(&disk, &[1; 3000]).await;
-    let (header, parts, crc) = piece(&[2; 3000]);
+    for i in 1..=2u8 {
+        put(&disk, &vec![i; 12 << 20]).await;
+    }
+    let (header, parts, crc) = piece(&vec![3; 12 << 20]);
     assert_eq!(disk.put(header, parts, crc).await.unwrap_err().code, ErrorCode::DiskFull);
-    let chunk = ChunkId::of(&[1; 3000]);
+    let chunk = ChunkId::of(&vec![1; 12 << 20]);
     let located = disk.locate(PoolId(1), &chunk).unwrap().unwrap();
     assert!(disk.is_good(&chunk, &located));
 }

@@ -14,6 +14,7 @@ fn options() -> Options {
     Options {
         identity: [5; 16],
         segment_bytes: SEGMENT,
+        max_bytes: 100 * SEGMENT,
         queue_bytes: 1 << 20,
         replay_from: None,
         name: "journal-test".into(),
@@ -145,6 +146,17 @@ fn a_full_disk_refuses_and_recovers() {
     journal.append_and_wait(vec![record(1, 3000)]).unwrap();
     drop(journal);
     assert_eq!(reopen(Arc::new(disk)).unwrap().1, [0, 1]);
+}
+
+#[test]
+fn segments_stay_within_their_bound() {
+    let disk = SimDisk::new();
+    let small = Options { max_bytes: 2 * SEGMENT, ..options() };
+    let journal = Journal::open(Arc::new(disk), small, |_| Ok(())).unwrap();
+    let appended = (0..5).take_while(|&n| journal.append_and_wait(vec![record(n, 3000)]).is_ok()).count();
+    assert_eq!((appended, journal.segments().len()), (2, 2));
+    assert_eq!(journal.append_and_wait(vec![record(9, 3000)]), Err(AppendError::Full));
+    journal.append_and_wait(vec![record(9, 30)]).unwrap();
 }
 
 #[test]

@@ -1,0 +1,149 @@
+//! The view on sled.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Changes, Pair, Store, StoreError};
+use crate::boot::boot_id;
+
+/// sled's page cache; unbounded it takes gigabytes at a few million keys.
+const CACHE_BYTES: u64 = 16 << 20;
+
+/// In which boot a view was last written.
+const BOOT_KEY: &[u8] = b"\0boot";
+
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The map on sled.
+pub struct SledStore {
+    // Declared before the database: a tree must go first.
+    tree: sled::Tree,
+    db: sled::Db,
+    folder: PathBuf,
+}
+
+impl SledStore {
+    /// Opens the view in this folder if it can be trusted as far as its own position says; none if it must
+    /// be built anew.
+    pub fn open_trusted(folder: &Path) -> Option<Self> {
+        let boot = boot_id();
+        if boot.is_empty() || suspect_mark(folder).exists() {
+            tracing::warn!("a view failed before, or the boot cannot be told; it is built anew");
+            return None;
+        }
+        let store = Self::open(folder).inspect_err(|e| tracing::warn!(%e, "a view does not open")).ok()?;
+        let stored = store.get(BOOT_KEY).inspect_err(|e| tracing::warn!(%e, "a view can't be read")).ok()?;
+        if stored.is_some_and(|b| b != boot.as_bytes()) {
+            tracing::info!("the machine was started anew since the view was written");
+            return None;
+        }
+        store.mark_boot(&boot).ok()?;
+        Some(store)
+    }
+
+    /// Makes an empty view. One that is there is moved aside, not deleted: whoever looks into the cause
+    /// needs it. One such is kept.
+    pub fn create_anew(folder: &Path) -> Result<Self, StoreError> {
+        let failed = |e: std::io::Error| StoreError(format!("its folder cannot be changed: {e}"));
+        if folder.exists() {
+            let aside = folder.with_extension("broken");
+            if aside.exists() {
+                fs::remove_dir_all(&aside).map_err(failed)?;
+            }
+            fs::rename(folder, &aside).map_err(failed)?;
+        }
+        match fs::remove_file(suspect_mark(folder)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let store = Self::open(folder)?;
+        store.mark_boot(&boot_id())?;
+        Ok(store)
+    }
+
+    /// Notes that the view has failed, so that the next start builds it anew.
+    pub(super) fn distrust(&self) {
+        if let Err(error) = fs::write(suspect_mark(&self.folder), b"") {
+            tracing::error!(%error, "a failed view could not be marked; remove its folder before the next start");
+        }
+    }
+
+    fn mark_boot(&self, boot: &str) -> Result<(), StoreError> {
+        self.apply(&Changes::from([(BOOT_KEY.to_vec(), Some(boot.as_bytes().to_vec()))]))
+    }
+
+    /// Whatever sled does with damaged files, panics included, is an error here.
+    fn open(folder: &Path) -> Result<Self, StoreError> {
+        let config = sled::Config::new()
+            .path(folder)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .print_profile_on_drop(false);
+        let open = move || {
+            let db = config.open()?;
+            let tree = db.open_tree("view")?;
+            Ok::<_, sled::Error>((tree, db))
+        };
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
+        match opened {
+            Ok(Ok((tree, db))) => Ok(Self { tree, db, folder: folder.to_path_buf() }),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(StoreError("sled panicked on opening".into())),
+        }
+    }
+}
+
+impl Store for SledStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.tree.get(key)?.map(|v| v.to_vec()))
+    }
+
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
+        use std::ops::Bound;
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after.to_vec()),
+            _ if prefix.is_empty() => Bound::Included(vec![1]),
+            _ => Bound::Included(prefix.to_vec()),
+        };
+        let mut out = Vec::new();
+        for pair in self.tree.range((start, Bound::Unbounded)).take(limit) {
+            let (key, value) = pair?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            out.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(out)
+    }
+
+    fn apply(&self, changes: &Changes) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(key.as_slice(), value.as_slice()),
+                None => batch.remove(key.as_slice()),
+            }
+        }
+        Ok(self.tree.apply_batch(batch)?)
+    }
+
+    fn clear(&self) -> Result<(), StoreError> {
+        self.tree.clear()?;
+        self.mark_boot(&boot_id())
+    }
+
+    fn flush(&self) {
+        if let Err(error) = self.db.flush() {
+            tracing::warn!(%error, "the view could not be flushed; the next start replays more");
+        }
+    }
+}
+
+/// Beside the view's folder, which is sled's.
+fn suspect_mark(folder: &Path) -> PathBuf {
+    folder.with_extension("suspect")
+}
