@@ -36,11 +36,13 @@ use crate::types::Raft;
 const TRIES: usize = 5;
 /// Chunks whose receipts are verified before others get their turn.
 const VERIFY_AT_ONCE: usize = 16;
-/// Bytes that the rows of all pools may take in a message, with room to spare for the rest of the map.
-const MAX_MAP_BYTES: usize = wmall_proto::codec::MAX_MESSAGE / 2;
-/// What a row takes of that, beside its slots, and each slot: as the codec's limit counts them.
-const ROW_BYTES: usize = 112;
-const SLOT_BYTES: usize = 29;
+/// Bytes that the rows of all pools may take in a message, with room to spare for disks and nodes.
+const MAX_MAP_BYTES: usize = wmall_proto::codec::MAX_MESSAGE / 4 * 3;
+/// What a row takes of that: its size in memory counts against the codec's limit while it is decoded, and
+/// its encoding (24 bytes, and 13 a slot when all are dirty) afterwards.
+fn row_bytes(scheme: Scheme) -> usize {
+    size_of::<wmall_proto::PgRow>().max(24 + 13 * scheme.width())
+}
 /// Disks that a node may have.
 const MAX_DISKS: usize = 64;
 /// Entries that one list in a request may have.
@@ -281,7 +283,7 @@ impl Service {
 
     /// Refuses a pool with which the map would not fit in a message any more.
     fn check_map_size(&self, scheme: Scheme, pg_bits: u8) -> Result<(), RpcError> {
-        let bytes = |rows: usize, scheme: Scheme| rows * (ROW_BYTES + SLOT_BYTES * scheme.width());
+        let bytes = |rows: usize, scheme: Scheme| rows * row_bytes(scheme);
         let topology = self.state.topology();
         let there: usize = topology.pools.values().map(|t| bytes(t.rows.len(), t.pool.scheme)).sum();
         let wanted = there + bytes(1 << pg_bits, scheme);

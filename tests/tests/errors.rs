@@ -21,6 +21,7 @@ fn wrong_names_and_numbers() {
     }
     let chunk_cid = cluster.fails(&["get", "bafkr4ifpcne3t5pzugtkaqcn5i3nzskjtpfslsnnyejlpte2spfoihzsmi"]);
     assert!(chunk_cid.stderr.contains("names a chunk, not a file"), "{}", chunk_cid.stderr);
+    // As long as there is one pool, none need be named.
     for size in ["1K", "65535", "17M", "99G"] {
         cluster.fails(&["put", &file, "--chunk-size", size]).expect(1, "out_of_bounds");
     }
@@ -29,15 +30,19 @@ fn wrong_names_and_numbers() {
     cluster.fails(&["pool", "create", "wide", "--scheme", "4x"]).expect(1, "too_few_nodes");
     cluster.fails(&["pool", "create", "rs", "--scheme", "rs:2+1"]).expect(1, "unsupported");
     assert_eq!(cluster.fails(&["pool", "create", "odd", "--scheme", "2x", "--pgs", "1000"]).exit, 2);
+    cluster.run(&["pool", "create", "large", "--scheme", "3x", "--pgs", "65536"]);
+    cluster
+        .fails(&["pool", "create", "larger", "--scheme", "3x", "--pgs", "65536"])
+        .expect(1, "out_of_bounds");
     cluster.fails(&["pool", "create", "3x", "--scheme", "3x"]).expect(1, "already_exists");
-    cluster.run(&["bucket", "create", "b"]);
+    cluster.run(&["bucket", "create", "b", "--pool", "3x"]);
     cluster.fails(&["bucket", "create", "b"]).expect(1, "already_exists");
     for name in ["B", "-b", "b b", &"b".repeat(64)] {
         assert_eq!(cluster.fails(&["bucket", "create", name]).exit, 2, "{name}");
     }
     assert_eq!(cluster.fails(&["put", &file, &format!("b/{}", "x".repeat(10_000))]).exit, 2);
     assert_eq!(cluster.fails(&["put", &file, "b/a\u{7}b"]).exit, 2);
-    // A second pool makes the choice ambiguous, and only then.
+    // Several pools make the choice ambiguous.
     cluster.run(&["pool", "create", "2x", "--scheme", "2x", "--pgs", "64"]);
     cluster.fails(&["put", &file]).expect(1, "bad_request");
     cluster.put(&file, &["--pool", "2x"]);
