@@ -36,7 +36,7 @@ fn wrong_names_and_numbers() {
         .expect(1, "out_of_bounds");
     cluster.fails(&["pool", "create", "3x", "--scheme", "3x"]).expect(1, "already_exists");
     cluster.run(&["bucket", "create", "b", "--pool", "3x"]);
-    cluster.fails(&["bucket", "create", "b"]).expect(1, "already_exists");
+    cluster.fails(&["bucket", "create", "b", "--pool", "3x"]).expect(1, "already_exists");
     for name in ["B", "-b", "b b", &"b".repeat(64)] {
         assert_eq!(cluster.fails(&["bucket", "create", name]).exit, 2, "{name}");
     }

@@ -38,13 +38,18 @@ impl Members {
     /// commands with a request id.
     pub async fn call_until(&self, request: &Request, deadline: Instant) -> Result<Response, RpcError> {
         let mut pause = FIRST_PAUSE;
+        let mut said = nobody();
         loop {
             let error = match self.round(request, deadline).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            if !error.code.is_transient() || left(deadline) <= pause {
-                return Err(at_the_end(error));
+            if !error.code.is_transient() {
+                return Err(error);
+            }
+            said = tells_more(said, error);
+            if left(deadline) <= pause {
+                return Err(at_the_end(said));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -85,11 +90,11 @@ impl Members {
                 Err(error) if error.code == ErrorCode::NotLeader => {
                     let hinted = self.members.iter().position(|m| m.node.as_str() == error.hint);
                     next = hinted.unwrap_or((next + 1) % count);
-                    last = error;
+                    last = tells_more(last, error);
                 }
                 Err(error) if error.code.is_transient() && error.code != ErrorCode::Busy => {
                     next = (next + 1) % count;
-                    last = error;
+                    last = tells_more(last, error);
                 }
                 Err(error) => return Err(error),
             }
@@ -104,6 +109,12 @@ fn left(deadline: Instant) -> Duration {
 
 fn nobody() -> RpcError {
     RpcError::new(ErrorCode::Unreachable, "no metadata node answers")
+}
+
+/// Of two passing faults the one that a member itself told of; of two such, the later.
+fn tells_more(before: RpcError, now: RpcError) -> RpcError {
+    let silence = |e: &RpcError| matches!(e.code, ErrorCode::Unreachable | ErrorCode::Timeout);
+    if silence(&now) && !silence(&before) { before } else { now }
 }
 
 /// A member's own view of a passing fault is of little use to whoever gave up waiting.
