@@ -1,10 +1,9 @@
 //! `client.toml`: who one is and where the metadata nodes are.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use wmall_proto::NodeName;
+use wmall_proto::topology::MetadataAddress;
 use wmall_runtime::config::{self, ConfigError};
 
 /// The configuration of a client.
@@ -18,16 +17,6 @@ pub struct ClientConfig {
     /// How long a call to them may take in all, retries included.
     #[serde(default = "default_timeout_ms")]
     pub timeout_ms: u64,
-}
-
-/// A metadata node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MetadataAddress {
-    /// Its name.
-    pub name: NodeName,
-    /// Where it listens.
-    pub address: SocketAddr,
 }
 
 fn default_timeout_ms() -> u64 {

@@ -15,7 +15,7 @@ mod put;
 mod store;
 mod verify;
 
-pub use config::{ClientConfig, MetadataAddress};
+pub use config::ClientConfig;
 pub use error::ClientError;
 pub use get::{Download, Source};
 pub use put::{PutOptions, PutSummary};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use wmall_proto::pool::Bucket;
 use wmall_proto::rpc::{Query, QueryReply, Request, Response};
 use wmall_proto::{BucketName, ErrorCode, Pool, PoolId, PoolName, RpcError, Topology};
-use wmall_transport::{Endpoint, Identity, Members, Target};
+use wmall_transport::{Endpoint, Identity, Members};
 
 use crate::config::ClientConfig;
 use crate::error::ClientError;
@@ -38,8 +38,7 @@ impl Store {
     pub async fn connect(config: &ClientConfig) -> Result<Self, ClientError> {
         let identity = Arc::new(Identity::load(&config.identity_dir)?);
         let endpoint = Endpoint::client(identity)?;
-        let target = |m: &crate::MetadataAddress| Target { node: m.name.clone(), address: m.address };
-        let members = Members::new(endpoint.clone(), config.metadata.iter().map(target).collect());
+        let members = Members::new(endpoint.clone(), &config.metadata);
         let inner = Inner {
             endpoint,
             members,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use wmall_proto::topology::MetadataAddress;
 use wmall_proto::{NodeName, ZoneName};
 use wmall_runtime::config::{self, ConfigError};
 use wmall_runtime::logging::LogConfig;
@@ -33,16 +34,6 @@ pub struct RawConfig {
     /// Logs.
     #[serde(default)]
     pub log: LogConfig,
-}
-
-/// A metadata node to report to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MetadataAddress {
-    /// Its name.
-    pub name: NodeName,
-    /// Where it listens.
-    pub address: SocketAddr,
 }
 
 /// A disk.

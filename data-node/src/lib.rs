@@ -16,6 +16,6 @@ mod node;
 mod put;
 mod service;
 
-pub use config::{Config, DiskConfig, MetadataAddress, RawConfig};
+pub use config::{Config, DiskConfig, RawConfig};
 pub use init::{InitError, init};
 pub use node::{RunError, run};

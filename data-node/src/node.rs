@@ -13,7 +13,7 @@ use wmall_proto::rpc::CallKind;
 use wmall_runtime::Shutdown;
 use wmall_runtime::metrics::Metrics;
 use wmall_runtime::ops::{self, Ops, Readiness};
-use wmall_transport::{BindError, Endpoint, Identity, IdentityError, Members, Target};
+use wmall_transport::{BindError, Endpoint, Identity, IdentityError, Members};
 
 use crate::config::Config;
 use crate::control::Control;
@@ -54,9 +54,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let disks = Arc::new(disks);
     let endpoint = Endpoint::server(config.raw.listen, identity)?;
     let map = Arc::new(Map::new());
-    let members = config.raw.metadata.iter();
-    let members = members.map(|m| Target { node: m.name.clone(), address: m.address }).collect();
-    let metadata = Arc::new(Members::new(endpoint.clone(), members));
+    let metadata = Arc::new(Members::new(endpoint.clone(), &config.raw.metadata));
     let ready = Arc::new(AtomicBool::new(false));
     let (work, work_seen) = watch::channel(Vec::new());
     let (bad, bad_seen) = mpsc::channel(BAD_QUEUE);

@@ -29,6 +29,16 @@ impl fmt::Debug for ClusterId {
     }
 }
 
+/// A metadata node, as configurations name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetadataAddress {
+    /// Its name.
+    pub name: NodeName,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
 /// A disk, as it registered.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct DiskInfo {

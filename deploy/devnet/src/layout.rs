@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
-use wmall_proto::topology::ClusterId;
+use wmall_proto::topology::{ClusterId, MetadataAddress};
 use wmall_proto::{NodeName, Role, ZoneName};
 use wmall_runtime::logging::LogConfig;
 use wmall_runtime::ops::OpsConfig;
@@ -129,10 +129,7 @@ pub fn write_cluster(root: &Path, nodes: &[NodePlan], max_bytes: u64) -> Result<
     }
     let client = wmall_client::ClientConfig {
         identity_dir: root.join("identities").join("admin"),
-        metadata: metadata
-            .iter()
-            .map(|n| wmall_client::MetadataAddress { name: n.name.clone(), address: n.address })
-            .collect(),
+        metadata: addresses(&metadata),
         timeout_ms: 15_000,
     };
     write(&layout.client(), &client)?;
@@ -160,6 +157,10 @@ fn metadata_config(node: &NodePlan, metadata: &[&NodePlan], folder: &Path) -> wm
     }
 }
 
+fn addresses(metadata: &[&NodePlan]) -> Vec<MetadataAddress> {
+    metadata.iter().map(|n| MetadataAddress { name: n.name.clone(), address: n.address }).collect()
+}
+
 fn data_config(
     node: &NodePlan,
     zone: &ZoneName,
@@ -167,8 +168,6 @@ fn data_config(
     folder: &Path,
     max_bytes: u64,
 ) -> wmall_data_node::RawConfig {
-    let address =
-        |n: &&NodePlan| wmall_data_node::MetadataAddress { name: n.name.clone(), address: n.address };
     let disk = NodeName::new("disk-1").map(|name| wmall_data_node::DiskConfig {
         name,
         path: folder.join("disk-1"),
@@ -180,7 +179,7 @@ fn data_config(
         zone: zone.clone(),
         identity_dir: folder.join("identity"),
         listen: node.address,
-        metadata: metadata.iter().map(address).collect(),
+        metadata: addresses(metadata),
         disks: disk.into_iter().collect(),
         ops: node.ops.map(|listen| OpsConfig { listen }),
         log: LogConfig::default(),

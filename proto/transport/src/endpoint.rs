@@ -64,10 +64,8 @@ impl Endpoint {
         let failed = |source| BindError::Socket { address, source };
         let socket = tuning::bind(address).map_err(failed)?;
         let client_tls = tls::client(&identity)?;
-        let server = server_tls.as_ref().map(|tls| {
-            let loopback = address.ip();
-            server_config(tls, loopback, socket.small_buffers)
-        });
+        // Each connection gets the settings for its own peer; these are for what comes before.
+        let server = server_tls.as_ref().map(|tls| server_config(tls, address.ip(), socket.small_buffers));
         let wrapped = TokioRuntime.wrap_udp_socket(socket.socket).map_err(failed)?;
         let quinn = quinn::Endpoint::new_with_abstract_socket(
             tuning::endpoint_config(),

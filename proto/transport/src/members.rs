@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use wmall_proto::rpc::{Request, Response};
+use wmall_proto::topology::MetadataAddress;
 use wmall_proto::{ErrorCode, RpcError};
 
 use crate::endpoint::Endpoint;
@@ -25,7 +26,9 @@ pub struct Members {
 
 impl Members {
     /// Calls go out from this endpoint. `members` is not empty.
-    pub fn new(endpoint: Endpoint, members: Vec<Target>) -> Self {
+    pub fn new(endpoint: Endpoint, members: &[MetadataAddress]) -> Self {
+        let target = |m: &MetadataAddress| Target { node: m.name.clone(), address: m.address };
+        let members = members.iter().map(target).collect();
         Self { endpoint, members, leader: AtomicUsize::new(0), next: AtomicUsize::new(0) }
     }
 
