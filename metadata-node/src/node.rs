@@ -74,7 +74,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let identity = Arc::new(load_identity(&config)?);
     let cluster = identity.cluster();
     let endpoint = Endpoint::server(config.raw.listen, identity)?;
-    let log = LogStore::open(&folder.join("raft"), cluster.0, config.raw.name.as_str())?;
+    let log = LogStore::open(&folder.join("raft"), cluster.0, config.id, config.raw.name.as_str())?;
     let snapshots = Arc::new(SnapshotFolder::open(&folder.join("snapshots"), cluster.0)?);
     let state = Arc::new(view::open(&folder, &log, &snapshots)?);
     let pristine = log.is_pristine();

@@ -100,6 +100,21 @@ fn everything_killed_at_once_comes_up_with_all_that_was_acknowledged() {
     }
 }
 
+/// The view of a killed node is behind its log, and the log is what counts: a leader that comes back must
+/// not answer with the past while it catches up.
+#[test]
+fn the_first_answer_after_a_kill_knows_all_that_was_acknowledged() {
+    let cluster = Cluster::up_with(&["--data", "3"]);
+    let members = ["metadata-1", "metadata-2", "metadata-3"];
+    for round in 1..=4 {
+        let name = format!("bucket-{round}");
+        cluster.run(&["bucket", "create", &name]);
+        members.iter().for_each(|m| cluster.devnet("kill", m, &[]));
+        members.iter().for_each(|m| cluster.devnet("start", m, &[]));
+        cluster.run(&["bucket", "show", &name]);
+    }
+}
+
 #[test]
 fn a_wiped_data_node_is_filled_again_and_counted_only_then() {
     let cluster = Cluster::up_with(&["--data", "3"]);

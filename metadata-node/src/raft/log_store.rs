@@ -74,6 +74,7 @@ struct Index {
 /// The log; clones share it.
 #[derive(Clone)]
 pub struct LogStore {
+    id: u64,
     journal: Arc<Journal>,
     index: Arc<Mutex<Index>>,
 }
@@ -135,8 +136,8 @@ impl Index {
 }
 
 impl LogStore {
-    /// Opens the log in this folder.
-    pub fn open(folder: &Path, identity: [u8; 16], name: &str) -> Result<Self, LogStoreError> {
+    /// Opens the log of member `id` in this folder.
+    pub fn open(folder: &Path, identity: [u8; 16], id: u64, name: &str) -> Result<Self, LogStoreError> {
         let disk = Arc::new(RealDisk::open(folder)?);
         let options = Options {
             identity,
@@ -153,7 +154,7 @@ impl LogStore {
             let payload = (found.kind == VOTE).then(|| read_payload(&*reader, &found)).transpose();
             index.replay(&found, payload.map_err(|e| e.to_string())?)
         })?;
-        Ok(Self { journal: Arc::new(journal), index: Arc::new(Mutex::new(index)) })
+        Ok(Self { id, journal: Arc::new(journal), index: Arc::new(Mutex::new(index)) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Index> {
@@ -283,8 +284,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
+    /// A leader that restarts stands for election again. openraft would let it lead on in its old term, with
+    /// the first entry of that term as the lower bound of a read index and the view's position as what is
+    /// committed; a view that a kill left behind would then answer linearizable reads with the past.
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
-        Ok(self.lock().vote)
+        let own = |vote: &Vote<u64>| vote.leader_id.voted_for() == Some(self.id);
+        let step_down = |vote: Vote<u64>| Vote { committed: vote.committed && !own(&vote), ..vote };
+        Ok(self.lock().vote.map(step_down))
     }
 
     async fn append<I>(

@@ -11,7 +11,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, Machine, tempfile::TempDir> for Builder {
     async fn build(&self) -> Result<(tempfile::TempDir, LogStore, Machine), StorageError<u64>> {
         let folder = tempfile::tempdir().unwrap();
-        let log = LogStore::open(&folder.path().join("raft"), [1; 16], "test").unwrap();
+        let log = LogStore::open(&folder.path().join("raft"), [1; 16], 1, "test").unwrap();
         let store = SledStore::create_anew(&folder.path().join("view")).unwrap();
         let state = Arc::new(State::open(Box::new(store)).unwrap());
         let snapshots = SnapshotFolder::open(&folder.path().join("snapshots"), [1; 16]).unwrap();
@@ -37,7 +37,7 @@ async fn append(log: &mut LogStore, entries: Vec<Entry>) {
 #[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let open = || LogStore::open(folder.path(), [1; 16], "test").unwrap();
+    let open = || LogStore::open(folder.path(), [1; 16], 1, "test").unwrap();
     let mut log = open();
     assert!(log.is_pristine());
     log.save_vote(&Vote::new(3, 1)).await.unwrap();
@@ -59,7 +59,7 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
 #[tokio::test]
 async fn a_retired_segment_takes_no_vote_with_it() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = LogStore::open(folder.path(), [1; 16], "test").unwrap();
+    let mut log = LogStore::open(folder.path(), [1; 16], 1, "test").unwrap();
     log.save_vote(&Vote::new(7, 1)).await.unwrap();
     for i in 1..=20 {
         append(&mut log, vec![entry(1, i, 8 << 20)]).await;
@@ -67,7 +67,17 @@ async fn a_retired_segment_takes_no_vote_with_it() {
     log.purge(entry(1, 19, 0).log_id).await.unwrap();
     assert!(log.journal.segments()[0] > 0, "the first segments are gone");
     drop(log);
-    let mut log = LogStore::open(folder.path(), [1; 16], "test").unwrap();
+    let mut log = LogStore::open(folder.path(), [1; 16], 1, "test").unwrap();
     assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(7, 1)));
     assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 1);
+}
+
+/// openraft would resume a leader's old term with a read index that its view may be behind of.
+#[tokio::test]
+async fn a_leader_that_restarts_does_not_lead() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |id| LogStore::open(folder.path(), [1; 16], id, "test").unwrap();
+    open(1).save_vote(&Vote::new_committed(5, 1)).await.unwrap();
+    assert_eq!(open(1).read_vote().await.unwrap(), Some(Vote::new(5, 1)), "its own leadership has ended");
+    assert_eq!(open(2).read_vote().await.unwrap(), Some(Vote::new_committed(5, 1)), "another's has not");
 }
