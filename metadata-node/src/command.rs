@@ -3,7 +3,8 @@
 
 use bincode::{Decode, Encode};
 use wmall_proto::chunk::ChunkCommit;
-use wmall_proto::rpc::{Ack, CommitRequest, Registration};
+use wmall_proto::pool::{BucketChange, BucketRules};
+use wmall_proto::rpc::{Ack, CommitRequest, Condition, NameCommand, Registration};
 use wmall_proto::{
     BucketName, ChunkId, DiskId, FileId, Incarnation, ObjectName, PgId, PoolId, PoolName, RequestId, Scheme,
     UploadId,
@@ -38,6 +39,26 @@ pub struct Promise {
     pub incarnation: Incarnation,
 }
 
+/// Something whose grace ends at a known time.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Due {
+    /// A former version of a name.
+    Trash(BucketName, ObjectName, u64),
+    /// A file that was put without a name and let go.
+    Pin(FileId),
+}
+
+/// A chunk to delete, if it is still condemned as of this entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct CondemnedChunk {
+    /// Its pool.
+    pub pool: PoolId,
+    /// Its id.
+    pub chunk: ChunkId,
+    /// [`wmall_proto::chunk::Condemned::at`] that the leader saw.
+    pub at: u64,
+}
+
 /// A chunk of a commit with its promises.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct PromisedChunk {
@@ -45,7 +66,7 @@ pub struct PromisedChunk {
     pub id: ChunkId,
     /// Its bytes.
     pub length: u32,
-    /// Who holds a piece.
+    /// Who holds a piece; nobody, if it is claimed to be committed already.
     pub promises: Vec<Promise>,
 }
 
@@ -71,7 +92,32 @@ pub enum Command {
         name: BucketName,
         /// Its pool.
         pool: PoolName,
+        /// What its owner asks of it.
+        rules: BucketRules,
     },
+    /// Changes a bucket's rules.
+    ChangeBucket {
+        /// Its name.
+        name: BucketName,
+        /// What to change.
+        change: BucketChange,
+    },
+    /// A user's change of the namespace.
+    Name(NameCommand),
+    /// Lets go of what has fallen due.
+    Expire(Vec<(u64, Due)>),
+    /// Deletes condemned chunks whose grace is over.
+    DeleteChunks(Vec<CondemnedChunk>),
+    /// Voids uploads that began before this time, in milliseconds since the Unix epoch: none of them will
+    /// ever commit.
+    FenceUploads {
+        /// The time.
+        before_ms: u64,
+    },
+    /// Drops parts of uploads that were fenced.
+    DropParts(Vec<(UploadId, PoolId, u32)>),
+    /// Holds back all deletion, after a restore, or lets it go on.
+    HoldDeletion(bool),
     /// Removes an empty bucket.
     RemoveBucket {
         /// Its name.
@@ -104,6 +150,8 @@ pub enum Command {
         chunk_size: u32,
         /// The name to point to it.
         object: Option<(BucketName, ObjectName)>,
+        /// What must hold of that name.
+        condition: Condition,
         /// Parts that went before.
         parts: u32,
         /// The remaining chunks.
@@ -155,9 +203,31 @@ impl Command {
             CommitRequest::Part { upload, pool, part, chunks, ack } => {
                 Self::CommitPart { upload, pool, part, chunks: strip(chunks), ack }
             }
-            CommitRequest::File { upload, pool, id, size, chunk_size, object, parts, chunks, ack } => {
+            CommitRequest::File {
+                upload,
+                pool,
+                id,
+                size,
+                chunk_size,
+                object,
+                condition,
+                parts,
+                chunks,
+                ack,
+            } => {
                 let chunks = strip(chunks);
-                Self::CommitFile { upload, pool, id, size, chunk_size, object, parts, chunks, ack }
+                Self::CommitFile {
+                    upload,
+                    pool,
+                    id,
+                    size,
+                    chunk_size,
+                    object,
+                    condition,
+                    parts,
+                    chunks,
+                    ack,
+                }
             }
         }
     }

@@ -32,6 +32,12 @@ pub struct RawConfig {
     /// A data node that is silent for so long is down.
     #[serde(default = "default_down_ms")]
     pub down_after_ms: u64,
+    /// A chunk that nothing refers to is deleted after so long.
+    #[serde(default = "default_condemned_ms")]
+    pub condemned_grace_ms: u64,
+    /// An upload that has not committed after so long never will, and what it brought is deleted.
+    #[serde(default = "default_upload_ms")]
+    pub upload_grace_ms: u64,
     /// The operations' HTTP endpoint; none if absent.
     pub ops: Option<OpsConfig>,
     /// Logs.
@@ -61,6 +67,14 @@ fn default_suspect_ms() -> u64 {
 
 fn default_down_ms() -> u64 {
     600_000
+}
+
+fn default_condemned_ms() -> u64 {
+    600_000
+}
+
+fn default_upload_ms() -> u64 {
+    86_400_000
 }
 
 /// A checked configuration.
@@ -96,6 +110,9 @@ impl RawConfig {
         let own = own.ok_or_else(|| format!("`members` does not name this node, {}", self.name))?;
         if self.suspect_after_ms < 1000 || self.down_after_ms < self.suspect_after_ms {
             return Err("`suspect_after_ms` is at least 1000, and `down_after_ms` no less than that".into());
+        }
+        if self.upload_grace_ms < 1000 {
+            return Err("`upload_grace_ms` is at least 1000".into());
         }
         let id = own.id;
         Ok(Config { id, raw: self })

@@ -1,6 +1,6 @@
 //! Puts the parts together and runs them until a stop is asked for.
 //!
-//! Tasks beside openraft's own: the proposer, the read-index rounds, the watch on leadership, the server
+//! Tasks beside openraft's own: the proposer, the read-index rounds, the collector, the watch on leadership, the server
 //! with its connections, the operations endpoint. All end with the process or with the shutdown.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use wmall_transport::{BindError, Endpoint, Identity, IdentityError};
 
 use crate::config::Config;
 use crate::init::BORN_FILE;
-use crate::leader::{Liveness, Proposer, ReadIndex};
+use crate::leader::{Collector, Graces, Liveness, Proposer, ReadIndex};
 use crate::raft::{LogStore, LogStoreError, Machine, Network, SnapshotFolder};
 use crate::service::{KeyCache, Service};
 use crate::state::State;
@@ -97,11 +97,17 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let metrics = Metrics::new();
     let status =
         StatusSource { cluster, raft: raft.clone(), state: state.clone(), liveness: liveness.clone() };
+    let proposer = Proposer::start(raft.clone());
+    let graces =
+        Graces { condemned_ms: config.raw.condemned_grace_ms, upload_ms: config.raw.upload_grace_ms };
+    let collector =
+        Collector { raft: raft.clone(), state: state.clone(), proposer: proposer.clone(), graces };
+    let collector = tokio::spawn(collector.run());
     let service = Arc::new(Service {
         cluster,
         raft: raft.clone(),
         state: state.clone(),
-        proposer: Proposer::start(raft.clone()),
+        proposer,
         reads: ReadIndex::start(raft.clone()),
         liveness,
         status: status.clone(),
@@ -121,6 +127,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         why = raft_died(&raft) => Err(RunError::Raft(why)),
     };
     watch.abort();
+    collector.abort();
     endpoint.close().await;
     let _ = tokio::time::timeout(wmall_runtime::shutdown::GRACE, raft.shutdown()).await;
     state.flush();

@@ -9,12 +9,12 @@ use ed25519_zebra::VerificationKey;
 use wmall_manifest::check_chunk_size;
 use wmall_placement::{Candidate, propose_rows};
 use wmall_proto::chunk::{ChunkCommit, MAX_CHUNKS_PER_COMMIT};
-use wmall_proto::feed::CommittedChunk;
+use wmall_proto::feed::PoolChunk;
 use wmall_proto::pg::MAX_PG_BITS;
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{
-    CommitRequest, Heartbeat, HeartbeatReply, Query, Registration, Request, Response, TopologyReply,
-    UserCommand,
+    CommitRequest, Heartbeat, HeartbeatReply, NameCommand, Query, Registration, Request, Response,
+    TopologyReply, UserCommand,
 };
 use wmall_proto::scheme::MAX_WIDTH;
 use wmall_proto::topology::{ClusterId, Topology};
@@ -98,6 +98,7 @@ impl Service {
             Request::Read { linearizable, query } => self.read(linearizable, &query).await,
             Request::Status => self.cluster_status().await,
             Request::Commit { request, commit } => self.commit(request, commit).await,
+            Request::Name { request, command } => self.name(request, command).await,
             Request::Administer { request, command } => self.administer(request, command).await,
             Request::Register(registration) => {
                 own_name(peer, registration.node.as_str())?;
@@ -119,8 +120,8 @@ impl Service {
             Request::CheckCommitted(chunks) => {
                 bounded(chunks.len())?;
                 self.reads.wait().await?;
-                let found = self.state.check_committed(&chunks).map_err(|e| store_failed(&e))?;
-                Ok(Response::CommittedOf(found))
+                let known = self.state.pieces_known(&chunks).map_err(|e| store_failed(&e))?;
+                Ok(Response::PiecesKnown(known))
             }
             Request::ReportBad { disk, chunks } => {
                 self.own_disk(peer, disk)?;
@@ -226,14 +227,21 @@ impl Service {
             .map_err(|e| RpcError::new(ErrorCode::BadReceipt, format!("{disk}: {e}")))
     }
 
+    async fn name(&self, request: RequestId, command: NameCommand) -> Result<Response, RpcError> {
+        self.must_lead()?;
+        self.proposer.propose(Some(request), Command::Name(command)).await
+    }
+
     async fn administer(&self, request: RequestId, command: UserCommand) -> Result<Response, RpcError> {
         self.must_lead()?;
         let command = match command {
             UserCommand::CreatePool { name, scheme, pg_bits } => {
                 return self.create_pool(request, name, scheme, pg_bits).await;
             }
-            UserCommand::CreateBucket { name, pool } => Command::CreateBucket { name, pool },
+            UserCommand::CreateBucket { name, pool, rules } => Command::CreateBucket { name, pool, rules },
             UserCommand::RemoveBucket { name } => Command::RemoveBucket { name },
+            UserCommand::ChangeBucket { name, change } => Command::ChangeBucket { name, change },
+            UserCommand::AllowDeletion => Command::HoldDeletion(false),
         };
         self.proposer.propose(Some(request), command).await
     }
@@ -351,13 +359,13 @@ impl Service {
     /// Chunks that nobody has committed cost no entry: whoever asks about random ids makes no log grow.
     async fn report_bad(&self, disk: DiskId, chunks: Vec<(PoolId, ChunkId)>) -> Result<Response, RpcError> {
         self.reads.wait().await?;
-        let asked: Vec<CommittedChunk> =
-            chunks.into_iter().map(|(pool, chunk)| CommittedChunk { pool, chunk }).collect();
-        let known = self.state.check_committed(&asked).map_err(|e| store_failed(&e))?;
-        if known.is_empty() {
+        let asked: Vec<PoolChunk> =
+            chunks.into_iter().map(|(pool, chunk)| PoolChunk { pool, chunk }).collect();
+        let known = self.state.pieces_known(&asked).map_err(|e| store_failed(&e))?;
+        if known.committed.is_empty() {
             return Ok(Response::Done);
         }
-        let chunks = known.into_iter().map(|c| (c.pool, c.chunk)).collect();
+        let chunks = known.committed.into_iter().map(|c| (c.pool, c.chunk)).collect();
         self.proposer.propose(None, Command::ReportBad { disk, chunks }).await
     }
 

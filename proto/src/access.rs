@@ -58,7 +58,7 @@ impl Role {
             ),
             Self::Validator | Self::Client => matches!(
                 call,
-                C::GetTopology | C::Read | C::Status | C::Commit | C::Put | C::ReadPiece | C::CheckPiece
+                C::GetTopology | C::Read | C::Status | C::Commit | C::Name | C::Put | C::ReadPiece | C::CheckPiece
             ),
             Self::Admin => matches!(
                 call,
@@ -66,6 +66,7 @@ impl Role {
                     | C::Read
                     | C::Status
                     | C::Commit
+                    | C::Name
                     | C::Administer
                     | C::Put
                     | C::ReadPiece

@@ -26,7 +26,7 @@ pub struct ChunkCommit {
     pub length: u32,
     /// The row version that every receipt of it was given under.
     pub row_version: u64,
-    /// One promise a slot, at most.
+    /// One promise a slot, at most. None at all claims that the chunk is committed already.
     pub receipts: Vec<ReceiptProof>,
 }
 
@@ -39,6 +39,17 @@ pub struct ChunkRecord {
     pub references: u32,
     /// Raft index of the entry that first committed it.
     pub committed_at: u64,
+    /// Since when nothing points here; none while something does.
+    pub condemned: Option<Condemned>,
+}
+
+/// A chunk that nothing refers to. It is deleted after a grace, unless a file with it is committed before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Condemned {
+    /// Raft index of the entry that released the last reference; tells one condemnation from the next.
+    pub at: u64,
+    /// When that was, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
 }
 
 /// A durable note: this disk should hold a good piece of this chunk and does not.

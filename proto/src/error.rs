@@ -23,6 +23,16 @@ pub enum ErrorCode {
     RangeOutOfBounds,
     /// A limit of the format: chunk size, name length, file size.
     OutOfBounds,
+    /// The name points to something else than the caller's condition says.
+    PreconditionFailed,
+    /// A retention rule forbids it for now.
+    Locked,
+    /// The bucket's quota would be exceeded.
+    QuotaExceeded,
+    /// The upload began too long ago and may not commit any more.
+    UploadFenced,
+    /// The input changed while it was read.
+    Changed,
     /// The row has changed since the caller read it; read it again.
     StaleRow,
     /// Too few nodes, disks or zones for the scheme.
@@ -70,6 +80,11 @@ impl ErrorCode {
             Self::NotEmpty => "not_empty",
             Self::RangeOutOfBounds => "range_out_of_bounds",
             Self::OutOfBounds => "out_of_bounds",
+            Self::PreconditionFailed => "precondition_failed",
+            Self::Locked => "locked",
+            Self::QuotaExceeded => "quota_exceeded",
+            Self::UploadFenced => "upload_fenced",
+            Self::Changed => "changed",
             Self::StaleRow => "stale_row",
             Self::TooFewNodes => "too_few_nodes",
             Self::TooFewReceipts => "too_few_receipts",

@@ -1,20 +1,50 @@
-//! The ordered feed of what was committed, from the metadata leader to each data node.
+//! The ordered feed of what became of chunks, from the metadata leader to each data node.
 //!
-//! A data node keeps pieces as `staged` until the feed says that their chunk is committed. The
-//! leader holds the last stretch of the feed in memory; a node that is behind it reads the
-//! groups it holds instead ([`FeedPage::Behind`]).
+//! A data node keeps a piece as `staged` until the feed says that its chunk is committed, and removes it
+//! only because the feed says so. The leader holds the last stretch of the feed in memory; a node that is
+//! behind it asks about the pieces it holds instead ([`FeedPage::Behind`]).
 
 use bincode::{Decode, Encode};
 
-use crate::ids::{ChunkId, PoolId};
+use crate::ids::{ChunkId, PoolId, UploadId};
 
-/// One committed chunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-pub struct CommittedChunk {
+/// A chunk of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct PoolChunk {
     /// Its pool.
     pub pool: PoolId,
     /// Its id.
     pub chunk: ChunkId,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum FeedItem {
+    /// A file with this chunk was committed. The upload's claim on the piece is settled.
+    Committed {
+        /// The chunk.
+        chunk: PoolChunk,
+        /// The upload that committed it.
+        upload: UploadId,
+    },
+    /// Nothing refers to this chunk any more and its grace is over. Claims of uploads that may still
+    /// commit keep the piece.
+    Deleted(PoolChunk),
+    /// No upload that began before this time will ever commit; their claims are void.
+    Fenced {
+        /// Milliseconds since the Unix epoch.
+        before_ms: u64,
+    },
+}
+
+impl FeedItem {
+    /// The chunk it is about; none if it is about all.
+    pub fn chunk(&self) -> Option<&PoolChunk> {
+        match self {
+            Self::Committed { chunk, .. } | Self::Deleted(chunk) => Some(chunk),
+            Self::Fenced { .. } => None,
+        }
+    }
 }
 
 /// A stretch of the feed.
@@ -24,15 +54,27 @@ pub enum FeedPage {
     Items {
         /// Raft index that this page reaches.
         position: u64,
-        /// What was committed, in that order, as far as it concerns the asking node.
-        items: Vec<CommittedChunk>,
+        /// What happened, in that order, as far as it concerns the asking node.
+        items: Vec<FeedItem>,
         /// Whether there is more already.
         more: bool,
     },
-    /// The asked position is older than what the leader holds: read the groups, then go on from
+    /// The asked position is older than what the leader holds: ask about every piece, then go on from
     /// `position`.
     Behind {
         /// Where the feed stands.
         position: u64,
     },
+}
+
+/// What the metadata nodes know of pieces that a data node asked about.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PiecesKnown {
+    /// Those of the chunks that are committed, in the order asked.
+    pub committed: Vec<PoolChunk>,
+    /// No upload that began before this time will ever commit.
+    pub fenced_before_ms: u64,
+    /// Nothing may be deleted now: the cluster's metadata came out of a backup, and an operator has not yet
+    /// confirmed that it is whole.
+    pub deletion_held: bool,
 }

@@ -17,8 +17,10 @@ pub struct FileRecord {
     pub merkle_root: [u8; 32],
     /// Pools that hold its chunks.
     pub pools: Vec<PoolId>,
-    /// Objects that point to it, plus one when it was put without a name.
+    /// Objects that point to it, those in the trash included.
     pub references: u64,
+    /// Whether it was put without a name, which holds it until it is let go by its id.
+    pub pin: Pin,
     /// When it was first committed, in milliseconds since the Unix epoch.
     pub created_ms: u64,
 }
@@ -52,6 +54,42 @@ pub struct ObjectRecord {
     pub size: u64,
     /// When it was last pointed there, in milliseconds since the Unix epoch.
     pub modified_ms: u64,
+}
+
+/// What holds a file that has no name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pin {
+    /// Nothing.
+    #[default]
+    None,
+    /// It was put so.
+    Held,
+    /// It was let go, and can be had back until then (milliseconds since the Unix epoch).
+    Until(u64),
+}
+
+/// What a name pointed to until it was removed or pointed elsewhere; kept for a grace.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct TrashRecord {
+    /// What it was. Its reference to the file is held.
+    pub object: ObjectRecord,
+    /// When it went.
+    pub removed_ms: u64,
+    /// When its grace ends.
+    pub due_ms: u64,
+}
+
+/// A line of a listing of the trash.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct TrashEntry {
+    /// The name it had.
+    pub name: ObjectName,
+    /// Raft index at which it went; tells versions of a name apart.
+    pub version: u64,
+    /// What it was.
+    #[serde(flatten)]
+    pub record: TrashRecord,
 }
 
 /// A line of a listing.

@@ -197,9 +197,25 @@ macro_rules! random_id {
 }
 
 random_id!(
-    /// One attempt to bring a file in; drawn by the client, bound into every receipt of it.
+    /// One attempt to bring a file in; drawn by the client, bound into every receipt of it. Its first six
+    /// bytes say when it began, so that one number fences all uploads that began before it.
     UploadId
 );
+
+impl UploadId {
+    /// An upload that begins at this time, in milliseconds since the Unix epoch.
+    pub fn new(now_ms: u64, random: [u8; 10]) -> Self {
+        let mut out = [0u8; 16];
+        out[..6].copy_from_slice(&now_ms.to_be_bytes()[2..]);
+        out[6..].copy_from_slice(&random);
+        Self(out)
+    }
+
+    /// When it began, by the clock of whoever drew it.
+    pub fn started_ms(&self) -> u64 {
+        self.0[..6].iter().fold(0, |ms, &b| ms << 8 | u64::from(b))
+    }
+}
 random_id!(
     /// Names one command of one caller: the same id gets the same answer, however often it is sent.
     RequestId
@@ -261,6 +277,13 @@ mod tests {
         // sha2-256, codec dag-pb: an ordinary IPFS name.
         let ipfs = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi";
         assert_eq!(ipfs.parse::<FileId>(), Err(ParseIdError::WrongHash));
+    }
+
+    #[test]
+    fn an_upload_tells_when_it_began_and_sorts_by_it() {
+        let at = |ms| UploadId::new(ms, [7; 10]);
+        assert_eq!(at(1_700_000_000_123).started_ms(), 1_700_000_000_123);
+        assert!(at(1) < at(2) && at(255) < at(256));
     }
 
     #[test]

@@ -33,4 +33,44 @@ pub struct Bucket {
     pub bytes: u64,
     /// When it was made, in milliseconds since the Unix epoch, by the leader's clock.
     pub created_ms: u64,
+    /// What its owner asked of it.
+    pub rules: BucketRules,
+    /// Former versions of its names that can still be had back.
+    pub trash: u64,
+}
+
+/// How long removed objects can be had back, unless the bucket says otherwise: a day.
+pub const DEFAULT_UNDELETE_MS: u64 = 86_400_000;
+
+/// What a bucket's owner may ask of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct BucketRules {
+    /// For so long after it was written no object may be removed or pointed elsewhere. Once set, it may be
+    /// lengthened and never shortened. 0 for none.
+    pub retention_ms: u64,
+    /// For so long a removed object can be had back.
+    pub undelete_ms: u64,
+    /// The most objects it may hold; none for no bound.
+    pub max_objects: Option<u64>,
+    /// The most bytes that its objects may add up to; none for no bound.
+    pub max_bytes: Option<u64>,
+}
+
+impl Default for BucketRules {
+    fn default() -> Self {
+        Self { retention_ms: 0, undelete_ms: DEFAULT_UNDELETE_MS, max_objects: None, max_bytes: None }
+    }
+}
+
+/// A change of a bucket's rules; what is none stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub struct BucketChange {
+    /// See [`BucketRules::retention_ms`].
+    pub retention_ms: Option<u64>,
+    /// See [`BucketRules::undelete_ms`].
+    pub undelete_ms: Option<u64>,
+    /// See [`BucketRules::max_objects`]; the inner none lifts the bound.
+    pub max_objects: Option<Option<u64>>,
+    /// See [`BucketRules::max_bytes`]; the inner none lifts the bound.
+    pub max_bytes: Option<Option<u64>>,
 }

@@ -47,8 +47,10 @@ pub struct DiskStatus {
     pub weight: u32,
     /// The most bytes it may use.
     pub max_bytes: u64,
-    /// Bytes its segments hold, as of its last heartbeat.
+    /// Bytes of the pieces it holds, as of its last heartbeat.
     pub used_bytes: u64,
+    /// Bytes of its segments, dead records and free room in them included.
+    pub segment_bytes: u64,
     /// Pieces it holds, as of its last heartbeat.
     pub pieces: u64,
     /// Pieces it should hold and does not.
@@ -110,6 +112,14 @@ pub struct ClusterStatus {
     pub redundant_bytes: u64,
     /// Notes of pieces that are missing.
     pub tickets: u64,
+    /// Names that were removed and can still be had back.
+    pub trash: u64,
+    /// Chunks that nothing refers to and that wait for their deletion.
+    pub condemned_chunks: u64,
+    /// Bytes of those, once each; they are part of `chunk_bytes`.
+    pub condemned_bytes: u64,
+    /// Whether all deletion is held back, after a restore.
+    pub deletion_held: bool,
     /// Pools.
     pub pools: Vec<Pool>,
     /// Metadata nodes.

@@ -1,10 +1,12 @@
 //! What only the leader does: gathering commands into entries, sharing read-index rounds, counting
-//! heartbeats. All of it is memory that a new leader starts without.
+//! heartbeats, looking for what has fallen due. All of it is memory that a new leader starts without.
 
+mod collector;
 mod liveness;
 mod propose;
 mod read_index;
 
+pub use collector::{Collector, Graces};
 pub use liveness::Liveness;
 pub use propose::Proposer;
 pub(crate) use propose::not_leader;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use openraft::LogId;
-use wmall_proto::feed::CommittedChunk;
+use wmall_proto::feed::FeedItem;
 use wmall_proto::pg::{PgKey, PgRow};
-use wmall_proto::pool::Bucket;
+use wmall_proto::pool::{Bucket, BucketRules};
 use wmall_proto::rpc::{Registration, Response};
 use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
 use wmall_proto::{
@@ -51,7 +51,7 @@ pub(super) struct Context<'a> {
     pub(super) derived: &'a mut Derived,
     pub(super) index: u64,
     pub(super) now_ms: u64,
-    pub(super) committed: Vec<CommittedChunk>,
+    pub(super) feed: Vec<FeedItem>,
     topology_changed: bool,
 }
 
@@ -76,7 +76,7 @@ impl State {
             derived: &mut derived,
             index: 0,
             now_ms: 0,
-            committed: Vec::new(),
+            feed: Vec::new(),
             topology_changed: false,
         };
         let mut outputs = Vec::with_capacity(entries.len());
@@ -102,8 +102,8 @@ impl<'a> Context<'a> {
             Entry::Commands(bytes) => answers = self.apply_batch(&bytes)?,
         }
         self.derived.applied.log_id = Some(log_id);
-        let committed = std::mem::take(&mut self.committed);
-        self.derived.feed.push(self.index, committed);
+        let items = std::mem::take(&mut self.feed);
+        self.derived.feed.push(self.index, items);
         Ok(codec::encode(&answers).into())
     }
 
@@ -153,14 +153,44 @@ impl<'a> Context<'a> {
             Command::CreatePool { name, scheme, pg_bits, rows, based_on } => {
                 self.create_pool(name, scheme, pg_bits, rows, based_on)
             }
-            Command::CreateBucket { name, pool } => self.create_bucket(name, &pool),
+            Command::CreateBucket { name, pool, rules } => self.create_bucket(name, &pool, rules),
+            Command::ChangeBucket { name, change } => self.change_bucket(&name, &change),
+            Command::Name(command) => self.change_name(command),
+            Command::Expire(items) => self.expire(items),
+            Command::DeleteChunks(chunks) => self.delete_chunks(&chunks),
+            Command::FenceUploads { before_ms } => self.fence_uploads(before_ms),
+            Command::DropParts(parts) => self.drop_parts(&parts),
+            Command::HoldDeletion(hold) => {
+                self.derived.counters.deletion_held = hold;
+                Ok(Response::Done)
+            }
             Command::RemoveBucket { name } => self.remove_bucket(&name),
             Command::CommitPart { upload, pool, part, chunks, ack } => {
                 self.commit_part(upload, pool, part, chunks, ack)
             }
-            Command::CommitFile { upload, pool, id, size, chunk_size, object, parts, chunks, ack } => {
-                let file =
-                    super::commit::FileCommit { upload, pool, id, size, chunk_size, object, parts, ack };
+            Command::CommitFile {
+                upload,
+                pool,
+                id,
+                size,
+                chunk_size,
+                object,
+                condition,
+                parts,
+                chunks,
+                ack,
+            } => {
+                let file = super::commit::FileCommit {
+                    upload,
+                    pool,
+                    id,
+                    size,
+                    chunk_size,
+                    object,
+                    condition,
+                    parts,
+                    ack,
+                };
                 self.commit_file(file, chunks)
             }
             Command::Register(registration) => self.register(registration),
@@ -212,11 +242,12 @@ impl<'a> Context<'a> {
         Ok(Response::Done)
     }
 
-    fn create_bucket(&mut self, name: BucketName, pool: &PoolName) -> Outcome {
+    fn create_bucket(&mut self, name: BucketName, pool: &PoolName, rules: BucketRules) -> Outcome {
         let pool = self.derived.topology.pool_named(pool).ok_or_else(|| {
             RpcError::not_found(format!("pool named {pool}")).hint("`wmall pool ls` lists the pools")
         })?;
-        let bucket = Bucket { name, pool: pool.id, objects: 0, bytes: 0, created_ms: self.now_ms };
+        let created_ms = self.now_ms;
+        let bucket = Bucket { name, pool: pool.id, objects: 0, bytes: 0, created_ms, rules, trash: 0 };
         let key = keys::bucket(&bucket.name);
         if self.txn.get::<Bucket>(&key)?.is_some() {
             return Err(exists(format!("a bucket named {}", bucket.name)).into());
@@ -230,6 +261,12 @@ impl<'a> Context<'a> {
         if bucket.objects > 0 {
             let reason = format!("bucket {name} holds {} objects", bucket.objects);
             return Err(RpcError::new(ErrorCode::NotEmpty, reason).into());
+        }
+        if bucket.trash > 0 {
+            let reason = format!("bucket {name} holds {} removed objects that can be had back", bucket.trash);
+            return Err(RpcError::new(ErrorCode::NotEmpty, reason)
+                .hint(format!("`wmall bucket rm {name} --purge` removes them for good"))
+                .into());
         }
         self.txn.remove(keys::bucket(name));
         Ok(Response::Done)

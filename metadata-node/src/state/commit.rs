@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use wmall_manifest::Manifest;
 use wmall_proto::chunk::{ChunkRecord, MAX_CHUNKS_PER_COMMIT, Ticket, TicketReason};
-use wmall_proto::feed::CommittedChunk;
-use wmall_proto::file::{FileRecord, ObjectRecord};
+use wmall_proto::feed::{FeedItem, PoolChunk};
+use wmall_proto::file::{FileRecord, Pin};
 use wmall_proto::pg::{PgKey, PgRow};
-use wmall_proto::rpc::{Ack, CommitOutcome, Response};
+use wmall_proto::rpc::{Ack, CommitOutcome, Condition, Response};
 use wmall_proto::{BucketName, ChunkId, ErrorCode, FileId, ObjectName, PoolId, RpcError, UploadId};
 
 use super::apply::{Context, Outcome, Refusal};
@@ -26,6 +26,7 @@ pub(super) struct FileCommit {
     pub(super) size: u64,
     pub(super) chunk_size: u32,
     pub(super) object: Option<(BucketName, ObjectName)>,
+    pub(super) condition: Condition,
     pub(super) parts: u32,
     pub(super) ack: Ack,
 }
@@ -39,6 +40,13 @@ struct Judged {
     missing: Vec<u8>,
     /// Slots with one.
     held: Vec<u8>,
+}
+
+/// What became of a look at all chunks of a commit.
+enum Verdict {
+    Good(Vec<Judged>),
+    /// These were claimed to be there and are not, or not safely.
+    Need(Vec<ChunkId>),
 }
 
 impl Context<'_> {
@@ -55,8 +63,9 @@ impl Context<'_> {
             let reason = format!("a part has exactly {MAX_CHUNKS_PER_COMMIT} chunks, not {}", chunks.len());
             return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
         }
-        for chunk in &chunks {
-            self.judge(pool, chunk, ack)?;
+        self.check_fence(&upload)?;
+        if let Verdict::Need(chunks) = self.judge_all(pool, &chunks, ack)? {
+            return Ok(Response::NeedChunks(chunks));
         }
         self.txn.put(keys::upload_part(&upload, pool, part), &chunks);
         Ok(Response::Committed(CommitOutcome { index: self.index, new_file: false, tickets: 0 }))
@@ -64,11 +73,12 @@ impl Context<'_> {
 
     /// Makes a file visible.
     pub(super) fn commit_file(&mut self, file: FileCommit, chunks: Vec<PromisedChunk>) -> Outcome {
+        self.check_fence(&file.upload)?;
         let chunks = self.with_parts(&file, chunks)?;
-        let mut judged = Vec::with_capacity(chunks.len());
-        for chunk in &chunks {
-            judged.push(self.judge(file.pool, chunk, file.ack)?);
-        }
+        let judged = match self.judge_all(file.pool, &chunks, file.ack)? {
+            Verdict::Good(judged) => judged,
+            Verdict::Need(chunks) => return Ok(Response::NeedChunks(chunks)),
+        };
         let ids = chunks.iter().map(|c| c.id).collect();
         let manifest = Manifest::verified(file.id, file.size, file.chunk_size, ids)
             .map_err(|e| RpcError::new(ErrorCode::BadRequest, e.to_string()))?;
@@ -80,16 +90,17 @@ impl Context<'_> {
             );
             return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
         }
-        if let Some((bucket, _)) = &file.object {
-            let bucket = self.bucket(bucket)?;
+        if let Some(place) = &file.object {
+            let bucket = self.bucket(&place.0)?;
             if bucket.pool != file.pool {
                 let reason = format!("bucket {} belongs to another pool", bucket.name);
                 return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
             }
+            self.check_point(place, file.condition, &file.id, file.size)?;
         }
         let (new_file, tickets) = self.write_file(&file, &manifest, judged)?;
-        if let Some((bucket, name)) = &file.object {
-            self.point(bucket, name, &file)?;
+        if let Some(place) = &file.object {
+            self.point(place, file.id, file.size)?;
         }
         for part in 0..file.parts {
             self.txn.remove(keys::upload_part(&file.upload, file.pool, part));
@@ -107,6 +118,56 @@ impl Context<'_> {
         }
         all.extend(last);
         Ok(all)
+    }
+
+    /// An upload that was fenced has lost its claims on the data nodes, and its receipts are void.
+    fn check_fence(&self, upload: &UploadId) -> Result<(), Refusal> {
+        if upload.started_ms() >= self.derived.counters.fenced_before_ms {
+            return Ok(());
+        }
+        let reason = format!("upload {upload} began too long ago; what it brought may be gone");
+        Err(RpcError::new(ErrorCode::UploadFenced, reason)
+            .hint("put the file again; check this machine's clock")
+            .into())
+    }
+
+    fn judge_all(&self, pool: PoolId, chunks: &[PromisedChunk], ack: Ack) -> Result<Verdict, Refusal> {
+        let (mut judged, mut need) = (Vec::with_capacity(chunks.len()), Vec::new());
+        for chunk in chunks {
+            if !chunk.promises.is_empty() {
+                judged.push(self.judge(pool, chunk, ack)?);
+            } else {
+                match self.judge_known(pool, chunk)? {
+                    Some(known) => judged.push(known),
+                    None => need.push(chunk.id),
+                }
+            }
+        }
+        Ok(if need.is_empty() { Verdict::Good(judged) } else { Verdict::Need(need) })
+    }
+
+    /// A chunk that is claimed to be there: it is, nothing has condemned it, and enough of its pieces are
+    /// not known to be missing.
+    fn judge_known(&self, pool: PoolId, chunk: &PromisedChunk) -> Result<Option<Judged>, Refusal> {
+        let record: Option<ChunkRecord> = self.txn.get(&keys::chunk(pool, &chunk.id))?;
+        let topology = &self.derived.topology;
+        let (Some(record), Some((group, row)), Some(table)) =
+            (record, topology.row_of(pool, &chunk.id), topology.pools.get(&pool))
+        else {
+            return Ok(None);
+        };
+        if record.condemned.is_some() || record.length != chunk.length {
+            return Ok(None);
+        }
+        let mut good = 0;
+        for (disk, dirty) in row.slots.iter().zip(&row.dirty_at) {
+            let ticket: Option<Ticket> = self.txn.get(&keys::ticket(*disk, pool, &chunk.id))?;
+            good += usize::from(dirty.is_none() && ticket.is_none() && topology.disks.contains_key(disk));
+        }
+        let readable = good >= table.pool.scheme.needed();
+        let (missing, held) = (Vec::new(), Vec::new());
+        let known = Judged { group, chunk: chunk.id, length: chunk.length, missing, held };
+        Ok(readable.then_some(known))
     }
 
     /// Holds a chunk's promises against its row as it is now. Promises of disks that have no slot in it,
@@ -169,19 +230,21 @@ impl Context<'_> {
             merkle_root: *manifest.root(),
             pools: Vec::new(),
             references: 0,
+            pin: Pin::None,
             created_ms: self.now_ms,
         });
         let new_in_pool = !record.pools.contains(&file.pool);
         let mut tickets = 0;
         for chunk in judged {
-            tickets += self.write_chunk(file.pool, chunk, new_in_pool)?;
+            tickets += self.write_chunk(file, chunk, new_in_pool)?;
         }
         if new_in_pool {
             record.pools.push(file.pool);
         }
         if file.object.is_none() {
-            // A put without a name is a reference of its own: nothing else would hold the file.
-            record.references += 1;
+            // Nothing else would hold the file.
+            self.forget_due(&file.id, &record);
+            record.pin = Pin::Held;
         }
         if new_file {
             self.derived.counters.files += 1;
@@ -193,7 +256,8 @@ impl Context<'_> {
         Ok((new_file, tickets))
     }
 
-    fn write_chunk(&mut self, pool: PoolId, judged: Judged, reference: bool) -> Result<u32, Refusal> {
+    fn write_chunk(&mut self, file: &FileCommit, judged: Judged, reference: bool) -> Result<u32, Refusal> {
+        let pool = file.pool;
         let key = keys::chunk(pool, &judged.chunk);
         let stored: Option<ChunkRecord> = self.txn.get(&key)?;
         let mut tickets = 0;
@@ -215,45 +279,17 @@ impl Context<'_> {
         for &slot in &judged.held {
             self.close_ticket_of_slot(judged.group, &judged.chunk, slot)?;
         }
-        let mut record =
-            stored.unwrap_or(ChunkRecord { length: judged.length, references: 0, committed_at: self.index });
+        let mut record = stored.unwrap_or(ChunkRecord {
+            length: judged.length,
+            references: 0,
+            committed_at: self.index,
+            condemned: None,
+        });
+        self.lift_sentence(pool, &judged.chunk, &mut record);
         record.references += u32::from(reference);
         self.txn.put(key, &record);
-        self.committed.push(CommittedChunk { pool, chunk: judged.chunk });
+        let chunk = PoolChunk { pool, chunk: judged.chunk };
+        self.feed.push(FeedItem::Committed { chunk, upload: file.upload });
         Ok(tickets)
-    }
-
-    /// Points a name to a file; what it pointed to before loses a reference.
-    fn point(&mut self, bucket: &BucketName, name: &ObjectName, file: &FileCommit) -> Result<(), Refusal> {
-        let key = keys::object(bucket, name);
-        let before: Option<ObjectRecord> = self.txn.get(&key)?;
-        let mut record = self.bucket(bucket)?;
-        match &before {
-            Some(old) => record.bytes = record.bytes.saturating_sub(old.size),
-            None => {
-                record.objects += 1;
-                self.derived.counters.objects += 1;
-            }
-        }
-        record.bytes += file.size;
-        self.txn.put(keys::bucket(bucket), &record);
-        if before.as_ref().map(|o| o.file) != Some(file.id) {
-            self.add_references(&file.id, 1)?;
-            if let Some(old) = &before {
-                self.add_references(&old.file, -1)?;
-            }
-        }
-        let object = ObjectRecord { file: file.id, size: file.size, modified_ms: self.now_ms };
-        self.txn.put(key, &object);
-        Ok(())
-    }
-
-    fn add_references(&mut self, id: &FileId, change: i64) -> Result<(), Refusal> {
-        let key = keys::file(id);
-        if let Some(mut record) = self.txn.get::<FileRecord>(&key)? {
-            record.references = record.references.saturating_add_signed(change);
-            self.txn.put(key, &record);
-        }
-        Ok(())
     }
 }

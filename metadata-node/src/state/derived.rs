@@ -33,6 +33,14 @@ pub struct Counters {
     pub next_pool: u16,
     /// Version of the topology: Raft index of its last change.
     pub topology_version: u64,
+    /// Former versions of names that can still be had back.
+    pub trash: u64,
+    /// Condemned chunks and their bytes; they are still part of their pools' counters.
+    pub condemned: PoolCounters,
+    /// No upload that began before this time may commit.
+    pub fenced_before_ms: u64,
+    /// All deletion is held back.
+    pub deletion_held: bool,
 }
 
 /// What a pool holds.

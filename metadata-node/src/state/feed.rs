@@ -1,19 +1,19 @@
-//! The last stretch of what was committed, for the data nodes' heartbeats.
+//! The last stretch of what became of chunks, for the data nodes' heartbeats.
 
 use std::collections::VecDeque;
 
-use wmall_proto::feed::{CommittedChunk, FeedPage};
+use wmall_proto::feed::{FeedItem, FeedPage};
 
-/// Chunks that are held; a node further behind reads its groups instead.
-const MAX_CHUNKS: usize = 131_072;
-/// Chunks that one page carries.
+/// Items that are held; a node further behind asks about its pieces instead.
+const MAX_ITEMS: usize = 131_072;
+/// Items that one page carries.
 const PAGE: usize = 8192;
 
 /// Complete for every index above `base`.
 pub(crate) struct FeedRing {
     base: u64,
     last: u64,
-    entries: VecDeque<(u64, CommittedChunk)>,
+    entries: VecDeque<(u64, FeedItem)>,
 }
 
 impl FeedRing {
@@ -21,10 +21,10 @@ impl FeedRing {
         Self { base, last: base, entries: VecDeque::new() }
     }
 
-    pub(super) fn push(&mut self, index: u64, chunks: impl IntoIterator<Item = CommittedChunk>) {
+    pub(super) fn push(&mut self, index: u64, items: impl IntoIterator<Item = FeedItem>) {
         self.last = index;
-        self.entries.extend(chunks.into_iter().map(|c| (index, c)));
-        while self.entries.len() > MAX_CHUNKS {
+        self.entries.extend(items.into_iter().map(|item| (index, item)));
+        while self.entries.len() > MAX_ITEMS {
             // A whole entry goes at once, so that `base` never splits one.
             let Some(&(oldest, _)) = self.entries.front() else { break };
             while self.entries.front().is_some_and(|&(i, _)| i == oldest) {
@@ -34,8 +34,8 @@ impl FeedRing {
         }
     }
 
-    /// What was committed behind `position` and concerns the asking node.
-    pub(crate) fn page(&self, position: u64, concerns: impl Fn(&CommittedChunk) -> bool) -> FeedPage {
+    /// What happened behind `position` and concerns the asking node.
+    pub(crate) fn page(&self, position: u64, concerns: impl Fn(&FeedItem) -> bool) -> FeedPage {
         // A position ahead of this member's is one of a leader that knew more; it has missed nothing.
         if position < self.base {
             return FeedPage::Behind { position: self.last };
@@ -43,15 +43,15 @@ impl FeedRing {
         let start = self.entries.partition_point(|&(i, _)| i <= position);
         let (mut items, mut reached) = (Vec::new(), self.last.max(position));
         let mut more = false;
-        for &(index, chunk) in self.entries.range(start..) {
+        for &(index, item) in self.entries.range(start..) {
             // A page ends between entries.
             if items.len() >= PAGE && index != reached {
                 more = true;
                 break;
             }
             reached = index;
-            if concerns(&chunk) {
-                items.push(chunk);
+            if concerns(&item) {
+                items.push(item);
             }
         }
         if !more {
@@ -64,10 +64,11 @@ impl FeedRing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wmall_proto::feed::PoolChunk;
     use wmall_proto::{ChunkId, PoolId};
 
-    fn chunk(n: u32) -> CommittedChunk {
-        CommittedChunk { pool: PoolId(1), chunk: ChunkId::of(&n.to_le_bytes()) }
+    fn chunk(n: u32) -> FeedItem {
+        FeedItem::Deleted(PoolChunk { pool: PoolId(1), chunk: ChunkId::of(&n.to_le_bytes()) })
     }
 
     #[test]
@@ -100,7 +101,7 @@ mod tests {
         for i in 1..=40u64 {
             ring.push(i, (0..4096).map(chunk));
         }
-        assert!(ring.entries.len() <= MAX_CHUNKS);
+        assert!(ring.entries.len() <= MAX_ITEMS);
         assert_eq!(ring.entries.front().map(|e| e.0), Some(ring.base + 1));
         assert!(matches!(ring.page(0, |_| true), FeedPage::Behind { .. }));
     }

@@ -1,6 +1,7 @@
 //! Keys of the state machine's map. One letter a kind, then big-endian numbers, so that order in the map
 //! is order of the thing.
 
+use crate::command::Due;
 use wmall_proto::{BucketName, ChunkId, DiskId, FileId, ObjectName, PgId, PoolId, UploadId};
 
 pub(super) const APPLIED: &[u8] = b"a";
@@ -81,6 +82,73 @@ pub(super) fn chunks(pool: PoolId) -> Vec<u8> {
 /// The pool is part of it: a part's receipts were verified for that pool and no other.
 pub(super) fn upload_part(upload: &UploadId, pool: PoolId, part: u32) -> Vec<u8> {
     key(b'u', &[&upload.0, &pool.0.to_be_bytes(), &part.to_be_bytes()])
+}
+
+/// Former versions of a bucket's names.
+pub(super) fn trash_of(bucket: &BucketName) -> Vec<u8> {
+    key(b'x', &[bucket.as_str().as_bytes(), &[0]])
+}
+
+/// Neither bucket names nor object names have a zero byte.
+pub(super) fn trash(bucket: &BucketName, name: &ObjectName, version: u64) -> Vec<u8> {
+    let mut out = trash_of(bucket);
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.push(0);
+    out.extend_from_slice(&version.to_be_bytes());
+    out
+}
+
+pub(super) fn parse_trash(key: &[u8]) -> Option<(BucketName, ObjectName, u64)> {
+    let (rest, version) = key.get(1..)?.split_last_chunk::<8>()?;
+    let (bucket, name) = std::str::from_utf8(rest.strip_suffix(&[0])?).ok()?.split_once('\0')?;
+    Some((BucketName::new(bucket).ok()?, ObjectName::new(name).ok()?, u64::from_be_bytes(*version)))
+}
+
+/// What falls due, in the order of time: a former version of a name, or a file that was let go.
+pub(super) const DUE: &[u8] = b"e";
+
+pub(super) fn due(at_ms: u64, what: &Due) -> Vec<u8> {
+    match what {
+        Due::Trash(bucket, name, version) => {
+            key(b'e', &[&at_ms.to_be_bytes(), &trash(bucket, name, *version)])
+        }
+        Due::Pin(file) => key(b'e', &[&at_ms.to_be_bytes(), b"f", &file.0]),
+    }
+}
+
+pub(super) fn parse_due(key: &[u8]) -> Option<(u64, Due)> {
+    let (at, rest) = key.get(1..)?.split_first_chunk::<8>()?;
+    let what = match rest.first()? {
+        b'f' => Due::Pin(FileId(rest[1..].try_into().ok()?)),
+        _ => {
+            let (bucket, name, version) = parse_trash(rest)?;
+            Due::Trash(bucket, name, version)
+        }
+    };
+    Some((u64::from_be_bytes(*at), what))
+}
+
+/// Condemned chunks, in the order of time.
+pub(super) const CONDEMNED: &[u8] = b"w";
+
+pub(super) fn condemned(since_ms: u64, pool: PoolId, chunk: &ChunkId) -> Vec<u8> {
+    key(b'w', &[&since_ms.to_be_bytes(), &pool.0.to_be_bytes(), &chunk.0])
+}
+
+pub(super) fn parse_condemned(key: &[u8]) -> Option<(u64, PoolId, ChunkId)> {
+    let since = u64::from_be_bytes(*key.get(1..)?.first_chunk()?);
+    let pool = u16::from_be_bytes(*key.get(9..)?.first_chunk()?);
+    Some((since, PoolId(pool), ChunkId(key.get(11..)?.try_into().ok()?)))
+}
+
+/// Parts of uploads, in the order in which the uploads began.
+pub(super) const UPLOAD_PARTS: &[u8] = b"u";
+
+pub(super) fn parse_upload_part(key: &[u8]) -> Option<(UploadId, PoolId, u32)> {
+    let upload = UploadId(*key.get(1..)?.first_chunk()?);
+    let pool = u16::from_be_bytes(*key.get(17..)?.first_chunk()?);
+    let part = u32::from_be_bytes(key.get(19..)?.try_into().ok()?);
+    Some((upload, PoolId(pool), part))
 }
 
 pub(super) fn answers(index: u64) -> Vec<u8> {

@@ -9,7 +9,9 @@ mod apply;
 mod commit;
 mod derived;
 mod feed;
+mod garbage;
 mod keys;
+mod names;
 mod query;
 mod tickets;
 mod txn;
@@ -77,11 +79,12 @@ impl State {
         self.store.flush();
     }
 
-    /// What was committed behind `position`, as far as it concerns these disks.
+    /// What happened behind `position`, as far as it concerns these disks.
     pub fn feed(&self, position: u64, disks: &[DiskId]) -> FeedPage {
         let derived = self.read();
         let topology = derived.topology.clone();
-        derived.feed.page(position, |chunk| {
+        derived.feed.page(position, |item| {
+            let Some(chunk) = item.chunk() else { return true };
             let row = topology.row_of(chunk.pool, &chunk.chunk).map(|(_, row)| row);
             row.is_some_and(|r| r.slots.iter().any(|d| disks.contains(d)))
         })

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use wmall_placement::{Candidate, GroupFacts, PieceFact, ZoneRule, grade, tally};
 use wmall_proto::chunk::{ChunkView, PieceState, PieceView};
-use wmall_proto::feed::CommittedChunk;
-use wmall_proto::file::{FilePage, FileRecord, ObjectEntry, ObjectRecord};
+use wmall_proto::file::{FilePage, FileRecord, ObjectEntry, ObjectRecord, TrashEntry};
 use wmall_proto::grade::GradeCounts;
 use wmall_proto::pg::{PgKey, PgRow};
 use wmall_proto::pool::Bucket;
@@ -58,6 +57,13 @@ impl State {
             }
             Query::Bucket(name) => Ok(QueryReply::Bucket(self.bucket(name)?)),
             Query::Chunk(id) => self.chunk_views(&derived, id, silent),
+            Query::Trash { bucket, prefix, after, limit } => {
+                self.trash(bucket, prefix, after.as_ref(), *limit)
+            }
+            Query::Known { pool, chunk } => {
+                let record = self.chunk_record(*pool, chunk)?;
+                Ok(QueryReply::Known(record.is_some_and(|r| r.condemned.is_none())))
+            }
         }
     }
 
@@ -120,6 +126,30 @@ impl State {
         Ok(QueryReply::Objects { entries, more })
     }
 
+    fn trash(
+        &self,
+        bucket: &BucketName,
+        prefix: &str,
+        after: Option<&(ObjectName, u64)>,
+        limit: u32,
+    ) -> Result<QueryReply, QueryError> {
+        self.bucket(bucket)?;
+        let mut start = keys::trash_of(bucket);
+        start.extend_from_slice(prefix.as_bytes());
+        let after = after.map(|(name, version)| keys::trash(bucket, name, *version));
+        let limit = limit.clamp(1, MAX_LISTING) as usize;
+        let mut pairs = self.store.scan(&start, after.as_deref(), limit + 1)?;
+        let more = pairs.len() > limit;
+        pairs.truncate(limit);
+        let mut entries = Vec::with_capacity(pairs.len());
+        for (key, value) in pairs {
+            let damaged = || StoreError("a key of the trash is damaged".into());
+            let (_, name, version) = keys::parse_trash(&key).ok_or_else(damaged)?;
+            entries.push(TrashEntry { name, version, record: decode(&value)? });
+        }
+        Ok(QueryReply::Trash { entries, more })
+    }
+
     fn chunk_views(
         &self,
         derived: &Derived,
@@ -166,18 +196,6 @@ impl State {
         let scheme = topology.pools[&pool].pool.scheme;
         let grade = grade(scheme, keeps_rule(topology, row), &facts);
         Ok(Some(ChunkView { pool, id: *id, record, row_version: row.version, pieces, grade }))
-    }
-
-    /// Which of these chunks are committed.
-    pub fn check_committed(&self, chunks: &[CommittedChunk]) -> Result<Vec<CommittedChunk>, StoreError> {
-        let _one_index = self.read();
-        let mut found = Vec::new();
-        for chunk in chunks {
-            if self.chunk_record(chunk.pool, &chunk.chunk)?.is_some() {
-                found.push(*chunk);
-            }
-        }
-        Ok(found)
     }
 
     /// Chunks per grade: a walk over the groups and the tickets, not over the chunks.

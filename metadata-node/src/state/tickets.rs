@@ -53,7 +53,7 @@ impl Context<'_> {
         self.close_ticket(disk, group, chunk, |reason| reason == TicketReason::MissedWrite)
     }
 
-    fn close_ticket(
+    pub(super) fn close_ticket(
         &mut self,
         disk: DiskId,
         group: PgKey,

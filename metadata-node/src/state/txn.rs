@@ -6,6 +6,9 @@ use wmall_proto::codec;
 
 use wmall_runtime::view::{Changes, Store, StoreError};
 
+/// Keys that are looked at together.
+const PAGE: usize = 256;
+
 pub(super) struct Txn<'a> {
     store: &'a dyn Store,
     kept: Changes,
@@ -23,6 +26,31 @@ impl<'a> Txn<'a> {
             None => self.store.get(key)?,
         };
         bytes.map(|b| decode(&b)).transpose()
+    }
+
+    /// The greatest key under a prefix, changes included.
+    pub(super) fn last_under(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let (mut last, mut after) = (None, None);
+        loop {
+            let page = self.store.scan(prefix, after.as_deref(), PAGE)?;
+            let Some((end, _)) = page.last() else { break };
+            after = Some(end.clone());
+            let stays = |key: &Vec<u8>| match self.pending.get(key).or_else(|| self.kept.get(key)) {
+                Some(changed) => changed.is_some(),
+                None => true,
+            };
+            last = page.into_iter().map(|(key, _)| key).rfind(stays).or(last);
+        }
+        for changes in [&self.kept, &self.pending] {
+            let under = changes.range(prefix.to_vec()..).take_while(|(k, _)| k.starts_with(prefix));
+            for (key, value) in under {
+                let removed = self.pending.get(key).is_some_and(Option::is_none);
+                if value.is_some() && !removed {
+                    last = last.max(Some(key.clone()));
+                }
+            }
+        }
+        Ok(last)
     }
 
     pub(super) fn put<T: Encode>(&mut self, key: Vec<u8>, value: &T) {

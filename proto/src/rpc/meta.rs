@@ -6,10 +6,10 @@ use bincode::{Decode, Encode};
 
 use crate::chunk::{ChunkCommit, ChunkView};
 use crate::feed::FeedPage;
-use crate::file::{FilePage, ObjectEntry, ObjectRecord};
+use crate::file::{FilePage, ObjectEntry, ObjectRecord, TrashEntry};
 use crate::ids::{ChunkId, DiskId, FileId, Incarnation, PoolId, UploadId};
 use crate::names::{BucketName, NodeName, ObjectName, PoolName, ZoneName};
-use crate::pool::Bucket;
+use crate::pool::{Bucket, BucketChange, BucketRules};
 use crate::rpc::Ack;
 use crate::scheme::Scheme;
 use crate::topology::Topology;
@@ -48,6 +48,24 @@ pub enum Query {
     Bucket(BucketName),
     /// A chunk in every pool that has it.
     Chunk(ChunkId),
+    /// What the names of a bucket pointed to before, as long as it can be had back.
+    Trash {
+        /// The bucket.
+        bucket: BucketName,
+        /// Only names that start so.
+        prefix: String,
+        /// Only entries behind this name and version.
+        after: Option<(ObjectName, u64)>,
+        /// At most so many; the server gives at most 1,000.
+        limit: u32,
+    },
+    /// Whether a chunk is committed in a pool, so that it need not be sent.
+    Known {
+        /// The pool.
+        pool: PoolId,
+        /// The chunk.
+        chunk: ChunkId,
+    },
 }
 
 /// The answer to a [`Query`].
@@ -77,6 +95,27 @@ pub enum QueryReply {
     Bucket(Bucket),
     /// To [`Query::Chunk`].
     Chunk(Vec<ChunkView>),
+    /// To [`Query::Trash`].
+    Trash {
+        /// The page, by name and then by version.
+        entries: Vec<TrashEntry>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// To [`Query::Known`].
+    Known(bool),
+}
+
+/// What must hold of a name for a change of it to take effect, judged when it is applied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub enum Condition {
+    /// Anything.
+    #[default]
+    None,
+    /// It points to nothing.
+    Absent,
+    /// It points to this file.
+    Match(FileId),
 }
 
 /// A file, or a part of one with more than [`crate::chunk::MAX_CHUNKS_PER_COMMIT`] chunks.
@@ -109,6 +148,8 @@ pub enum CommitRequest {
         chunk_size: u32,
         /// The name to point to it, if any.
         object: Option<(BucketName, ObjectName)>,
+        /// What must hold of that name.
+        condition: Condition,
         /// Parts that went before.
         parts: u32,
         /// The remaining chunks.
@@ -147,12 +188,64 @@ pub enum UserCommand {
         name: BucketName,
         /// Its pool.
         pool: PoolName,
+        /// What its owner asks of it.
+        rules: BucketRules,
     },
-    /// Removes an empty bucket.
+    /// Removes an empty bucket, and what is in its trash.
     RemoveBucket {
         /// Its name.
         name: BucketName,
     },
+    /// Changes a bucket's rules.
+    ChangeBucket {
+        /// Its name.
+        name: BucketName,
+        /// What to change.
+        change: BucketChange,
+    },
+    /// Lets data be deleted again after a restore.
+    AllowDeletion,
+}
+
+/// A change of the namespace that a user makes.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum NameCommand {
+    /// Removes a name. What it pointed to can be had back for the bucket's grace.
+    Remove {
+        /// Its bucket.
+        bucket: BucketName,
+        /// The name.
+        name: ObjectName,
+        /// What must hold of it.
+        condition: Condition,
+        /// Whether to do without the grace.
+        purge: bool,
+    },
+    /// Points a name, which points to nothing now, to what it pointed to before.
+    Restore {
+        /// Its bucket.
+        bucket: BucketName,
+        /// The name.
+        name: ObjectName,
+        /// Which of its former versions; the newest, if none.
+        version: Option<u64>,
+    },
+    /// Removes former versions of names for good.
+    Purge {
+        /// Their bucket.
+        bucket: BucketName,
+        /// Which; at most 1,000.
+        versions: Vec<(ObjectName, u64)>,
+    },
+    /// Lets go of a file that was put without a name.
+    Unpin {
+        /// The file.
+        file: FileId,
+        /// Whether to do without the grace.
+        purge: bool,
+    },
+    /// Holds a file again that was let go and whose grace is not over.
+    Repin(FileId),
 }
 
 /// What a data node is.
@@ -203,8 +296,10 @@ pub struct DiskHeartbeat {
     pub disk: DiskId,
     /// Its present life.
     pub incarnation: Incarnation,
-    /// Bytes its segments hold.
+    /// Bytes of the pieces it holds.
     pub used_bytes: u64,
+    /// Bytes of its segments.
+    pub segment_bytes: u64,
     /// Pieces it holds.
     pub pieces: u64,
     /// Whether it takes writes.

@@ -7,15 +7,15 @@ mod raft;
 
 pub use data::{Ack, PieceCheck, PutOutcome, PutRequest, ReadRequest, SlotFailure};
 pub use meta::{
-    CommitOutcome, CommitRequest, DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply, Query,
-    QueryReply, Registration, TopologyReply, UserCommand,
+    CommitOutcome, CommitRequest, Condition, DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply,
+    NameCommand, Query, QueryReply, Registration, TopologyReply, UserCommand,
 };
 pub use raft::{RaftRequest, RaftResponse};
 
 use bincode::{Decode, Encode};
 
 use crate::chunk::MissingPiece;
-use crate::feed::CommittedChunk;
+use crate::feed::{PiecesKnown, PoolChunk};
 use crate::ids::{DiskId, IdPage, RequestId};
 use crate::receipt::SignedReceipt;
 
@@ -45,6 +45,13 @@ pub enum Request {
         request: RequestId,
         /// What to commit.
         commit: CommitRequest,
+    },
+    /// A change of the namespace that a user makes.
+    Name {
+        /// The same id gets the same answer.
+        request: RequestId,
+        /// The change.
+        command: NameCommand,
     },
     /// A change that an operator makes.
     Administer {
@@ -77,7 +84,7 @@ pub enum Request {
         after: Option<IdPage>,
     },
     /// Which of these chunks are committed: for pieces whose place in the feed was missed.
-    CheckCommitted(Vec<CommittedChunk>),
+    CheckCommitted(Vec<PoolChunk>),
     /// A data node found pieces of its own missing or rotten.
     ReportBad {
         /// The disk.
@@ -107,6 +114,7 @@ pub enum CallKind {
     Read,
     Status,
     Commit,
+    Name,
     Administer,
     Register,
     Heartbeat,
@@ -121,12 +129,13 @@ pub enum CallKind {
 
 impl CallKind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Raft,
         Self::GetTopology,
         Self::Read,
         Self::Status,
         Self::Commit,
+        Self::Name,
         Self::Administer,
         Self::Register,
         Self::Heartbeat,
@@ -147,6 +156,7 @@ impl CallKind {
             Self::Read => "read",
             Self::Status => "status",
             Self::Commit => "commit",
+            Self::Name => "name",
             Self::Administer => "administer",
             Self::Register => "register",
             Self::Heartbeat => "heartbeat",
@@ -170,6 +180,7 @@ impl Request {
             Self::Read { .. } => CallKind::Read,
             Self::Status => CallKind::Status,
             Self::Commit { .. } => CallKind::Commit,
+            Self::Name { .. } => CallKind::Name,
             Self::Administer { .. } => CallKind::Administer,
             Self::Register(_) => CallKind::Register,
             Self::Heartbeat(_) => CallKind::Heartbeat,
@@ -197,6 +208,9 @@ pub enum Response {
     Status(Box<crate::status::ClusterStatus>),
     /// To [`Request::Commit`].
     Committed(CommitOutcome),
+    /// To [`Request::Commit`]: these chunks were claimed to be there already and are not, or not safely.
+    /// Nothing has changed; send them and commit again under a new request id.
+    NeedChunks(Vec<crate::ChunkId>),
     /// To a request whose success has nothing to add.
     Done,
     /// To [`Request::Register`]: the disks' numbers, in the order of the registration.
@@ -214,8 +228,8 @@ pub enum Response {
         /// Raft index that the page is of.
         as_of: u64,
     },
-    /// To [`Request::CheckCommitted`]: those that are, in the order asked.
-    CommittedOf(Vec<CommittedChunk>),
+    /// To [`Request::CheckCommitted`].
+    PiecesKnown(PiecesKnown),
     /// To [`Request::Put`].
     Put(PutOutcome),
     /// To [`Request::ReadPiece`]; that many bytes follow.

@@ -1,7 +1,12 @@
+//! The state machine, one entry after another.
+
+mod garbage;
+
 use openraft::{CommittedLeaderId, LogId};
 use wmall_manifest::Manifest;
 use wmall_proto::chunk::{MAX_CHUNKS_PER_COMMIT, PieceState};
-use wmall_proto::rpc::{Ack, DiskRegistration, Query, QueryReply, Registration, Response};
+use wmall_proto::pool::BucketRules;
+use wmall_proto::rpc::{Ack, Condition, DiskRegistration, Query, QueryReply, Registration, Response};
 use wmall_proto::{
     BucketName, ChunkId, DiskId, ErrorCode, Incarnation, NodeName, PgId, PoolId, RequestId, RpcError,
     UploadId, codec,
@@ -34,7 +39,8 @@ impl Machine {
         let scheme = "3x".parse().unwrap();
         machine.run(Command::CreatePool { name, scheme, pg_bits: 0, rows, based_on }).unwrap();
         let (name, pool) = ("b".parse().unwrap(), "3x".parse().unwrap());
-        machine.run(Command::CreateBucket { name, pool }).unwrap();
+        let rules = BucketRules { undelete_ms: 100, ..BucketRules::default() };
+        machine.run(Command::CreateBucket { name, pool, rules }).unwrap();
         machine
     }
 
@@ -131,6 +137,7 @@ fn file(chunks: Vec<PromisedChunk>, ack: Ack) -> Command {
         size,
         chunk_size: CHUNK,
         object: None,
+        condition: Condition::None,
         parts: 0,
         chunks,
         ack,
@@ -227,7 +234,11 @@ fn a_request_id_gets_one_answer_and_one_effect() {
     let mut m = Machine::new();
     let item = || Envelope {
         request: Some(RequestId([5; 16])),
-        command: Command::CreateBucket { name: "twice".parse().unwrap(), pool: "3x".parse().unwrap() },
+        command: Command::CreateBucket {
+            name: "twice".parse().unwrap(),
+            pool: "3x".parse().unwrap(),
+            rules: BucketRules::default(),
+        },
     };
     // In one entry, and again in a later one: all are told what the first was told.
     assert_eq!(m.apply(vec![item(), item()]), [Ok(Response::Done), Ok(Response::Done)]);
@@ -253,6 +264,7 @@ fn parts_belong_to_their_upload_and_pool_and_show_only_with_the_file() {
         size,
         chunk_size,
         object: None,
+        condition: Condition::None,
         parts,
         chunks: rest.to_vec(),
         ack,
@@ -299,7 +311,8 @@ fn names_move_and_buckets_count() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!((references(&m, 1), references(&m, 2)), (0, 2));
+    // The former version of `x` holds its file.
+    assert_eq!((references(&m, 1), references(&m, 2)), (1, 2));
     assert_eq!(code(m.run(Command::RemoveBucket { name: b() })), Err(ErrorCode::NotEmpty));
 }
 

@@ -1,0 +1,92 @@
+//! What the leader lets go of, by the clock: it looks for what has fallen due and proposes that it goes.
+//! Applying decides again, so a proposal that comes late does no harm.
+//!
+//! One task. A round a second; each looks at [`PAGE`] of each kind and goes on at once while there is more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wmall_proto::RpcError;
+
+use super::propose::{Proposer, now_ms};
+use crate::command::Command;
+use crate::state::State;
+use crate::types::Raft;
+
+/// Between rounds.
+const ROUND: Duration = Duration::from_secs(1);
+/// Of each kind, in one command: a former version may release a whole file, so these are few.
+const PAGE: usize = 256;
+const CHUNKS: usize = 4096;
+
+/// How long things are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Graces {
+    /// Between a chunk's last reference and its deletion.
+    pub condemned_ms: u64,
+    /// Between an upload's begin and its fence.
+    pub upload_ms: u64,
+}
+
+/// The collector.
+pub struct Collector {
+    pub(crate) raft: Raft,
+    pub(crate) state: Arc<State>,
+    pub(crate) proposer: Proposer,
+    pub(crate) graces: Graces,
+}
+
+impl Collector {
+    /// Runs as long as it is not aborted.
+    pub async fn run(self) {
+        loop {
+            let more = if self.leads() { self.round().await } else { Ok(false) };
+            match more {
+                Ok(true) => {}
+                Ok(false) => tokio::time::sleep(ROUND).await,
+                Err(error) => {
+                    tracing::info!(%error, "the collector did not get on; it tries again");
+                    tokio::time::sleep(ROUND).await;
+                }
+            }
+        }
+    }
+
+    fn leads(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.current_leader == Some(metrics.id)
+    }
+
+    /// One round. True if there is more of something.
+    async fn round(&self) -> Result<bool, RpcError> {
+        let now = now_ms();
+        let (_, counters) = self.state.counters();
+        let mut more = false;
+        let due = self.state.due(now, PAGE).map_err(RpcError::internal)?;
+        if !due.is_empty() {
+            more |= due.len() == PAGE;
+            self.proposer.propose(None, Command::Expire(due)).await?;
+        }
+        if counters.deletion_held {
+            return Ok(more);
+        }
+        let up_to = now.saturating_sub(self.graces.condemned_ms);
+        let chunks = self.state.condemned(up_to, CHUNKS).map_err(RpcError::internal)?;
+        if !chunks.is_empty() {
+            more |= chunks.len() == CHUNKS;
+            self.proposer.propose(None, Command::DeleteChunks(chunks)).await?;
+        }
+        // An entry for every 24th of the grace, not for every round.
+        let before_ms = now.saturating_sub(self.graces.upload_ms);
+        if before_ms > counters.fenced_before_ms.saturating_add(self.graces.upload_ms / 24) {
+            self.proposer.propose(None, Command::FenceUploads { before_ms }).await?;
+        }
+        let parts = self.state.fenced_parts(CHUNKS).map_err(RpcError::internal)?;
+        if !parts.is_empty() {
+            more |= parts.len() == CHUNKS;
+            self.proposer.propose(None, Command::DropParts(parts)).await?;
+        }
+        Ok(more)
+    }
+}

@@ -1,0 +1,200 @@
+//! Letting go: files that nothing holds, chunks that no file has, uploads that never ended.
+//!
+//! A file goes in one step: its record, its leaves, a reference of each of its chunks. A chunk without
+//! references is condemned, and deleted by a later entry once its grace is over, unless a file with it is
+//! committed before. Only then do the data nodes hear of it, through the feed. Each step names what the
+//! leader saw, and does nothing where that does not hold any more.
+
+use wmall_proto::chunk::{ChunkRecord, Condemned};
+use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
+use wmall_proto::file::{FileRecord, Pin};
+use wmall_proto::rpc::Response;
+use wmall_proto::{ChunkId, FileId, PoolId, RpcError, UploadId};
+
+use super::apply::{Context, Outcome, Refusal};
+use super::commit::LEAVES_PER_PAGE;
+use super::txn::decode;
+use super::{State, keys};
+use crate::command::{CondemnedChunk, Due};
+use wmall_runtime::view::StoreError;
+
+impl Context<'_> {
+    /// What has fallen due goes, if it is still there as the leader saw it.
+    pub(super) fn expire(&mut self, items: Vec<(u64, Due)>) -> Outcome {
+        for (at_ms, what) in items {
+            if at_ms > self.now_ms || self.txn.get::<()>(&keys::due(at_ms, &what))?.is_none() {
+                continue;
+            }
+            match what {
+                Due::Trash(bucket, name, version) => self.drop_version(&bucket, &name, version)?,
+                Due::Pin(id) => {
+                    let (mut file, key) = self.file(&id)?;
+                    self.forget_due(&id, &file);
+                    file.pin = Pin::None;
+                    self.txn.put(key, &file);
+                    self.release_if_unused(&id)?;
+                }
+            }
+        }
+        Ok(Response::Done)
+    }
+
+    pub(super) fn change_references(&mut self, id: &FileId, change: i64) -> Result<(), Refusal> {
+        let (mut file, key) = self.file(id)?;
+        let changed = file.references.checked_add_signed(change);
+        file.references = changed.ok_or_else(|| RpcError::internal("a file with less than no references"))?;
+        self.txn.put(key, &file);
+        self.release_if_unused(id)
+    }
+
+    /// Releases a file that nothing holds any more.
+    pub(super) fn release_if_unused(&mut self, id: &FileId) -> Result<(), Refusal> {
+        let (file, key) = self.file(id)?;
+        if file.references > 0 || file.pin != Pin::None {
+            return Ok(());
+        }
+        self.txn.remove(key);
+        self.derived.counters.files = self.derived.counters.files.saturating_sub(1);
+        for page in 0..file.chunk_count().div_ceil(LEAVES_PER_PAGE as u64) {
+            self.release_page(id, &file, page as u32)?;
+        }
+        Ok(())
+    }
+
+    fn release_page(&mut self, id: &FileId, file: &FileRecord, page: u32) -> Result<(), Refusal> {
+        let leaves = keys::leaves(id, page);
+        let chunks: Vec<ChunkId> = self.txn.get(&leaves)?.unwrap_or_default();
+        for chunk in chunks {
+            for &pool in &file.pools {
+                self.release_chunk(pool, &chunk)?;
+            }
+        }
+        self.txn.remove(leaves);
+        Ok(())
+    }
+
+    fn release_chunk(&mut self, pool: PoolId, chunk: &ChunkId) -> Result<(), Refusal> {
+        let key = keys::chunk(pool, chunk);
+        let Some(mut record) = self.txn.get::<ChunkRecord>(&key)? else {
+            tracing::error!(%chunk, "a file's chunk has no record");
+            return Ok(());
+        };
+        record.references = record.references.saturating_sub(1);
+        if record.references == 0 && record.condemned.is_none() {
+            record.condemned = Some(Condemned { at: self.index, since_ms: self.now_ms });
+            self.txn.put(keys::condemned(self.now_ms, pool, chunk), &self.index);
+            let condemned = &mut self.derived.counters.condemned;
+            condemned.chunks += 1;
+            condemned.bytes += u64::from(record.length);
+        }
+        self.txn.put(key, &record);
+        Ok(())
+    }
+
+    /// A condemned chunk is wanted again, or goes for good.
+    pub(super) fn lift_sentence(&mut self, pool: PoolId, chunk: &ChunkId, record: &mut ChunkRecord) {
+        if let Some(condemned) = record.condemned.take() {
+            self.txn.remove(keys::condemned(condemned.since_ms, pool, chunk));
+            let counters = &mut self.derived.counters.condemned;
+            counters.chunks = counters.chunks.saturating_sub(1);
+            counters.bytes = counters.bytes.saturating_sub(u64::from(record.length));
+        }
+    }
+
+    /// Deletes chunks that are still condemned as the leader saw them.
+    pub(super) fn delete_chunks(&mut self, chunks: &[CondemnedChunk]) -> Outcome {
+        if self.derived.counters.deletion_held {
+            return Ok(Response::Done);
+        }
+        for &CondemnedChunk { pool, chunk, at } in chunks {
+            let key = keys::chunk(pool, &chunk);
+            let Some(mut record) = self.txn.get::<ChunkRecord>(&key)? else { continue };
+            if record.references > 0 || record.condemned.map(|c| c.at) != Some(at) {
+                continue;
+            }
+            let unknown = || RpcError::internal("a chunk outside every group");
+            let (group, row) = self.derived.topology.row_of(pool, &chunk).ok_or_else(unknown)?;
+            for disk in row.slots.clone() {
+                self.close_ticket(disk, group, &chunk, |_| true)?;
+            }
+            self.lift_sentence(pool, &chunk, &mut record);
+            let count = self.derived.groups.entry(group).or_insert(0);
+            *count = count.saturating_sub(1);
+            let count = *count;
+            self.txn.put(keys::group_count(group.0, group.1), &count);
+            let counters = self.derived.counters.pools.entry(pool).or_default();
+            counters.chunks = counters.chunks.saturating_sub(1);
+            counters.bytes = counters.bytes.saturating_sub(u64::from(record.length));
+            self.txn.remove(key);
+            self.feed.push(FeedItem::Deleted(PoolChunk { pool, chunk }));
+        }
+        Ok(Response::Done)
+    }
+
+    /// From now on no upload that began before this time commits. The mark only rises.
+    pub(super) fn fence_uploads(&mut self, before_ms: u64) -> Outcome {
+        let counters = &mut self.derived.counters;
+        if !counters.deletion_held && before_ms > counters.fenced_before_ms {
+            counters.fenced_before_ms = before_ms;
+            self.feed.push(FeedItem::Fenced { before_ms });
+        }
+        Ok(Response::Done)
+    }
+
+    pub(super) fn drop_parts(&mut self, parts: &[(UploadId, PoolId, u32)]) -> Outcome {
+        for (upload, pool, part) in parts {
+            if upload.started_ms() < self.derived.counters.fenced_before_ms {
+                self.txn.remove(keys::upload_part(upload, *pool, *part));
+            }
+        }
+        Ok(Response::Done)
+    }
+}
+
+/// What the leader looks for; each list is in the order of time and at most `limit` long.
+impl State {
+    /// What has fallen due by now.
+    pub fn due(&self, now_ms: u64, limit: usize) -> Result<Vec<(u64, Due)>, StoreError> {
+        let _one_index = self.read();
+        let page = self.store.scan(keys::DUE, None, limit)?;
+        let due = page.iter().filter_map(|(key, _)| keys::parse_due(key));
+        Ok(due.take_while(|(at, _)| *at <= now_ms).collect())
+    }
+
+    /// Chunks that were condemned up to a time.
+    pub fn condemned(&self, up_to_ms: u64, limit: usize) -> Result<Vec<CondemnedChunk>, StoreError> {
+        let _one_index = self.read();
+        let mut chunks = Vec::new();
+        for (key, value) in self.store.scan(keys::CONDEMNED, None, limit)? {
+            let Some((since, pool, chunk)) = keys::parse_condemned(&key) else { continue };
+            if since > up_to_ms {
+                break;
+            }
+            chunks.push(CondemnedChunk { pool, chunk, at: decode(&value)? });
+        }
+        Ok(chunks)
+    }
+
+    /// Parts of uploads that are fenced.
+    pub fn fenced_parts(&self, limit: usize) -> Result<Vec<(UploadId, PoolId, u32)>, StoreError> {
+        let derived = self.read();
+        let before = derived.counters.fenced_before_ms;
+        let page = self.store.scan(keys::UPLOAD_PARTS, None, limit)?;
+        let parts = page.iter().filter_map(|(key, _)| keys::parse_upload_part(key));
+        Ok(parts.take_while(|(upload, ..)| upload.started_ms() < before).collect())
+    }
+
+    /// Which of these chunks are committed, and what else decides over a piece.
+    pub fn pieces_known(&self, chunks: &[PoolChunk]) -> Result<PiecesKnown, StoreError> {
+        let derived = self.read();
+        let mut committed = Vec::new();
+        for chunk in chunks {
+            if self.chunk_record(chunk.pool, &chunk.chunk)?.is_some() {
+                committed.push(*chunk);
+            }
+        }
+        let (fenced_before_ms, deletion_held) =
+            (derived.counters.fenced_before_ms, derived.counters.deletion_held);
+        Ok(PiecesKnown { committed, fenced_before_ms, deletion_held })
+    }
+}

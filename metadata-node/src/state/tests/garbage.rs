@@ -1,0 +1,346 @@
+//! What is let go, what is kept, and that every counter says the same as a recount.
+
+use super::*;
+use crate::command::{CondemnedChunk, Due};
+use wmall_proto::chunk::ChunkRecord;
+use wmall_proto::feed::{FeedItem, FeedPage, PoolChunk};
+use wmall_proto::file::{FileRecord, Pin};
+use wmall_proto::pool::{Bucket, BucketChange};
+use wmall_proto::rpc::NameCommand;
+use wmall_proto::{FileId, ObjectName};
+
+fn named(chunks: &[u64], name: &str, condition: Condition) -> Command {
+    let mut command = file(chunks.iter().map(|&n| chunk(n, &[0, 1, 2])).collect(), Ack::All);
+    if let Command::CommitFile { object, condition: c, .. } = &mut command {
+        *object = Some((b(), name.parse().unwrap()));
+        *c = condition;
+    }
+    command
+}
+
+fn file_of(chunks: &[u64]) -> FileId {
+    match file(chunks.iter().map(|&n| chunk(n, &[])).collect(), Ack::All) {
+        Command::CommitFile { id, .. } => id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn remove(name: &str, purge: bool) -> Command {
+    let (name, condition) = (name.parse().unwrap(), Condition::None);
+    Command::Name(NameCommand::Remove { bucket: b(), name, condition, purge })
+}
+
+fn restore(name: &str) -> Command {
+    Command::Name(NameCommand::Restore { bucket: b(), name: name.parse().unwrap(), version: None })
+}
+
+impl Machine {
+    /// The clock of the test is the index; this lets it run.
+    fn wait(&mut self, entries: u64) {
+        self.index += entries;
+    }
+
+    /// What the collector would do, were it its time.
+    fn collect(&mut self) {
+        let due = self.state.due(self.index, 100).unwrap();
+        self.run(Command::Expire(due)).unwrap();
+        let condemned = self.state.condemned(self.index, 100).unwrap();
+        self.run(Command::DeleteChunks(condemned)).unwrap();
+    }
+
+    fn exists(&self, n: u64) -> bool {
+        self.state.chunk_record(POOL, &id(n)).unwrap().is_some()
+    }
+
+    fn feed(&self) -> Vec<FeedItem> {
+        match self.state.feed(0, &[DiskId(1)]) {
+            FeedPage::Items { items, .. } => items,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Counts everything anew and holds it against the counters.
+    fn recount(&self) {
+        let all: Vec<(Vec<u8>, Vec<u8>)> = self.state.store.scan(b"", None, usize::MAX).unwrap();
+        let of = |kind: u8| all.iter().filter(move |(k, _)| k[0] == kind);
+        let records: Vec<ChunkRecord> = of(b'c').map(|(_, v)| codec::decode(v).unwrap()).collect();
+        let files: Vec<FileRecord> = of(b'f').map(|(_, v)| codec::decode(v).unwrap()).collect();
+        let (_, counters) = self.state.counters();
+        assert_eq!(counters.files, files.len() as u64);
+        assert_eq!(counters.objects, of(b'o').count() as u64);
+        assert_eq!(counters.trash, of(b'x').count() as u64);
+        let pool = counters.pools.get(&POOL).copied().unwrap_or_default();
+        assert_eq!(pool.chunks, records.len() as u64);
+        assert_eq!(pool.bytes, records.iter().map(|r| u64::from(r.length)).sum::<u64>());
+        let condemned: Vec<&ChunkRecord> = records.iter().filter(|r| r.condemned.is_some()).collect();
+        assert_eq!(counters.condemned.chunks, condemned.len() as u64);
+        assert_eq!(counters.condemned.chunks, of(b'w').count() as u64);
+        assert!(records.iter().all(|r| (r.references == 0) == r.condemned.is_some()));
+        // Every leaf of every file is one reference; every name and former version is one of its file.
+        let leaves: usize = of(b'l').map(|(_, v)| codec::decode::<Vec<ChunkId>>(v).unwrap().len()).sum();
+        assert_eq!(records.iter().map(|r| u64::from(r.references)).sum::<u64>(), leaves as u64);
+        let names = of(b'o').count() + of(b'x').count();
+        assert_eq!(files.iter().map(|f| f.references).sum::<u64>(), names as u64);
+        assert!(files.iter().all(|f| f.references > 0 || f.pin != Pin::None));
+        let groups: u64 = self.state.read().groups.values().sum();
+        assert_eq!(groups, records.len() as u64);
+        let bucket: Bucket = of(b'b').map(|(_, v)| codec::decode(v).unwrap()).next().unwrap();
+        assert_eq!((bucket.objects, bucket.trash), (counters.objects, counters.trash));
+        // A restart reads the same counters.
+        let tickets: u64 = of(b't').count() as u64;
+        assert_eq!(counters.tickets.values().sum::<u64>(), tickets);
+    }
+}
+
+#[test]
+fn a_removed_object_can_be_had_back_within_the_grace_and_is_gone_after() {
+    let mut m = Machine::new();
+    m.run(named(&[1, 2], "x", Condition::None)).unwrap();
+    m.run(named(&[2, 3], "y", Condition::None)).unwrap();
+    m.run(remove("x", false)).unwrap();
+    assert_eq!(code(m.run(remove("x", false))), Err(ErrorCode::NotFound));
+    m.wait(50);
+    m.collect();
+    m.recount();
+    m.run(restore("x")).unwrap();
+    m.recount();
+    assert_eq!(code(m.run(restore("x"))), Err(ErrorCode::AlreadyExists));
+    m.run(remove("x", false)).unwrap();
+    m.wait(101);
+    m.collect();
+    m.recount();
+    assert_eq!(code(m.run(restore("x"))), Err(ErrorCode::NotFound));
+    assert_eq!((m.exists(1), m.exists(2), m.exists(3)), (false, true, true), "what another file has stays");
+    assert!(m.feed().contains(&FeedItem::Deleted(PoolChunk { pool: POOL, chunk: id(1) })));
+    assert!(m.state.query(&Query::File { id: file_of(&[1, 2]), first: 0 }, &Silent::new()).is_err());
+}
+
+#[test]
+fn what_a_name_pointed_to_before_is_kept_as_a_former_version() {
+    let mut m = Machine::new();
+    m.run(named(&[1], "x", Condition::None)).unwrap();
+    m.run(named(&[2], "x", Condition::None)).unwrap();
+    m.run(remove("x", false)).unwrap();
+    m.recount();
+    // The newest comes back first; the older one is still there.
+    m.run(restore("x")).unwrap();
+    let now = |m: &Machine| match m
+        .state
+        .query(&Query::Object { bucket: b(), name: "x".parse().unwrap() }, &Silent::new())
+    {
+        Ok(QueryReply::Object { record, .. }) => record.file,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(now(&m), file_of(&[2]));
+    m.run(remove("x", true)).unwrap();
+    m.run(restore("x")).unwrap();
+    assert_eq!(now(&m), file_of(&[1]));
+    m.recount();
+    let trash = Query::Trash { bucket: b(), prefix: String::new(), after: None, limit: 10 };
+    let Ok(QueryReply::Trash { entries, .. }) = m.state.query(&trash, &Silent::new()) else { panic!() };
+    assert!(entries.is_empty(), "purged and restored: {entries:?}");
+}
+
+#[test]
+fn a_condemned_chunk_that_is_wanted_again_is_not_deleted() {
+    let mut m = Machine::new();
+    m.run(named(&[1], "x", Condition::None)).unwrap();
+    m.run(remove("x", true)).unwrap();
+    let seen = m.state.condemned(m.index, 10).unwrap();
+    assert_eq!(seen.len(), 1);
+    // A claim without receipts does not save it; a commit with receipts does.
+    let claim = file(vec![chunk(1, &[])], Ack::All);
+    assert_eq!(m.run(claim.clone()).unwrap(), Response::NeedChunks(vec![id(1)]));
+    m.recount();
+    m.run(named(&[1], "x", Condition::None)).unwrap();
+    m.run(Command::DeleteChunks(seen.clone())).unwrap();
+    assert!(m.exists(1), "the proposal came late");
+    assert!(matches!(m.run(claim), Ok(Response::Committed(_))), "and now a claim is as good as a receipt");
+    m.recount();
+    // Condemned again, under another sentence: the old one does not count.
+    m.run(remove("x", true)).unwrap();
+    let unpin = NameCommand::Unpin { file: file_of(&[1]), purge: true };
+    m.run(Command::Name(unpin)).unwrap();
+    m.run(Command::DeleteChunks(seen)).unwrap();
+    assert!(m.exists(1));
+    m.collect();
+    assert!(!m.exists(1));
+    m.recount();
+}
+
+#[test]
+fn a_claim_needs_pieces_that_can_be_read() {
+    let mut m = Machine::new();
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    let other = || file(vec![chunk(1, &[]), chunk(2, &[0, 1, 2])], Ack::All);
+    for disk in [1, 2] {
+        m.run(Command::ReportBad { disk: DiskId(disk), chunks: vec![(POOL, id(1))] }).unwrap();
+    }
+    assert!(matches!(m.run(other()), Ok(Response::Committed(_))), "one good copy is left");
+    m.run(Command::ReportBad { disk: DiskId(3), chunks: vec![(POOL, id(1))] }).unwrap();
+    let another = file(vec![chunk(1, &[]), chunk(3, &[0, 1, 2])], Ack::All);
+    assert_eq!(m.run(another).unwrap(), Response::NeedChunks(vec![id(1)]));
+    assert_eq!(m.run(file(vec![chunk(9, &[])], Ack::All)).unwrap(), Response::NeedChunks(vec![id(9)]));
+    m.recount();
+}
+
+#[test]
+fn files_without_a_name_are_let_go_by_their_id() {
+    let mut m = Machine::new();
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    let id = file_of(&[1]);
+    let unpin = |purge| Command::Name(NameCommand::Unpin { file: id, purge });
+    m.run(unpin(false)).unwrap();
+    assert_eq!(code(m.run(unpin(false))), Err(ErrorCode::NotFound));
+    m.run(Command::Name(NameCommand::Repin(id))).unwrap();
+    m.recount();
+    m.run(unpin(false)).unwrap();
+    // A put of the same file holds it anew, and the old time to go is void.
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    m.wait(100_000_000);
+    m.collect();
+    assert!(m.exists(1));
+    m.run(unpin(false)).unwrap();
+    m.wait(100_000_000);
+    m.collect();
+    assert!(!m.exists(1));
+    m.recount();
+}
+
+#[test]
+fn conditions_retention_and_quotas_are_judged_when_applied() {
+    let mut m = Machine::new();
+    m.run(named(&[1], "x", Condition::Absent)).unwrap();
+    let failed = Err(ErrorCode::PreconditionFailed);
+    assert_eq!(code(m.run(named(&[2], "x", Condition::Absent))), failed);
+    assert_eq!(code(m.run(named(&[2], "x", Condition::Match(file_of(&[3]))))), failed);
+    assert_eq!(code(m.run(named(&[2], "y", Condition::Match(file_of(&[1]))))), failed);
+    m.run(named(&[2], "x", Condition::Match(file_of(&[1])))).unwrap();
+    assert!(!m.exists(9));
+    m.recount();
+    let change = |change| Command::ChangeBucket { name: b(), change };
+    let quota = BucketChange { max_objects: Some(Some(2)), ..BucketChange::default() };
+    m.run(change(quota)).unwrap();
+    m.run(named(&[4], "y", Condition::None)).unwrap();
+    assert_eq!(code(m.run(named(&[5], "z", Condition::None))), Err(ErrorCode::QuotaExceeded));
+    let quota = BucketChange {
+        max_objects: Some(None),
+        max_bytes: Some(Some(2 * u64::from(CHUNK))),
+        ..BucketChange::default()
+    };
+    m.run(change(quota)).unwrap();
+    assert_eq!(code(m.run(named(&[5], "z", Condition::None))), Err(ErrorCode::QuotaExceeded));
+    m.run(named(&[5], "y", Condition::None)).unwrap();
+    m.recount();
+    m.run(change(BucketChange { retention_ms: Some(1000), ..BucketChange::default() })).unwrap();
+    assert_eq!(code(m.run(remove("x", true))), Err(ErrorCode::Locked));
+    assert_eq!(code(m.run(named(&[6], "x", Condition::None))), Err(ErrorCode::Locked));
+    let shorter = BucketChange { retention_ms: Some(999), ..BucketChange::default() };
+    assert_eq!(code(m.run(change(shorter))), Err(ErrorCode::Locked));
+    m.wait(1000);
+    m.run(remove("x", true)).unwrap();
+    m.recount();
+}
+
+#[test]
+fn a_fenced_upload_never_commits_and_its_parts_go() {
+    let mut m = Machine::new();
+    let all: Vec<PromisedChunk> = (0..MAX_CHUNKS_PER_COMMIT as u64).map(|n| chunk(n, &[0, 1, 2])).collect();
+    let upload = |ms| UploadId::new(ms, [1; 10]);
+    let part = |ms| Command::CommitPart {
+        upload: upload(ms),
+        pool: POOL,
+        part: 0,
+        chunks: all.clone(),
+        ack: Ack::All,
+    };
+    m.run(part(50)).unwrap();
+    m.run(part(70)).unwrap();
+    m.run(Command::FenceUploads { before_ms: 60 }).unwrap();
+    m.run(Command::FenceUploads { before_ms: 40 }).unwrap();
+    assert_eq!(m.state.counters().1.fenced_before_ms, 60, "a fence only rises");
+    assert_eq!(m.feed(), [FeedItem::Fenced { before_ms: 60 }]);
+    assert_eq!(code(m.run(part(59))), Err(ErrorCode::UploadFenced));
+    let mut late = file(vec![chunk(1, &[0, 1, 2])], Ack::All);
+    if let Command::CommitFile { upload: u, .. } = &mut late {
+        *u = upload(59);
+    }
+    assert_eq!(code(m.run(late)), Err(ErrorCode::UploadFenced));
+    let parts = m.state.fenced_parts(10).unwrap();
+    assert_eq!(parts, [(upload(50), POOL, 0)]);
+    m.run(Command::DropParts(vec![(upload(50), POOL, 0), (upload(70), POOL, 0)])).unwrap();
+    assert!(m.state.store.get(&keys::upload_part(&upload(50), POOL, 0)).unwrap().is_none());
+    assert!(m.state.store.get(&keys::upload_part(&upload(70), POOL, 0)).unwrap().is_some());
+}
+
+#[test]
+fn after_a_restore_nothing_is_deleted_until_an_operator_says_so() {
+    let mut m = Machine::new();
+    m.run(named(&[1], "x", Condition::None)).unwrap();
+    m.run(remove("x", true)).unwrap();
+    m.run(Command::HoldDeletion(true)).unwrap();
+    m.collect();
+    m.run(Command::FenceUploads { before_ms: 60 }).unwrap();
+    assert!(m.exists(1) && m.state.counters().1.fenced_before_ms == 0);
+    m.run(Command::HoldDeletion(false)).unwrap();
+    m.collect();
+    assert!(!m.exists(1));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+    /// Any history of puts, removals, returns and collections: every counter equals a recount, and what a
+    /// name points to can be read.
+    #[test]
+    fn counters_equal_a_recount(steps in proptest::collection::vec((0u8..10, 0u64..4, 0u64..5), 1..60)) {
+        let mut m = Machine::new();
+        for (what, name, n) in steps {
+            let name = ["a", "b", "c", "d"][name as usize];
+            let chunks = [n, n + 1];
+            let _ = match what {
+                0..=2 => m.run(named(&chunks, name, Condition::None)),
+                3 => m.run(file(vec![chunk(n, &[0, 1]), chunk(n + 1, &[])], Ack::Quorum)),
+                4 => m.run(remove(name, n == 0)),
+                5 => m.run(restore(name)),
+                6 => m.run(Command::Name(NameCommand::Unpin { file: file_of(&chunks), purge: n == 1 })),
+                7 => m.run(Command::ReportBad { disk: DiskId(1), chunks: vec![(POOL, id(n))] }),
+                8 => m.run(Command::Name(NameCommand::Repin(file_of(&chunks)))),
+                _ => {
+                    m.wait(n * 40);
+                    m.collect();
+                    Ok(Response::Done)
+                }
+            };
+            m.recount();
+        }
+        let names: Vec<ObjectName> = ["a", "b", "c", "d"].iter().map(|n| n.parse().unwrap()).collect();
+        for name in names {
+            if let Ok(QueryReply::Object { file, .. }) =
+                m.state.query(&Query::Object { bucket: b(), name }, &Silent::new())
+            {
+                for chunk in file.chunks {
+                    let record = m.state.chunk_record(POOL, &chunk).unwrap().unwrap();
+                    assert!(record.condemned.is_none());
+                }
+            }
+        }
+    }
+}
+
+/// The messages of the module that no other test builds.
+#[test]
+fn what_falls_due_is_found_in_the_order_of_time() {
+    let mut m = Machine::new();
+    for (n, name) in [(1, "x"), (2, "y")] {
+        m.run(named(&[n], name, Condition::None)).unwrap();
+        m.run(remove(name, false)).unwrap();
+    }
+    let due = m.state.due(u64::MAX, 10).unwrap();
+    assert!(due[0].0 < due[1].0);
+    assert!(matches!(&due[0].1, Due::Trash(_, name, _) if name.as_str() == "x"));
+    assert!(m.state.due(due[0].0, 10).unwrap().len() == 1 && m.state.due(due[0].0, 10).unwrap() == due[..1]);
+    let gone = CondemnedChunk { pool: POOL, chunk: id(1), at: 1 };
+    m.run(Command::DeleteChunks(vec![gone])).unwrap();
+    assert!(m.exists(1), "a chunk that nobody condemned");
+}
