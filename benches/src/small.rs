@@ -24,7 +24,11 @@ pub(crate) struct Small {
 /// Puts all files, then gets them by name.
 pub(crate) async fn run(devnet: &Devnet) -> Result<Small> {
     let bucket = BucketName::new("small")?;
-    devnet.connect().await?.create_bucket(bucket.clone(), None).await?;
+    devnet
+        .connect()
+        .await?
+        .create_bucket(bucket.clone(), None, wmall_proto::pool::BucketRules::default())
+        .await?;
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         clients.push(devnet.connect().await?);

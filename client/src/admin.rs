@@ -1,11 +1,11 @@
 //! Everything but the bytes: pools, buckets, listings, status.
 
 use wmall_proto::chunk::ChunkView;
-use wmall_proto::file::ObjectEntry;
-use wmall_proto::pool::Bucket;
-use wmall_proto::rpc::{Query, QueryReply, Request, Response, UserCommand};
+use wmall_proto::file::{ObjectEntry, TrashEntry};
+use wmall_proto::pool::{Bucket, BucketChange, BucketRules};
+use wmall_proto::rpc::{Condition, NameCommand, Query, QueryReply, Request, Response, UserCommand};
 use wmall_proto::status::ClusterStatus;
-use wmall_proto::{BucketName, ChunkId, ObjectName, Pool, PoolName, RequestId, Scheme};
+use wmall_proto::{BucketName, ChunkId, FileId, ObjectName, Pool, PoolName, RequestId, Scheme};
 
 use crate::error::ClientError;
 use crate::store::{Store, unexpected};
@@ -29,9 +29,89 @@ impl Store {
     }
 
     /// Makes a bucket in a pool; in the only one, if none is named.
-    pub async fn create_bucket(&self, name: BucketName, pool: Option<&PoolName>) -> Result<(), ClientError> {
+    pub async fn create_bucket(
+        &self,
+        name: BucketName,
+        pool: Option<&PoolName>,
+        rules: BucketRules,
+    ) -> Result<(), ClientError> {
         let pool = self.inner.pool(pool).await?.name;
-        self.administer(UserCommand::CreateBucket { name, pool }).await
+        self.administer(UserCommand::CreateBucket { name, pool, rules }).await
+    }
+
+    /// Changes what a bucket's owner asks of it.
+    pub async fn change_bucket(&self, name: BucketName, change: BucketChange) -> Result<(), ClientError> {
+        self.administer(UserCommand::ChangeBucket { name, change }).await
+    }
+
+    /// Lets data be deleted again after a restore.
+    pub async fn allow_deletion(&self) -> Result<(), ClientError> {
+        self.administer(UserCommand::AllowDeletion).await
+    }
+
+    async fn name(&self, command: NameCommand) -> Result<(), ClientError> {
+        let request = RequestId(wmall_runtime::random::bytes());
+        self.inner.ask(&Request::Name { request, command }).await?;
+        Ok(())
+    }
+
+    /// Removes a name. What it pointed to can be had back for the bucket's grace, unless it is purged.
+    pub async fn remove(
+        &self,
+        bucket: BucketName,
+        name: ObjectName,
+        condition: Condition,
+        purge: bool,
+    ) -> Result<(), ClientError> {
+        self.name(NameCommand::Remove { bucket, name, condition, purge }).await
+    }
+
+    /// Points a removed name again to what it pointed to: to its newest former version, if none is named.
+    pub async fn restore(
+        &self,
+        bucket: BucketName,
+        name: ObjectName,
+        version: Option<u64>,
+    ) -> Result<(), ClientError> {
+        self.name(NameCommand::Restore { bucket, name, version }).await
+    }
+
+    /// Lets go of a file that was put without a name. It can be had back for a day, unless it is purged.
+    pub async fn unpin(&self, file: FileId, purge: bool) -> Result<(), ClientError> {
+        self.name(NameCommand::Unpin { file, purge }).await
+    }
+
+    /// Holds a file again that was let go.
+    pub async fn repin(&self, file: FileId) -> Result<(), ClientError> {
+        self.name(NameCommand::Repin(file)).await
+    }
+
+    /// Removes all former versions of a bucket's names for good. Returns how many there were.
+    pub async fn purge_trash(&self, bucket: BucketName) -> Result<u64, ClientError> {
+        let mut count = 0;
+        loop {
+            let (page, _) = self.trash(bucket.clone(), String::new(), None, 1000).await?;
+            if page.is_empty() {
+                return Ok(count);
+            }
+            count += page.len() as u64;
+            let versions = page.into_iter().map(|e| (e.name, e.version)).collect();
+            self.name(NameCommand::Purge { bucket: bucket.clone(), versions }).await?;
+        }
+    }
+
+    /// A page of what the names of a bucket pointed to before, and whether there is more.
+    pub async fn trash(
+        &self,
+        bucket: BucketName,
+        prefix: String,
+        after: Option<(ObjectName, u64)>,
+        limit: u32,
+    ) -> Result<(Vec<TrashEntry>, bool), ClientError> {
+        match self.inner.read(Query::Trash { bucket, prefix, after, limit }).await? {
+            QueryReply::Trash { entries, more } => Ok((entries, more)),
+            _ => Err(unexpected().into()),
+        }
     }
 
     /// Removes an empty bucket.

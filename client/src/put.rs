@@ -1,5 +1,9 @@
 //! Bringing a file in: cut, hashed, each chunk to its row's acting primary, then one commit.
 //!
+//! A reader that can start again ([`Store::put_again`]) lets chunks be claimed that the cluster has already:
+//! their bytes are not sent. If the commit finds that a claim does not hold any more, the file is put once
+//! more, and everything is sent.
+//!
 //! Bounds: [`WINDOW_BYTES`] of chunks are in memory at once, whatever the file's size.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,13 +11,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use wmall_manifest::{Chunker, Manifest, check_chunk_size};
 use wmall_proto::chunk::{ChunkCommit, DEFAULT_CHUNK_SIZE, MAX_CHUNKS_PER_COMMIT};
 use wmall_proto::receipt::ReceiptProof;
-use wmall_proto::rpc::{Ack, CommitOutcome, CommitRequest, PutOutcome, PutRequest, Request, Response};
+use wmall_proto::rpc::{
+    Ack, CommitOutcome, CommitRequest, Condition, PutOutcome, PutRequest, Query, QueryReply, Request,
+    Response,
+};
 use wmall_proto::{
     BucketName, ChunkId, ErrorCode, FileId, ObjectName, PgRow, PoolId, PoolName, RequestId, RpcError, Scheme,
     Topology, UploadId,
@@ -31,6 +38,8 @@ const WINDOW_CHUNKS: usize = 64;
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(12);
 /// How long a chunk may take in all.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(40);
+/// Chunks smaller than this are sent without asking whether the cluster has them: asking costs as much.
+const WORTH_ASKING: usize = 256 << 10;
 /// Between attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,6 +54,8 @@ pub struct PutOptions {
     pub pool: Option<PoolName>,
     /// The name to point to it.
     pub object: Option<(BucketName, ObjectName)>,
+    /// What must hold of that name, judged at commit.
+    pub condition: Condition,
     /// Told as chunks become durable.
     pub progress: Option<Progress>,
 }
@@ -58,6 +69,8 @@ pub struct PutSummary {
     pub size: u64,
     /// Its chunks.
     pub chunks: u64,
+    /// Those of them that the cluster had already, so that their bytes were not sent.
+    pub known_chunks: u64,
     /// Whether it was not there before.
     pub new: bool,
     /// Slots that had no receipt at commit and will be filled by the cluster.
@@ -70,6 +83,11 @@ struct Upload {
     id: UploadId,
     pool: PoolId,
     ack: Ack,
+    /// Whether chunks may be claimed.
+    claims: bool,
+    claimed: u64,
+    /// A part was refused for a claim that does not hold.
+    needed: bool,
     room: Arc<Semaphore>,
     running: JoinSet<Result<(usize, ChunkCommit), RpcError>>,
     /// Chunks that are durable and not yet part of a commit, by number.
@@ -87,6 +105,35 @@ impl Store {
         reader: &mut R,
         options: &PutOptions,
     ) -> Result<PutSummary, ClientError> {
+        match self.put_once(reader, options, false).await? {
+            Put::Done(summary) => Ok(summary),
+            Put::NeedChunks => Err(unexpected().into()),
+        }
+    }
+
+    /// The same for a reader that can start again: bytes that the cluster has already are not sent.
+    ///
+    /// The input must stay as it is meanwhile. If it is read twice and differs, the put fails with `changed`.
+    pub async fn put_again<R: AsyncRead + AsyncSeek + Unpin>(
+        &self,
+        reader: &mut R,
+        options: &PutOptions,
+    ) -> Result<PutSummary, ClientError> {
+        let failed = |source| ClientError::Local { what: "reading the input", source };
+        let start = reader.stream_position().await.map_err(failed)?;
+        if let Put::Done(summary) = self.put_once(reader, options, true).await? {
+            return Ok(summary);
+        }
+        reader.seek(std::io::SeekFrom::Start(start)).await.map_err(failed)?;
+        self.put(reader, options).await
+    }
+
+    async fn put_once<R: AsyncRead + Unpin>(
+        &self,
+        reader: &mut R,
+        options: &PutOptions,
+        claims: bool,
+    ) -> Result<Put, ClientError> {
         let chunk_size = check_chunk_size(options.chunk_size.unwrap_or(DEFAULT_CHUNK_SIZE))?;
         let pool = match (&options.object, &options.pool) {
             (Some((bucket, _)), None) => self.inner.bucket_pool(bucket).await?,
@@ -94,9 +141,12 @@ impl Store {
         };
         let mut upload = Upload {
             store: self.inner.clone(),
-            id: UploadId(wmall_runtime::random::bytes()),
+            id: UploadId::new(wmall_runtime::clock::now_ms(), wmall_runtime::random::bytes()),
             pool,
             ack: options.ack,
+            claims,
+            claimed: 0,
+            needed: false,
             room: Arc::new(Semaphore::new(WINDOW_BYTES)),
             running: JoinSet::new(),
             done: BTreeMap::new(),
@@ -120,8 +170,15 @@ impl Store {
         if let Some(chunk) = last {
             upload.send(chunk).await?;
         }
-        upload.finish(size, chunk_size, options.object.clone()).await
+        upload.finish(size, chunk_size, options).await
     }
+}
+
+/// What became of a put.
+enum Put {
+    Done(PutSummary),
+    /// A chunk that was claimed is not there, or not safely.
+    NeedChunks,
 }
 
 impl Upload {
@@ -139,7 +196,9 @@ impl Upload {
         let number = self.ids.len();
         let id = ChunkId::of(&bytes);
         self.ids.push(id);
-        let put = ChunkPut { store: self.store.clone(), upload: self.id, pool: self.pool, ack: self.ack };
+        let claim = self.claims && bytes.len() >= WORTH_ASKING;
+        let put =
+            ChunkPut { store: self.store.clone(), upload: self.id, pool: self.pool, ack: self.ack, claim };
         self.running.spawn(async move {
             let _room = room;
             put.run(id, bytes).await.map(|commit| (number, commit))
@@ -167,6 +226,7 @@ impl Upload {
     ) -> Result<(), ClientError> {
         let (number, commit) = joined.map_err(RpcError::internal)??;
         self.bytes_done += u64::from(commit.length);
+        self.claimed += u64::from(commit.receipts.is_empty());
         if let Some(progress) = &self.progress {
             progress(self.bytes_done);
         }
@@ -185,54 +245,58 @@ impl Upload {
             let chunks = numbers.filter_map(|n| self.done.remove(&n)).collect();
             let (upload, pool, ack) = (self.id, self.pool, self.ack);
             let part = self.committed_parts;
-            self.commit(CommitRequest::Part { upload, pool, part, chunks, ack }).await?;
+            let part = CommitRequest::Part { upload, pool, part, chunks, ack };
+            // The file's own commit would miss the part and say so; to go on would be for nothing.
+            self.needed |= self.commit(part).await?.is_none();
             self.committed_parts += 1;
         }
         Ok(())
     }
 
-    async fn finish(
-        mut self,
-        size: u64,
-        chunk_size: u32,
-        object: Option<(BucketName, ObjectName)>,
-    ) -> Result<PutSummary, ClientError> {
+    async fn finish(mut self, size: u64, chunk_size: u32, options: &PutOptions) -> Result<Put, ClientError> {
         while !self.running.is_empty() {
             self.join_one().await?;
         }
         self.commit_full_parts().await?;
+        if self.needed {
+            return Ok(Put::NeedChunks);
+        }
         let manifest = Manifest::new(size, chunk_size, std::mem::take(&mut self.ids))?;
         let chunks = std::mem::take(&mut self.done).into_values().collect();
-        let bucket = object.as_ref().map(|(bucket, _)| bucket.clone());
         let commit = CommitRequest::File {
             upload: self.id,
             pool: self.pool,
             id: manifest.id(),
             size,
             chunk_size,
-            object,
+            object: options.object.clone(),
+            condition: options.condition,
             parts: self.committed_parts,
             chunks,
             ack: self.ack,
         };
         let outcome = self.commit(commit).await.inspect_err(|_| {
             // A bucket that was removed and made anew may have another pool.
-            bucket.iter().for_each(|b| self.store.forget_bucket(b));
+            options.object.iter().for_each(|(bucket, _)| self.store.forget_bucket(bucket));
         })?;
-        Ok(PutSummary {
+        let Some(outcome) = outcome else { return Ok(Put::NeedChunks) };
+        Ok(Put::Done(PutSummary {
             id: manifest.id(),
             size,
             chunks: manifest.chunks().len() as u64,
+            known_chunks: self.claimed,
             new: outcome.new_file,
             tickets: outcome.tickets,
-        })
+        }))
     }
 
-    async fn commit(&self, commit: CommitRequest) -> Result<CommitOutcome, ClientError> {
+    /// None if chunks that were claimed are needed after all.
+    async fn commit(&self, commit: CommitRequest) -> Result<Option<CommitOutcome>, ClientError> {
         // One id for all tries: a command that took effect unseen answers the same again.
         let request = RequestId(wmall_runtime::random::bytes());
         match self.store.ask(&Request::Commit { request, commit }).await? {
-            Response::Committed(outcome) => Ok(outcome),
+            Response::Committed(outcome) => Ok(Some(outcome)),
+            Response::NeedChunks(_) => Ok(None),
             _ => Err(unexpected().into()),
         }
     }
@@ -244,11 +308,17 @@ struct ChunkPut {
     upload: UploadId,
     pool: PoolId,
     ack: Ack,
+    /// Whether to ask first if the cluster has the chunk.
+    claim: bool,
 }
 
 impl ChunkPut {
     /// Tries until enough slots have promised, gathering promises over the attempts.
     async fn run(&self, id: ChunkId, bytes: Bytes) -> Result<ChunkCommit, RpcError> {
+        if self.claim && self.is_known(id).await {
+            let (length, row_version) = (bytes.len() as u32, 0);
+            return Ok(ChunkCommit { id, length, row_version, receipts: Vec::new() });
+        }
         let deadline = Instant::now() + CHUNK_DEADLINE;
         let mut receipts: BTreeMap<u8, ReceiptProof> = BTreeMap::new();
         let mut version = 0;
@@ -284,6 +354,12 @@ impl ChunkPut {
             // The map may have moved on, and the leader may know by now who is silent.
             let _ = self.store.refresh().await;
         }
+    }
+
+    /// Any member may answer: what counts is judged at commit. One that does not answer knows nothing.
+    async fn is_known(&self, chunk: ChunkId) -> bool {
+        let query = Query::Known { pool: self.pool, chunk };
+        matches!(self.store.read_stale(query).await, Ok(QueryReply::Known(true)))
     }
 
     /// One attempt: the first slot that answers acts as primary for all that lack a receipt.
@@ -365,7 +441,7 @@ impl ChunkPut {
 
 /// Whether another slot, or a later time, may have another answer.
 fn passes(code: ErrorCode) -> bool {
-    !matches!(code, ErrorCode::Denied | ErrorCode::Unsupported)
+    !matches!(code, ErrorCode::Denied | ErrorCode::Unsupported | ErrorCode::UploadFenced)
 }
 
 fn too_few(row: &PgRow, receipts: &BTreeMap<u8, ReceiptProof>) -> RpcError {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use wmall_proto::feed::{CommittedChunk, FeedPage};
+use wmall_proto::feed::{FeedItem, FeedPage, PoolChunk};
 use wmall_proto::rpc::{
     DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply, Registration, Request, Response,
 };
@@ -22,8 +22,23 @@ use crate::map::Map;
 const BEAT: Duration = Duration::from_secs(1);
 /// Between tries when no metadata node takes them.
 const RETRY: Duration = Duration::from_millis(300);
-/// Staged pieces that are asked about at once.
+/// Pieces that are asked about at once.
 const CHECK_PAGE: usize = 4096;
+/// Between looks at the pieces that are staged, in heartbeats: what a restart has brought back without a
+/// claim is found so.
+const SWEEP_EVERY: u64 = 3600;
+/// Rotten pieces that are reported at once.
+const REPORT_PAGE: usize = 1024;
+
+/// A walk over the pieces, a page a heartbeat.
+struct Walk {
+    /// All pieces, or the staged ones only.
+    all: bool,
+    disk: usize,
+    after: Option<PoolChunk>,
+    /// Where the feed goes on once it has ended.
+    then: Option<u64>,
+}
 
 /// The control loop.
 pub(crate) struct Control {
@@ -32,6 +47,8 @@ pub(crate) struct Control {
     disks: Arc<Vec<Arc<DiskStore>>>,
     map: Arc<Map>,
     feed: u64,
+    walk: Option<Walk>,
+    beats: u64,
     work: watch::Sender<Vec<DiskId>>,
     ready: Arc<AtomicBool>,
 }
@@ -47,7 +64,8 @@ impl Control {
     ) -> Self {
         // The disk that has read least decides where the feed goes on.
         let feed = disks.iter().map(|d| d.feed().unwrap_or(0)).min().unwrap_or(0);
-        Self { config, metadata, disks, map, feed, work, ready }
+        let (walk, beats) = (None, 0);
+        Self { config, metadata, disks, map, feed, walk, beats, work, ready }
     }
 
     /// Runs until a stop is asked for.
@@ -109,8 +127,9 @@ impl Control {
                 disk: d.id()?,
                 incarnation: d.superblock.incarnation,
                 used_bytes: usage.bytes,
+                segment_bytes: usage.segment_bytes,
                 pieces: usage.pieces,
-                writable: usage.writable,
+                writable: !usage.failed && !usage.full,
             })
         };
         let heartbeat = Heartbeat {
@@ -126,43 +145,74 @@ impl Control {
         };
         self.map.update(topology);
         self.work.send_replace(work);
-        match feed {
+        self.report_rotten().await?;
+        if self.walk.is_none() && self.beats.is_multiple_of(SWEEP_EVERY) {
+            self.walk = Some(Walk { all: false, disk: 0, after: None, then: None });
+        }
+        self.beats += 1;
+        let more = match feed {
             FeedPage::Items { position, items, more } => {
                 self.follow(items, position);
-                Ok(more)
+                more
             }
             FeedPage::Behind { position } => {
-                self.catch_up().await?;
-                self.follow(Vec::new(), position);
-                Ok(true)
+                // What happens after `position` comes by the feed, so that is where it goes on.
+                if !self.walk.as_ref().is_some_and(|w| w.all) {
+                    self.walk = Some(Walk { all: true, disk: 0, after: None, then: Some(position) });
+                }
+                false
             }
-        }
+        };
+        let walking = self.walk_on().await?;
+        Ok(more || walking)
     }
 
-    fn follow(&mut self, items: Vec<CommittedChunk>, position: u64) {
+    fn follow(&mut self, items: Vec<FeedItem>, position: u64) {
         if items.is_empty() && position == self.feed {
             return;
         }
         for disk in self.disks.iter() {
-            disk.committed(items.clone(), Some(position));
+            disk.follow(items.clone(), Some(position));
         }
         self.feed = position;
     }
 
-    /// The place in the feed was lost: asks about every staged piece. What is committed after the asking
-    /// comes by the feed.
-    async fn catch_up(&self) -> Result<(), RpcError> {
+    /// Asks about a page of pieces. True if there are more. The heartbeats go on between the pages.
+    async fn walk_on(&mut self) -> Result<bool, RpcError> {
+        let Some(walk) = &mut self.walk else { return Ok(false) };
+        let Some(disk) = self.disks.get(walk.disk) else {
+            let then = walk.then;
+            self.walk = None;
+            if let Some(position) = then {
+                self.follow(Vec::new(), position);
+            }
+            return Ok(false);
+        };
+        let after = walk.after.as_ref();
+        let page = if walk.all { disk.pieces(after, CHECK_PAGE) } else { disk.staged(after, CHECK_PAGE) };
+        let page = page.map_err(RpcError::internal)?;
+        match page.last() {
+            Some(&last) => walk.after = Some(last),
+            None => (walk.disk, walk.after) = (walk.disk + 1, None),
+        }
+        if !page.is_empty() {
+            match self.metadata.call(&Request::CheckCommitted(page.clone())).await? {
+                Response::PiecesKnown(known) => disk.reconcile(page, known),
+                _ => return Err(RpcError::internal("the question got another answer")),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Pieces that compaction found rotten become tickets.
+    async fn report_rotten(&self) -> Result<(), RpcError> {
         for disk in self.disks.iter() {
-            let mut after = None;
-            loop {
-                let page = disk.staged(after, CHECK_PAGE).map_err(RpcError::internal)?;
-                let Some(&last) = page.last() else { break };
-                after = Some(last);
-                let ask = page.into_iter().map(|(pool, chunk)| CommittedChunk { pool, chunk }).collect();
-                match self.metadata.call(&Request::CheckCommitted(ask)).await? {
-                    Response::CommittedOf(chunks) => disk.committed(chunks, None),
-                    _ => return Err(RpcError::internal("the question got another answer")),
-                }
+            let Some(id) = disk.id() else { continue };
+            let rotten = disk.take_rotten(REPORT_PAGE);
+            if !rotten.is_empty() {
+                let chunks = rotten.iter().map(|k| (k.pool, k.chunk)).collect();
+                let told = self.metadata.call(&Request::ReportBad { disk: id, chunks }).await;
+                told.inspect_err(|_| disk.report_later(rotten))?;
             }
         }
         Ok(())

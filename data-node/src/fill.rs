@@ -11,11 +11,12 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use wmall_proto::chunk::MissingPiece;
-use wmall_proto::feed::CommittedChunk;
+use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{ReadRequest, Request, Response};
 use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RpcError, UploadId};
 use wmall_runtime::Shutdown;
+use wmall_runtime::clock::now_ms;
 use wmall_transport::{Endpoint, Members, collect};
 
 use crate::disk::{DiskStore, PieceHeader};
@@ -29,8 +30,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between passes over work that did not end well, growing up to the second number.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Pieces fetched for a backfill belong to no client's upload.
-const BACKFILL: UploadId = UploadId([0xff; 16]);
+/// Pieces fetched for a backfill belong to no client's upload: to one of their own, which tells when.
+const BACKFILL: [u8; 10] = [0xff; 10];
 
 /// The filler.
 #[derive(Clone)]
@@ -90,10 +91,10 @@ impl Filler {
                 let (receipts, missed) = self.fetch_all(disk, pieces).await;
                 complete &= missed.is_empty();
                 failed.extend(missed.iter().filter_map(|p| self.group_of(p)));
-                let committed: Vec<CommittedChunk> = receipts.iter().map(committed).collect();
+                let committed: Vec<FeedItem> = receipts.iter().map(committed).collect();
                 self.close(id, receipts, Vec::new(), 0).await?;
                 // Only committed chunks are ever listed as missing.
-                disk.committed(committed, None);
+                disk.follow(committed, None);
             }
             after = next;
             if after.is_none() {
@@ -162,15 +163,13 @@ impl Filler {
             pool: piece.pool,
             chunk: piece.chunk,
             slot: piece.slot,
-            upload: BACKFILL,
+            upload: UploadId::new(now_ms(), BACKFILL),
             row_version: piece.row_version,
         };
-        if let Some(located) = disk.locate(piece.pool, &piece.chunk)? {
-            let (store, chunk) = (disk.clone(), piece.chunk);
-            let good = tokio::task::spawn_blocking(move || store.is_good(&chunk, &located)).await;
-            if good.unwrap_or(false) {
-                return disk.promise(header, piece.length);
-            }
+        if disk.locate(&header.key())?.is_some()
+            && let Some(receipt) = disk.stamp(header).await?
+        {
+            return Ok(receipt);
         }
         let known = self.map.get();
         let row = known.row(piece.pool, &piece.chunk, piece.row_version)?;
@@ -218,8 +217,9 @@ impl Filler {
     }
 }
 
-fn committed(receipt: &SignedReceipt) -> CommittedChunk {
-    CommittedChunk { pool: receipt.receipt.pool, chunk: receipt.receipt.chunk }
+fn committed(receipt: &SignedReceipt) -> FeedItem {
+    let chunk = PoolChunk { pool: receipt.receipt.pool, chunk: receipt.receipt.chunk };
+    FeedItem::Committed { chunk, upload: receipt.receipt.upload }
 }
 
 /// Tells the metadata nodes about pieces that turned out bad; they become tickets, and are filled.

@@ -17,7 +17,7 @@ use wmall_transport::{BindError, Endpoint, Identity, IdentityError, Members};
 
 use crate::config::Config;
 use crate::control::Control;
-use crate::disk::{DiskError, DiskStore};
+use crate::disk::{DiskError, DiskStore, Usage};
 use crate::fill::{Filler, report_bad};
 use crate::map::Map;
 use crate::put::Intake;
@@ -108,7 +108,7 @@ async fn only_disk_failed(disks: &[Arc<DiskStore>]) {
     loop {
         look.tick().await;
         if let [disk] = disks
-            && !disk.usage().writable
+            && disk.usage().failed
         {
             return;
         }
@@ -131,6 +131,7 @@ struct DataOps {
     ready: Arc<AtomicBool>,
     pieces: Option<IntGauge>,
     bytes: Option<IntGauge>,
+    segments: Option<IntGauge>,
     writable: Option<IntGauge>,
 }
 
@@ -141,6 +142,7 @@ impl DataOps {
             ready,
             pieces: metrics.gauge("wmall_pieces", "Pieces on this node's disks."),
             bytes: metrics.gauge("wmall_piece_bytes", "Bytes of those pieces."),
+            segments: metrics.gauge("wmall_segment_bytes", "Bytes of segments, dead records included."),
             writable: metrics.gauge("wmall_writable_disks", "Disks of this node that take writes."),
         }
     }
@@ -161,9 +163,13 @@ impl Ops for DataOps {
         if !self.ready.load(Ordering::Acquire) {
             return Readiness::NotReady("no metadata node takes this node's heartbeat".into());
         }
-        match self.disks.iter().filter(|d| !d.usage().writable).count() {
-            0 => Readiness::Ready,
-            failed => Readiness::Degraded(format!("{failed} of {} disks failed", self.disks.len())),
+        let count = |what: fn(&Usage) -> bool| self.disks.iter().filter(|d| what(&d.usage())).count();
+        match (count(|u| u.failed), count(|u| u.full)) {
+            (0, 0) => Readiness::Ready,
+            (failed, full) => Readiness::Degraded(format!(
+                "of {} disks {failed} failed and {full} are full",
+                self.disks.len()
+            )),
         }
     }
 
@@ -171,6 +177,7 @@ impl Ops for DataOps {
         let usage: Vec<_> = self.disks.iter().map(|d| d.usage()).collect();
         set(self.pieces.as_ref(), usage.iter().map(|u| u.pieces).sum());
         set(self.bytes.as_ref(), usage.iter().map(|u| u.bytes).sum());
-        set(self.writable.as_ref(), usage.iter().filter(|u| u.writable).count() as u64);
+        set(self.segments.as_ref(), usage.iter().map(|u| u.segment_bytes).sum());
+        set(self.writable.as_ref(), usage.iter().filter(|u| !u.failed && !u.full).count() as u64);
     }
 }

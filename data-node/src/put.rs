@@ -13,6 +13,7 @@ use wmall_proto::chunk::MAX_CHUNK_SIZE;
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{Ack, PutOutcome, PutRequest, Request, Response, SlotFailure};
 use wmall_proto::{ErrorCode, PgRow, Role, RpcError};
+use wmall_runtime::clock::now_ms;
 use wmall_transport::{Body, Endpoint, Members, collect};
 
 use crate::disk::{DiskStore, PieceHeader};
@@ -20,6 +21,8 @@ use crate::map::{Known, Map};
 
 /// Bytes of chunks that are being taken in.
 const IN_FLIGHT_BYTES: usize = 96 << 20;
+/// How far ahead a client's clock may be.
+const CLOCK_SKEW_MS: u64 = 3_600_000;
 /// How long a put waits for room.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the bytes of a chunk may take to come.
@@ -78,7 +81,8 @@ impl Intake {
         let known = self.map_for(&request).await?;
         let row = known.row(request.pool, &request.chunk, request.row_version)?;
         let disk = self.disk_of(row, request.slot)?;
-        disk.check_room(request.length)?;
+        check_upload(&disk, &request)?;
+        disk.check_room()?;
         let room = if from == Role::Data { &self.relay_room } else { &self.room };
         let permit = room.clone().acquire_many_owned(request.length);
         let Ok(Ok(room)) = tokio::time::timeout(ROOM_TIMEOUT, permit).await else {
@@ -223,21 +227,32 @@ async fn receive(
     Ok((parts, crc))
 }
 
-/// Writes the piece, unless a good one is there already.
+/// An upload that is fenced will not commit, and one from the future would not be fenced when it should.
+fn check_upload(disk: &DiskStore, request: &PutRequest) -> Result<(), RpcError> {
+    let started = request.upload.started_ms();
+    if started < disk.fenced_before_ms() {
+        let reason = format!("upload {} began too long ago", request.upload);
+        return Err(RpcError::new(ErrorCode::UploadFenced, reason)
+            .hint("put the file again; check this machine's clock"));
+    }
+    if started > now_ms().saturating_add(CLOCK_SKEW_MS) {
+        let reason = format!("upload {} begins more than an hour from now", request.upload);
+        return Err(RpcError::new(ErrorCode::BadRequest, reason).hint("check this machine's clock"));
+    }
+    Ok(())
+}
+
+/// Writes the piece, or claims the good one that is there already.
 async fn write(
     disk: &Arc<DiskStore>,
     header: PieceHeader,
     parts: Vec<Bytes>,
     crc: u32,
 ) -> Result<SignedReceipt, RpcError> {
-    let there = disk.locate(header.pool, &header.chunk)?.filter(|l| l.slot == header.slot);
-    if let Some(located) = there {
-        let store = disk.clone();
-        // A promise is for bytes that were seen, not for an entry of an index.
-        let good = tokio::task::spawn_blocking(move || store.is_good(&header.chunk, &located)).await;
-        if good.unwrap_or(false) {
-            return disk.promise(header, located.length);
-        }
+    if disk.locate(&header.key())?.is_some()
+        && let Some(receipt) = disk.stamp(header).await?
+    {
+        return Ok(receipt);
     }
     disk.put(header, parts, crc).await
 }

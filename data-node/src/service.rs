@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
+use wmall_proto::feed::PoolChunk;
 use wmall_proto::rpc::{PieceCheck, ReadRequest, Request, Response};
 use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError};
 use wmall_runtime::metrics::CallMetrics;
 use wmall_transport::{Handler, Incoming, Replier};
 
-use crate::disk::DiskStore;
+use crate::disk::{DiskStore, Located};
 use crate::put::Intake;
 
 /// Reads under way.
@@ -36,13 +37,9 @@ impl Service {
     }
 
     /// The disk that has a piece of this chunk.
-    fn find(
-        &self,
-        pool: PoolId,
-        chunk: &ChunkId,
-    ) -> Result<Option<(Arc<DiskStore>, crate::disk::Located)>, RpcError> {
+    fn find(&self, key: &PoolChunk) -> Result<Option<(Arc<DiskStore>, Located)>, RpcError> {
         for disk in self.disks.iter() {
-            if let Some(located) = disk.locate(pool, chunk)? {
+            if let Some(located) = disk.locate(key)? {
                 return Ok(Some((disk.clone(), located)));
             }
         }
@@ -50,7 +47,8 @@ impl Service {
     }
 
     async fn read(&self, request: &ReadRequest, replier: &mut Replier) -> Result<(), RpcError> {
-        let found = self.find(request.pool, &request.chunk)?;
+        let key = PoolChunk { pool: request.pool, chunk: request.chunk };
+        let found = self.find(&key)?;
         let missing = || RpcError::not_found(format!("piece of chunk {} on this node", request.chunk));
         let (disk, located) = found.ok_or_else(missing)?;
         let left = located.length.checked_sub(request.offset).ok_or_else(|| {
@@ -61,13 +59,13 @@ impl Service {
         // The first part is read before anything is said, so that a disk's error is still an answer.
         let mut at = request.offset;
         let end = request.offset + length;
-        let mut next = self.read_part(request, &disk, located, at, end).await?;
+        let mut next = self.read_part(&key, &disk, located, at, end).await?;
         replier.start(Response::Piece { length, piece_length: located.length }).await?;
         while let Some(part) = next.take() {
             at += part.len() as u32;
             // Reading ahead by one part keeps disk and network busy together.
             let (sent, read) =
-                tokio::join!(replier.write(part), self.read_part(request, &disk, located, at, end));
+                tokio::join!(replier.write(part), self.read_part(&key, &disk, located, at, end));
             sent?;
             next = read?;
         }
@@ -75,20 +73,21 @@ impl Service {
     }
 
     async fn check(&self, pool: PoolId, chunk: ChunkId) -> Result<Response, RpcError> {
-        let Some((disk, located)) = self.find(pool, &chunk)? else {
+        let key = PoolChunk { pool, chunk };
+        let Some((disk, _)) = self.find(&key)? else {
             self.report_if_ours(pool, chunk);
             return Ok(Response::Checked(PieceCheck::Absent));
         };
         let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
         let _place = self.reads.acquire().await.map_err(stopping)?;
         let store = disk.clone();
-        let good = tokio::task::spawn_blocking(move || store.is_good(&chunk, &located)).await;
-        if good.unwrap_or(false) {
-            return Ok(Response::Checked(PieceCheck::Good));
+        let looked = tokio::task::spawn_blocking(move || store.check(&key)).await;
+        let found = looked.map_err(RpcError::internal)??;
+        if found == PieceCheck::Bad {
+            tracing::error!(disk = %disk.name, %chunk, "a piece is rotten");
+            self.report(disk, pool, chunk);
         }
-        tracing::error!(disk = %disk.name, %chunk, "a piece is rotten");
-        self.report(disk, pool, chunk);
-        Ok(Response::Checked(PieceCheck::Bad))
+        Ok(Response::Checked(found))
     }
 
     /// A full queue is no loss: whoever reads the piece next reports it again.
@@ -112,9 +111,9 @@ impl Service {
     /// caller takes it. A piece that cannot be read is reported like a rotten one.
     async fn read_part(
         &self,
-        request: &ReadRequest,
+        key: &PoolChunk,
         disk: &Arc<DiskStore>,
-        located: crate::disk::Located,
+        located: Located,
         at: u32,
         end: u32,
     ) -> Result<Option<Bytes>, RpcError> {
@@ -123,15 +122,22 @@ impl Service {
         }
         let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
         let _place = self.reads.acquire().await.map_err(stopping)?;
-        let store = disk.clone();
+        let (store, key) = (disk.clone(), *key);
         let reading = tokio::task::spawn_blocking(move || {
-            store.read(&located, at, READ_PART.min((end - at) as usize)).map(Bytes::from)
+            let length = READ_PART.min((end - at) as usize);
+            let first = store.read(&located, at, length);
+            // It may have been moved, and its old place removed, since it was found.
+            let read = match (&first, store.locate(&key)) {
+                (Err(_), Ok(Some(now))) if now.position != located.position => store.read(&now, at, length),
+                _ => first,
+            };
+            read.map(Bytes::from)
         });
         let failed = |why: String| RpcError::new(ErrorCode::Corrupt, format!("disk {}: {why}", disk.name));
         let read = reading.await.map_err(|e| failed(e.to_string()))?;
         read.map(Some).map_err(|error| {
-            tracing::error!(%error, disk = %disk.name, chunk = %request.chunk, "a piece cannot be read");
-            self.report(disk.clone(), request.pool, request.chunk);
+            tracing::error!(%error, disk = %disk.name, chunk = %key.chunk, "a piece cannot be read");
+            self.report(disk.clone(), key.pool, key.chunk);
             failed(error.to_string())
         })
     }

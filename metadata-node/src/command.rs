@@ -216,18 +216,7 @@ impl Command {
                 ack,
             } => {
                 let chunks = strip(chunks);
-                Self::CommitFile {
-                    upload,
-                    pool,
-                    id,
-                    size,
-                    chunk_size,
-                    object,
-                    condition,
-                    parts,
-                    chunks,
-                    ack,
-                }
+                Self::CommitFile { upload, pool, id, size, chunk_size, object, condition, parts, chunks, ack }
             }
         }
     }

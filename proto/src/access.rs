@@ -58,7 +58,14 @@ impl Role {
             ),
             Self::Validator | Self::Client => matches!(
                 call,
-                C::GetTopology | C::Read | C::Status | C::Commit | C::Name | C::Put | C::ReadPiece | C::CheckPiece
+                C::GetTopology
+                    | C::Read
+                    | C::Status
+                    | C::Commit
+                    | C::Name
+                    | C::Put
+                    | C::ReadPiece
+                    | C::CheckPiece
             ),
             Self::Admin => matches!(
                 call,

@@ -36,12 +36,27 @@ pub(crate) enum Command {
     /// Get a file, or a range of it, every byte verified.
     Get(GetArgs),
     /// List the objects of a bucket.
-    Ls {
-        /// BUCKET, or BUCKET/PREFIX.
-        place: String,
-        /// Show at most so many.
-        #[arg(long, default_value_t = 1000)]
-        limit: u32,
+    Ls(LsArgs),
+    /// Remove a name, or let go of a file that was put without one. It can be had back for a while.
+    Rm {
+        /// BUCKET/NAME, or a CID.
+        #[arg(value_parser = parse_source)]
+        source: Source,
+        /// For good: it can't be had back.
+        #[arg(long)]
+        purge: bool,
+        /// Only if the name points to this file.
+        #[arg(long, value_name = "CID", value_parser = parse_file)]
+        if_match: Option<FileId>,
+    },
+    /// Have back what was removed.
+    Undelete {
+        /// BUCKET/NAME, or a CID.
+        #[arg(value_parser = parse_source)]
+        source: Source,
+        /// Which former version, as `ls --removed` shows it. [default: the newest]
+        #[arg(long)]
+        version: Option<u64>,
     },
     /// Files.
     #[command(subcommand)]
@@ -119,7 +134,50 @@ pub(crate) struct PutArgs {
     /// The pool, if not the bucket's or the only one.
     #[arg(long, conflicts_with = "object")]
     pub(crate) pool: Option<PoolName>,
+    /// Only if the name points to nothing.
+    #[arg(long, requires = "object")]
+    pub(crate) if_absent: bool,
+    /// Only if the name points to this file.
+    #[arg(long, value_name = "CID", value_parser = parse_file, requires = "object", conflicts_with = "if_absent")]
+    pub(crate) if_match: Option<FileId>,
 }
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LsArgs {
+    /// BUCKET, or BUCKET/PREFIX.
+    pub(crate) place: String,
+    /// Show at most so many.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) limit: u32,
+    /// Only names behind this one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) after: Option<ObjectName>,
+    /// What was removed or replaced and can still be had back.
+    #[arg(long, conflicts_with = "after")]
+    pub(crate) removed: bool,
+}
+
+/// What a bucket's owner asks of it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BucketRuleArgs {
+    /// For so long after it was written no object may be removed or replaced. Can be lengthened, never
+    /// shortened.
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) retain: Option<std::time::Duration>,
+    /// For so long a removed object can be had back. [default: 1day]
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub(crate) undelete: Option<std::time::Duration>,
+    /// The most bytes that its objects may add up to, or none.
+    #[arg(long, value_parser = parse_quota_bytes, value_name = "N")]
+    pub(crate) max_bytes: Option<Quota>,
+    /// The most objects it may hold, or none.
+    #[arg(long, value_parser = parse_quota, value_name = "N")]
+    pub(crate) max_objects: Option<Quota>,
+}
+
+/// A bound, or that there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quota(pub(crate) Option<u64>);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct GetArgs {
@@ -209,6 +267,15 @@ pub(crate) enum BucketCommand {
         /// Its pool, if there are several.
         #[arg(long)]
         pool: Option<PoolName>,
+        #[command(flatten)]
+        rules: BucketRuleArgs,
+    },
+    /// Change what is asked of a bucket: retention, grace, quotas.
+    Set {
+        /// Its name.
+        name: BucketName,
+        #[command(flatten)]
+        rules: BucketRuleArgs,
     },
     /// All buckets.
     Ls,
@@ -221,6 +288,9 @@ pub(crate) enum BucketCommand {
     Rm {
         /// Its name.
         name: BucketName,
+        /// And what was removed from it and could still be had back.
+        #[arg(long)]
+        purge: bool,
     },
 }
 
@@ -367,6 +437,17 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no number of bytes"))?;
     number.checked_shl(shift).filter(|n| n >> shift == number).ok_or_else(|| format!("{text} is too much"))
+}
+
+fn parse_quota_bytes(text: &str) -> Result<Quota, String> {
+    if text == "none" { Ok(Quota(None)) } else { parse_bytes(text).map(|n| Quota(Some(n))) }
+}
+
+fn parse_quota(text: &str) -> Result<Quota, String> {
+    if text == "none" {
+        return Ok(Quota(None));
+    }
+    text.parse().map(|n| Quota(Some(n))).map_err(|_| format!("{text:?} is no number and not `none`"))
 }
 
 fn parse_range(text: &str) -> Result<(u64, Option<u64>), String> {

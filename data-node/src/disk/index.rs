@@ -1,22 +1,38 @@
-//! The index: which piece is where in the journal. A view on sled, rebuilt from the journal whenever it
-//! can't be trusted; the position up to which it covers the journal travels in every batch.
+//! The index: which piece is where in the journal, and who holds it there. A view on sled, rebuilt from the
+//! journal whenever it can't be trusted; the position up to which it covers the journal travels in every
+//! batch, and so does the place in the feed.
+//!
+//! What holds a piece: the commit of its chunk (`live`), and the claims of uploads that may still commit.
+//! A piece that nothing holds is trash: invisible, waiting for its tombstone to be durable.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use wmall_journal::Position;
-use wmall_proto::{ChunkId, PoolId};
+use wmall_journal::{Journal, Position};
+use wmall_proto::feed::PoolChunk;
+use wmall_proto::{ChunkId, PoolId, UploadId};
 use wmall_runtime::view::{Buffered, Changes, SledStore, Store, StoreError};
+
+use super::piece::{Entry, HEADER, PieceHeader};
 
 /// How far the journal is in the index.
 const POSITION_KEY: &[u8] = b"\x01position";
-/// How far the feed of commits has been read.
+/// How far the feed has been read.
 const FEED_KEY: &[u8] = b"\x01feed";
-const USAGE_KEY: &[u8] = b"\x01usage";
+/// Before which time uploads are fenced.
+const FENCE_KEY: &[u8] = b"\x01fence";
+const COUNTS_KEY: &[u8] = b"\x01usage";
 /// Pieces.
 const PIECES: u8 = b'p';
 /// Pieces that are staged, so that they are found without a walk over all.
 const STAGED: u8 = b's';
+/// Pieces that are trash, likewise.
+const TRASH: u8 = b't';
+/// Bytes of records that are wanted, by segment.
+const SEGMENTS: u8 = b'u';
+/// Claims that a piece may have: more uploads of the same bytes at once are told to wait.
+pub(crate) const MAX_CLAIMS: usize = 32;
 
 /// What a piece is to its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +41,8 @@ pub(crate) enum PieceState {
     Staged,
     /// Committed.
     Live,
+    /// Nothing holds it; its tombstone is on its way.
+    Trash,
 }
 
 /// Where a piece is.
@@ -36,7 +54,20 @@ pub(crate) struct Located {
     pub(crate) state: PieceState,
 }
 
-/// Exact counts, kept as pieces come.
+impl Located {
+    fn record_bytes(&self) -> u64 {
+        Journal::record_bytes(HEADER, self.length as usize)
+    }
+}
+
+/// A piece with the uploads that may still commit it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) located: Located,
+    pub(crate) claims: Vec<UploadId>,
+}
+
+/// Exact counts, kept as pieces come and go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) pieces: u64,
@@ -45,36 +76,61 @@ pub(crate) struct Counts {
 
 /// Looks things up; clones share the view, and no lock is between them and the writer.
 #[derive(Clone)]
-pub(crate) struct IndexReader(Arc<Buffered>);
+pub(crate) struct IndexReader(Arc<dyn Store>);
 
 /// The writer's side. One thread has it.
 pub(crate) struct Index {
     reader: IndexReader,
     pub(crate) counts: Counts,
+    /// Wanted bytes by segment, as in the view.
+    pub(crate) wanted: BTreeMap<u64, u64>,
+    /// Segments whose wanted bytes have changed since the last batch.
+    touched: BTreeSet<u64>,
+    pub(crate) fenced_before_ms: u64,
 }
 
 /// Changes that become visible together.
 #[derive(Default)]
-pub(crate) struct IndexBatch {
-    changes: Changes,
-    counts: Option<Counts>,
-}
+pub(crate) struct IndexBatch(Changes);
 
 impl IndexReader {
-    pub(crate) fn get(&self, pool: PoolId, chunk: &ChunkId) -> Result<Option<Located>, StoreError> {
-        let Some(bytes) = self.0.get(&piece_key(pool, chunk))? else { return Ok(None) };
-        decode_located(&bytes).map(Some).ok_or_else(|| StoreError("an index entry is damaged".into()))
+    pub(crate) fn held(&self, key: &PoolChunk) -> Result<Option<Held>, StoreError> {
+        let Some(bytes) = self.0.get(&piece_key(key))? else { return Ok(None) };
+        decode_held(&bytes).map(Some).ok_or_else(|| StoreError("an index entry is damaged".into()))
+    }
+
+    /// A piece that is not trash.
+    pub(crate) fn get(&self, key: &PoolChunk) -> Result<Option<Located>, StoreError> {
+        Ok(self.held(key)?.map(|h| h.located).filter(|l| l.state != PieceState::Trash))
+    }
+
+    fn keys(&self, kind: u8, after: Option<&PoolChunk>, limit: usize) -> Result<Vec<PoolChunk>, StoreError> {
+        let after = after.map(|a| kind_key(kind, a));
+        let pairs = self.0.scan(&[kind], after.as_deref(), limit)?;
+        Ok(pairs.iter().filter_map(|(key, _)| parse_key(key)).collect())
     }
 
     /// The staged pieces behind this one, at most `limit`.
     pub(crate) fn staged(
         &self,
-        after: Option<(PoolId, ChunkId)>,
+        after: Option<&PoolChunk>,
         limit: usize,
-    ) -> Result<Vec<(PoolId, ChunkId)>, StoreError> {
-        let after = after.map(|(pool, chunk)| staged_key(pool, &chunk));
-        let pairs = self.0.scan(&[STAGED], after.as_deref(), limit)?;
-        Ok(pairs.iter().filter_map(|(key, _)| parse_key(key)).collect())
+    ) -> Result<Vec<PoolChunk>, StoreError> {
+        self.keys(STAGED, after, limit)
+    }
+
+    /// All pieces behind this one, at most `limit`.
+    pub(crate) fn pieces(
+        &self,
+        after: Option<&PoolChunk>,
+        limit: usize,
+    ) -> Result<Vec<PoolChunk>, StoreError> {
+        self.keys(PIECES, after, limit)
+    }
+
+    /// Pieces whose tombstones are missing, because the process ended before they were written.
+    pub(crate) fn trash(&self, limit: usize) -> Result<Vec<PoolChunk>, StoreError> {
+        self.keys(TRASH, None, limit)
     }
 
     pub(crate) fn feed(&self) -> Result<u64, StoreError> {
@@ -90,110 +146,305 @@ impl Index {
     /// Opens the index and says from where the journal must be replayed into it.
     pub(crate) fn open(folder: &Path) -> Result<(Self, Option<Position>), StoreError> {
         if let Some(store) = SledStore::open_trusted(folder)
-            && let Ok(opened) = Self::load(store)
+            && let Ok(opened) = Self::load(Arc::new(Buffered::new(store)))
         {
             return Ok(opened);
         }
-        Self::load(SledStore::create_anew(folder)?)
+        Self::load(Arc::new(Buffered::new(SledStore::create_anew(folder)?)))
     }
 
-    fn load(store: SledStore) -> Result<(Self, Option<Position>), StoreError> {
-        let position = store.get(POSITION_KEY)?.and_then(|b| decode_pair(&b));
-        let position = position.map(|(segment, offset)| Position { segment, offset });
-        let counts = store.get(USAGE_KEY)?.and_then(|b| decode_pair(&b));
-        let counts = counts.map(|(pieces, bytes)| Counts { pieces, bytes }).unwrap_or_default();
-        Ok((Self { reader: IndexReader(Arc::new(Buffered::new(store))), counts }, position))
+    pub(crate) fn load(store: Arc<dyn Store>) -> Result<(Self, Option<Position>), StoreError> {
+        let pair = |key: &[u8]| Ok::<_, StoreError>(store.get(key)?.and_then(|b| decode_pair(&b)));
+        let position = pair(POSITION_KEY)?.map(|(segment, offset)| Position { segment, offset });
+        let counts = pair(COUNTS_KEY)?.map(|(pieces, bytes)| Counts { pieces, bytes }).unwrap_or_default();
+        let fenced_before_ms = pair(FENCE_KEY)?.map_or(0, |p| p.0);
+        let mut wanted = BTreeMap::new();
+        for (key, value) in store.scan(&[SEGMENTS], None, usize::MAX)? {
+            let segment = key.get(1..).and_then(|k| k.try_into().ok()).map(u64::from_be_bytes);
+            wanted.extend(segment.zip(decode_pair(&value).map(|p| p.0)));
+        }
+        let (reader, touched) = (IndexReader(store), BTreeSet::new());
+        Ok((Self { reader, counts, wanted, touched, fenced_before_ms }, position))
     }
 
     pub(crate) fn reader(&self) -> IndexReader {
         self.reader.clone()
     }
 
-    /// Enters a piece that the journal holds at this position. One that was there before is replaced and
-    /// keeps its state.
-    pub(crate) fn insert(
-        &self,
-        batch: &mut IndexBatch,
-        (pool, chunk): (PoolId, ChunkId),
-        mut located: Located,
-    ) -> Result<(), StoreError> {
-        let key = piece_key(pool, &chunk);
-        let before = match batch.changes.get(&key) {
-            Some(changed) => changed.as_deref().and_then(decode_located),
-            None => self.reader.get(pool, &chunk)?,
-        };
-        let mut counts = batch.counts.unwrap_or(self.counts);
-        match before {
-            Some(old) => {
-                located.state = old.state;
-                counts.bytes = counts.bytes - u64::from(old.length) + u64::from(located.length);
-            }
-            None => {
-                counts.pieces += 1;
-                counts.bytes += u64::from(located.length);
-                batch.changes.insert(staged_key(pool, &chunk), Some(Vec::new()));
-            }
+    pub(crate) fn held(&self, batch: &IndexBatch, key: &PoolChunk) -> Result<Option<Held>, StoreError> {
+        match batch.0.get(&piece_key(key)) {
+            Some(changed) => Ok(changed.as_deref().and_then(decode_held)),
+            None => self.reader.held(key),
         }
-        batch.counts = Some(counts);
-        batch.changes.insert(key, Some(encode_located(&located)));
-        let position = encode_pair(located.position.segment, located.position.offset);
-        batch.changes.insert(POSITION_KEY.to_vec(), Some(position));
+    }
+
+    /// Enters what the journal holds at this position: at the end of an append, and again on replay.
+    pub(crate) fn enter(
+        &mut self,
+        batch: &mut IndexBatch,
+        entry: &Entry,
+        position: Position,
+        length: u32,
+    ) -> Result<(), StoreError> {
+        match entry {
+            Entry::Piece(header) => self.insert(batch, header, position, length)?,
+            Entry::Stamp(header) => {
+                self.claim(batch, header)?;
+            }
+            Entry::Copy(header) => self.replay_copy(batch, header, position, length)?,
+            Entry::Tombstone(tombstone) => self.bury(batch, &tombstone.key, tombstone.up_to)?,
+        }
+        let position = encode_pair(position.segment, position.offset);
+        batch.0.insert(POSITION_KEY.to_vec(), Some(position));
         Ok(())
     }
 
-    /// Marks a staged piece as committed; one that is not there is no concern of the index.
-    pub(crate) fn mark_live(
-        &self,
+    /// A piece came in. One that was there before is replaced, and what held it holds the new one.
+    fn insert(
+        &mut self,
         batch: &mut IndexBatch,
-        pool: PoolId,
-        chunk: &ChunkId,
+        header: &PieceHeader,
+        position: Position,
+        length: u32,
     ) -> Result<(), StoreError> {
-        if let Some(mut located) = self.reader.get(pool, chunk)?
-            && located.state == PieceState::Staged
+        let key = header.key();
+        let before = self.held(batch, &key)?.filter(|h| h.located.state != PieceState::Trash);
+        let (state, mut claims) = match before {
+            Some(old) => {
+                self.discount(&old.located);
+                (old.located.state, old.claims)
+            }
+            None => (PieceState::Staged, Vec::new()),
+        };
+        add_claim(&mut claims, header.upload);
+        let located = Located { position, length, slot: header.slot, state };
+        self.count(&located);
+        self.put(batch, &key, Held { located, claims });
+        Ok(())
+    }
+
+    /// An upload claims a piece that is here. False if it is not here any more.
+    pub(crate) fn claim(&mut self, batch: &mut IndexBatch, header: &PieceHeader) -> Result<bool, StoreError> {
+        let key = header.key();
+        match self.held(batch, &key)? {
+            Some(mut held) if held.located.state != PieceState::Trash => {
+                add_claim(&mut held.claims, header.upload);
+                self.put(batch, &key, held);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// A copy that compaction made, met on replay: the piece is there now, whatever it is.
+    fn replay_copy(
+        &mut self,
+        batch: &mut IndexBatch,
+        header: &PieceHeader,
+        position: Position,
+        length: u32,
+    ) -> Result<(), StoreError> {
+        match self.held(batch, &header.key())? {
+            Some(held) if held.located.position >= position => Ok(()),
+            Some(held) => self.relocate(batch, &header.key(), held, position),
+            // Where the original is gone with its segment, its claim is the best that is known.
+            None => self.insert(batch, header, position, length),
+        }
+    }
+
+    /// A piece was copied from one place to another. False if it was no longer at the first.
+    pub(crate) fn moved(
+        &mut self,
+        batch: &mut IndexBatch,
+        key: &PoolChunk,
+        from: Position,
+        to: Position,
+    ) -> Result<bool, StoreError> {
+        match self.held(batch, key)? {
+            Some(held) if held.located.position == from => {
+                self.relocate(batch, key, held, to)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn relocate(
+        &mut self,
+        batch: &mut IndexBatch,
+        key: &PoolChunk,
+        mut held: Held,
+        to: Position,
+    ) -> Result<(), StoreError> {
+        let trash = held.located.state == PieceState::Trash;
+        if !trash {
+            self.discount(&held.located);
+        }
+        held.located.position = to;
+        if !trash {
+            self.count(&held.located);
+        }
+        self.put(batch, key, held);
+        Ok(())
+    }
+
+    /// The chunk was committed by this upload, whose claim is settled.
+    pub(crate) fn settle(
+        &mut self,
+        batch: &mut IndexBatch,
+        key: &PoolChunk,
+        upload: Option<UploadId>,
+    ) -> Result<(), StoreError> {
+        if let Some(mut held) = self.held(batch, key)?
+            && held.located.state != PieceState::Trash
         {
-            located.state = PieceState::Live;
-            batch.changes.insert(piece_key(pool, chunk), Some(encode_located(&located)));
-            batch.changes.insert(staged_key(pool, chunk), None);
+            held.claims.retain(|c| Some(*c) != upload);
+            held.located.state = PieceState::Live;
+            self.put(batch, key, held);
+        }
+        Ok(())
+    }
+
+    /// The chunk is not committed, or not any more. Returns the position to bury up to if nothing else
+    /// holds the piece; it is trash then.
+    pub(crate) fn release(
+        &mut self,
+        batch: &mut IndexBatch,
+        key: &PoolChunk,
+    ) -> Result<Option<Position>, StoreError> {
+        let Some(mut held) = self.held(batch, key)? else { return Ok(None) };
+        let fence = self.fenced_before_ms;
+        held.claims.retain(|c| c.started_ms() >= fence);
+        match held.located.state {
+            PieceState::Trash => return Ok(None),
+            _ if held.claims.is_empty() => return self.discard(batch, key, held).map(Some),
+            _ => held.located.state = PieceState::Staged,
+        }
+        self.put(batch, key, held);
+        Ok(None)
+    }
+
+    /// Makes a piece trash, whatever holds it.
+    pub(crate) fn discard(
+        &mut self,
+        batch: &mut IndexBatch,
+        key: &PoolChunk,
+        mut held: Held,
+    ) -> Result<Position, StoreError> {
+        self.discount(&held.located);
+        held.located.state = PieceState::Trash;
+        held.claims.clear();
+        let position = held.located.position;
+        self.put(batch, key, held);
+        Ok(position)
+    }
+
+    /// A tombstone is durable: the piece is forgotten, unless a later one is there.
+    pub(crate) fn bury(
+        &mut self,
+        batch: &mut IndexBatch,
+        key: &PoolChunk,
+        up_to: Position,
+    ) -> Result<(), StoreError> {
+        let Some(held) = self.held(batch, key)? else { return Ok(()) };
+        if held.located.position > up_to {
+            return Ok(());
+        }
+        if held.located.state != PieceState::Trash {
+            self.discount(&held.located);
+        }
+        for kind in [PIECES, STAGED, TRASH] {
+            batch.0.insert(kind_key(kind, key), None);
         }
         Ok(())
     }
 
     pub(crate) fn set_feed(&self, batch: &mut IndexBatch, position: u64) {
-        batch.changes.insert(FEED_KEY.to_vec(), Some(encode_pair(position, 0)));
+        batch.0.insert(FEED_KEY.to_vec(), Some(encode_pair(position, 0)));
+    }
+
+    /// Uploads that began before this time will never commit. The mark only rises.
+    pub(crate) fn set_fence(&mut self, batch: &mut IndexBatch, before_ms: u64) {
+        self.fenced_before_ms = self.fenced_before_ms.max(before_ms);
+        batch.0.insert(FENCE_KEY.to_vec(), Some(encode_pair(self.fenced_before_ms, 0)));
+    }
+
+    /// A segment is gone, and with it its share of the books.
+    pub(crate) fn forget_segment(&mut self, batch: &mut IndexBatch, segment: u64) {
+        self.wanted.remove(&segment);
+        self.touched.remove(&segment);
+        batch.0.insert(segment_key(segment), None);
     }
 
     pub(crate) fn apply(&mut self, batch: IndexBatch) -> Result<(), StoreError> {
-        let IndexBatch { mut changes, counts } = batch;
-        if let Some(counts) = counts {
-            changes.insert(USAGE_KEY.to_vec(), Some(encode_pair(counts.pieces, counts.bytes)));
+        let IndexBatch(mut changes) = batch;
+        if changes.is_empty() {
+            return Ok(());
         }
-        if !changes.is_empty() {
-            self.reader.0.apply(&changes)?;
+        let Counts { pieces, bytes } = self.counts;
+        changes.insert(COUNTS_KEY.to_vec(), Some(encode_pair(pieces, bytes)));
+        for segment in std::mem::take(&mut self.touched) {
+            let wanted = self.wanted.get(&segment).map(|&n| encode_pair(n, 0));
+            changes.insert(segment_key(segment), wanted);
         }
-        self.counts = counts.unwrap_or(self.counts);
-        Ok(())
+        self.reader.0.apply(&changes)
+    }
+
+    fn put(&self, batch: &mut IndexBatch, key: &PoolChunk, held: Held) {
+        let state = held.located.state;
+        let mark = |on: bool| on.then(Vec::new);
+        batch.0.insert(kind_key(STAGED, key), mark(state == PieceState::Staged));
+        batch.0.insert(kind_key(TRASH, key), mark(state == PieceState::Trash));
+        batch.0.insert(piece_key(key), Some(encode_held(&held)));
+    }
+
+    fn count(&mut self, located: &Located) {
+        self.counts.pieces += 1;
+        self.counts.bytes += u64::from(located.length);
+        *self.wanted.entry(located.position.segment).or_insert(0) += located.record_bytes();
+        self.touched.insert(located.position.segment);
+    }
+
+    fn discount(&mut self, located: &Located) {
+        self.counts.pieces = self.counts.pieces.saturating_sub(1);
+        self.counts.bytes = self.counts.bytes.saturating_sub(u64::from(located.length));
+        if let Some(wanted) = self.wanted.get_mut(&located.position.segment) {
+            *wanted = wanted.saturating_sub(located.record_bytes());
+            self.touched.insert(located.position.segment);
+        }
     }
 }
 
-fn key(kind: u8, pool: PoolId, chunk: &ChunkId) -> Vec<u8> {
+/// Beyond the bound the oldest goes: it is fenced before the others are.
+fn add_claim(claims: &mut Vec<UploadId>, upload: UploadId) {
+    if !claims.contains(&upload) {
+        claims.push(upload);
+        claims.sort_unstable();
+        if claims.len() > MAX_CLAIMS {
+            claims.remove(0);
+        }
+    }
+}
+
+fn kind_key(kind: u8, key: &PoolChunk) -> Vec<u8> {
     let mut out = Vec::with_capacity(35);
     out.push(kind);
-    out.extend_from_slice(&pool.0.to_be_bytes());
-    out.extend_from_slice(&chunk.0);
+    out.extend_from_slice(&key.pool.0.to_be_bytes());
+    out.extend_from_slice(&key.chunk.0);
     out
 }
 
-fn piece_key(pool: PoolId, chunk: &ChunkId) -> Vec<u8> {
-    key(PIECES, pool, chunk)
+fn piece_key(key: &PoolChunk) -> Vec<u8> {
+    kind_key(PIECES, key)
 }
 
-fn staged_key(pool: PoolId, chunk: &ChunkId) -> Vec<u8> {
-    key(STAGED, pool, chunk)
+fn segment_key(segment: u64) -> Vec<u8> {
+    [&[SEGMENTS], segment.to_be_bytes().as_slice()].concat()
 }
 
-fn parse_key(key: &[u8]) -> Option<(PoolId, ChunkId)> {
+fn parse_key(key: &[u8]) -> Option<PoolChunk> {
     let pool = u16::from_be_bytes(*key.get(1..)?.first_chunk()?);
-    Some((PoolId(pool), ChunkId(key.get(3..)?.try_into().ok()?)))
+    Some(PoolChunk { pool: PoolId(pool), chunk: ChunkId(key.get(3..)?.try_into().ok()?) })
 }
 
 fn encode_pair(a: u64, b: u64) -> Vec<u8> {
@@ -205,58 +456,30 @@ fn decode_pair(bytes: &[u8]) -> Option<(u64, u64)> {
     Some((u64::from_le_bytes(*a), u64::from_le_bytes(rest.try_into().ok()?)))
 }
 
-fn encode_located(located: &Located) -> Vec<u8> {
+fn encode_held(held: &Held) -> Vec<u8> {
+    let located = &held.located;
     let mut out = encode_pair(located.position.segment, located.position.offset);
     out.extend_from_slice(&located.length.to_le_bytes());
     out.push(located.slot);
-    out.push(u8::from(located.state == PieceState::Live));
+    out.push(located.state as u8);
+    held.claims.iter().for_each(|c| out.extend_from_slice(&c.0));
     out
 }
 
-fn decode_located(bytes: &[u8]) -> Option<Located> {
+fn decode_held(bytes: &[u8]) -> Option<Held> {
     let (segment, offset) = decode_pair(bytes.get(..16)?)?;
-    let &[a, b, c, d, slot, live] = bytes.get(16..)?.first_chunk::<6>()?;
-    let state = if live == 1 { PieceState::Live } else { PieceState::Staged };
+    let (&[a, b, c, d, slot, state], claims) = bytes.get(16..)?.split_first_chunk::<6>()?;
+    let state = match state {
+        0 => PieceState::Staged,
+        1 => PieceState::Live,
+        2 => PieceState::Trash,
+        _ => return None,
+    };
+    let (claims, []) = claims.as_chunks::<16>() else { return None };
+    let claims = claims.iter().copied().map(UploadId).collect();
     let length = u32::from_le_bytes([a, b, c, d]);
-    Some(Located { position: Position { segment, offset }, length, slot, state })
+    Some(Held { located: Located { position: Position { segment, offset }, length, slot, state }, claims })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn located(n: u64) -> Located {
-        let position = Position { segment: 1, offset: n };
-        Located { position, length: 10, slot: 0, state: PieceState::Staged }
-    }
-
-    #[test]
-    fn pieces_are_counted_once_and_keep_their_state() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("index");
-        let (mut index, from) = Index::open(&path).unwrap();
-        assert_eq!(from, None);
-        let (pool, chunk) = (PoolId(1), ChunkId([3; 32]));
-        let mut batch = IndexBatch::default();
-        index.insert(&mut batch, (pool, chunk), located(64)).unwrap();
-        index.insert(&mut batch, (pool, chunk), located(128)).unwrap();
-        index.apply(batch).unwrap();
-        assert_eq!(index.counts, Counts { pieces: 1, bytes: 10 });
-        assert_eq!(index.reader().staged(None, 10).unwrap(), [(pool, chunk)]);
-        let mut batch = IndexBatch::default();
-        index.mark_live(&mut batch, pool, &chunk).unwrap();
-        index.set_feed(&mut batch, 77);
-        index.apply(batch).unwrap();
-        let mut batch = IndexBatch::default();
-        index.insert(&mut batch, (pool, chunk), located(256)).unwrap();
-        index.apply(batch).unwrap();
-        let found = index.reader().get(pool, &chunk).unwrap().unwrap();
-        assert_eq!((found.state, found.position.offset), (PieceState::Live, 256));
-        assert!(index.reader().staged(None, 10).unwrap().is_empty());
-        index.reader().flush();
-        drop(index);
-        let (index, from) = Index::open(&path).unwrap();
-        assert_eq!(from, Some(Position { segment: 1, offset: 256 }));
-        assert_eq!((index.counts.pieces, index.reader().feed().unwrap()), (1, 77));
-    }
-}
+mod tests;

@@ -1,13 +1,22 @@
-//! A piece's record in the journal: which piece of which chunk it is. Layout in `docs/formats.md`.
+//! What a disk's journal holds: pieces, and what became of them. Layout in `docs/formats.md`.
 
+use wmall_journal::Position;
+use wmall_proto::feed::PoolChunk;
 use wmall_proto::{ChunkId, PoolId, UploadId};
 
-/// Journal kind of a piece.
+/// A piece as it came in; its bytes are the payload.
 pub(crate) const KIND_PIECE: u8 = 1;
-/// Bytes of the header.
+/// An upload's claim on a piece that was here already.
+pub(crate) const KIND_STAMP: u8 = 2;
+/// The end of a piece, and of every record of it up to a position.
+pub(crate) const KIND_TOMBSTONE: u8 = 3;
+/// A piece moved by compaction. It brings no claim of its own where the piece is known.
+pub(crate) const KIND_COPY: u8 = 4;
+
+/// Bytes of a piece's header.
 pub(crate) const HEADER: usize = 2 + 32 + 1 + 16 + 8;
 
-/// What the header of a record says.
+/// The header of a piece, a copy or a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PieceHeader {
     pub(crate) pool: PoolId,
@@ -18,6 +27,10 @@ pub(crate) struct PieceHeader {
 }
 
 impl PieceHeader {
+    pub(crate) fn key(&self) -> PoolChunk {
+        PoolChunk { pool: self.pool, chunk: self.chunk }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER);
         out.extend_from_slice(&self.pool.0.to_le_bytes());
@@ -44,6 +57,57 @@ impl PieceHeader {
     }
 }
 
+/// The end of a piece. It names the position up to which it counts, so that it may be copied to a later
+/// place without ending what came in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tombstone {
+    pub(crate) key: PoolChunk,
+    pub(crate) up_to: Position,
+}
+
+impl Tombstone {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(50);
+        out.extend_from_slice(&self.key.pool.0.to_le_bytes());
+        out.extend_from_slice(&self.key.chunk.0);
+        out.extend_from_slice(&self.up_to.segment.to_le_bytes());
+        out.extend_from_slice(&self.up_to.offset.to_le_bytes());
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (pool, rest) = bytes.split_first_chunk::<2>()?;
+        let (chunk, rest) = rest.split_first_chunk::<32>()?;
+        let (segment, rest) = rest.split_first_chunk::<8>()?;
+        let offset: &[u8; 8] = rest.try_into().ok()?;
+        let key = PoolChunk { pool: PoolId(u16::from_le_bytes(*pool)), chunk: ChunkId(*chunk) };
+        let up_to = Position { segment: u64::from_le_bytes(*segment), offset: u64::from_le_bytes(*offset) };
+        Some(Self { key, up_to })
+    }
+}
+
+/// A record of the journal, as far as its meta tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Piece(PieceHeader),
+    Stamp(PieceHeader),
+    Copy(PieceHeader),
+    Tombstone(Tombstone),
+}
+
+impl Entry {
+    /// None for a kind or a meta that means nothing here.
+    pub(crate) fn decode(kind: u8, meta: &[u8]) -> Option<Self> {
+        match kind {
+            KIND_PIECE => PieceHeader::decode(meta).map(Self::Piece),
+            KIND_STAMP => PieceHeader::decode(meta).map(Self::Stamp),
+            KIND_COPY => PieceHeader::decode(meta).map(Self::Copy),
+            KIND_TOMBSTONE => Tombstone::decode(meta).map(Self::Tombstone),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,7 +124,15 @@ mod tests {
         let bytes = header.encode();
         assert_eq!(bytes.len(), HEADER);
         assert_eq!(PieceHeader::decode(&bytes), Some(header));
-        assert_eq!(PieceHeader::decode(&bytes[1..]), None);
-        assert_eq!(PieceHeader::decode(&[bytes.as_slice(), &[0]].concat()), None);
+        assert_eq!(Entry::decode(KIND_STAMP, &bytes), Some(Entry::Stamp(header)));
+        let up_to = Position { segment: 7, offset: 1 << 33 };
+        let tombstone = Tombstone { key: header.key(), up_to };
+        let end = tombstone.encode();
+        assert_eq!(Entry::decode(KIND_TOMBSTONE, &end), Some(Entry::Tombstone(tombstone)));
+        for (kind, bytes) in [(KIND_PIECE, bytes), (KIND_TOMBSTONE, end)] {
+            assert_eq!(Entry::decode(kind, &bytes[1..]), None);
+            assert_eq!(Entry::decode(kind, &[bytes.as_slice(), &[0]].concat()), None);
+            assert_eq!(Entry::decode(99, &bytes), None);
+        }
     }
 }

@@ -1,27 +1,34 @@
 //! The piece store of one disk.
 //!
 //! Order of a put, none of which is ever skipped: the piece is appended to the journal; the journal's
-//! batch is fdatasync'ed; the index has it; the receipt is signed. The journal's completions feed one
-//! thread that writes the index, so the index follows the journal in order and in batches.
+//! batch is fdatasync'ed; the index has it; the receipt is signed. A piece that is here already is read and
+//! hashed, and the claim of the new upload goes the same way. The journal's completions feed one thread that
+//! keeps the index (`keeper.rs`), so the index follows the journal in order and in batches.
 //!
-//! A failed write fences this disk for the life of the process: its puts fail, its reads go on.
+//! A failed write fences this disk for the life of the process: its puts fail, its reads go on. A full disk
+//! takes no puts until compaction (`compact.rs`) has made room.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use wmall_journal::{AppendError, Journal, OpenError, Options, Position, RealDisk, Record};
-use wmall_proto::feed::CommittedChunk;
+use wmall_journal::{AppendError, Disk, Journal, OpenError, Options, Position, RealDisk, Record};
+use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
 use wmall_proto::receipt::{Receipt, SignedReceipt};
+use wmall_proto::rpc::PieceCheck;
 use wmall_proto::topology::ClusterId;
-use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError};
+use wmall_proto::{DiskId, ErrorCode, RpcError};
 use wmall_runtime::view::StoreError;
 use wmall_runtime::{FolderError, FolderLock};
 
-use super::index::{Counts, Index, IndexBatch, IndexReader, Located, PieceState};
-use super::piece::{HEADER, KIND_PIECE, PieceHeader};
+use super::ballast::Ballast;
+use super::books::Books;
+use super::compact::Compactor;
+use super::index::{Counts, Index, IndexBatch, IndexReader, Located};
+use super::keeper::{Keeper, Work};
+use super::piece::{Entry, HEADER, KIND_PIECE, KIND_STAMP, PieceHeader};
 use super::superblock::{FormatError, Superblock};
 use crate::config::DiskConfig;
 
@@ -30,10 +37,10 @@ const MIN_SEGMENT: u64 = 32 << 20;
 const MAX_SEGMENT: u64 = 1 << 30;
 /// Bytes of appends that may wait for the disk.
 const QUEUE_BYTES: usize = 128 << 20;
-/// Entries that one batch of the index takes.
-const INDEX_BATCH: usize = 512;
-/// How often the index is written out, which bounds what the next start replays.
-const FLUSH_EVERY: Duration = Duration::from_secs(5);
+/// Entries that are replayed into the index together.
+const REPLAY_BATCH: usize = 512;
+/// Looks at a piece that is moved between finding and reading it.
+const LOOKS: usize = 3;
 
 /// Why a disk is not in use.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +50,10 @@ pub enum DiskError {
     Folder(#[from] FolderError),
     #[error(transparent)]
     Format(#[from] FormatError),
-    #[error("the disk's journal does not open")]
+    #[error(
+        "the disk's journal does not open; nothing was changed. Wipe the disk to have the cluster fill it anew, \
+         or restore it"
+    )]
     Journal(#[from] OpenError),
     #[error("the disk's folder cannot be used")]
     Io(#[from] std::io::Error),
@@ -51,19 +61,16 @@ pub enum DiskError {
     Index(#[from] StoreError),
 }
 
-/// What a disk holds.
+/// What a disk holds and how it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) pieces: u64,
     pub(crate) bytes: u64,
-    pub(crate) writable: bool,
-}
-
-enum IndexWork {
-    /// A piece is durable in the journal.
-    Piece(PieceHeader, u32, Position, oneshot::Sender<Result<(), RpcError>>),
-    /// Chunks are committed, up to this place of the feed.
-    Committed(Vec<CommittedChunk>, Option<u64>),
+    pub(crate) segment_bytes: u64,
+    /// It failed, and takes nothing more in the life of this process.
+    pub(crate) failed: bool,
+    /// It takes no puts until there is room.
+    pub(crate) full: bool,
 }
 
 /// A disk in use.
@@ -75,32 +82,25 @@ pub(crate) struct DiskStore {
     /// Its number, once the metadata nodes have given it.
     id: AtomicU64,
     reader: IndexReader,
-    counts: Arc<SharedCounts>,
-    work: mpsc::Sender<IndexWork>,
-    // Dropped before the lock; its completions go to `work`, whose thread ends when they do.
-    journal: Journal,
-    _lock: FolderLock,
+    books: Arc<Books>,
+    work: mpsc::Sender<Work>,
+    journal: Arc<Journal>,
+    /// Dropped to stop the compactor.
+    compacting: Option<mpsc::Sender<()>>,
+    compactor: Option<JoinHandle<()>>,
+    keeper: Option<JoinHandle<()>>,
+    _lock: Option<FolderLock>,
 }
 
-/// The index's counts, for everybody to see.
-#[derive(Default)]
-struct SharedCounts {
-    pieces: AtomicU64,
-    bytes: AtomicU64,
-    /// The index could not be written: nothing is promised any more.
-    failed: AtomicBool,
-}
-
-impl SharedCounts {
-    fn set(&self, counts: Counts) {
-        self.pieces.store(counts.pieces, Ordering::Relaxed);
-        self.bytes.store(counts.bytes, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> Counts {
-        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        Counts { pieces: load(&self.pieces), bytes: load(&self.bytes) }
-    }
+/// What a disk is put together from.
+struct Parts {
+    superblock: Superblock,
+    cluster: ClusterId,
+    disk: Arc<dyn Disk>,
+    index: Index,
+    /// How far the index covers the journal.
+    replay_from: Option<Position>,
+    segment_bytes: u64,
 }
 
 /// No number yet; numbers have 32 bits.
@@ -111,25 +111,36 @@ impl DiskStore {
     pub(crate) fn open(config: &DiskConfig, cluster: ClusterId) -> Result<Self, DiskError> {
         let superblock = Superblock::load(&config.path)?;
         let lock = FolderLock::acquire(&config.path)?;
-        let (mut index, replay_from) = Index::open(&config.path.join("index"))?;
+        let (index, replay_from) = Index::open(&config.path.join("index"))?;
         let disk = Arc::new(RealDisk::open(config.path.join("segments"))?);
+        let segment_bytes = (config.max_bytes / 64).clamp(MIN_SEGMENT, MAX_SEGMENT);
+        let parts = Parts { superblock, cluster, disk, index, replay_from, segment_bytes };
+        let mut store = Self::assemble(config, parts)?;
+        store._lock = Some(lock);
+        store.start_compactor(Ballast::new(config.path.clone(), segment_bytes))?;
+        Ok(store)
+    }
+
+    fn assemble(config: &DiskConfig, parts: Parts) -> Result<Self, DiskError> {
+        let Parts { superblock, cluster, disk, mut index, replay_from, segment_bytes } = parts;
         let options = Options {
             identity: superblock.incarnation.0,
-            segment_bytes: (config.max_bytes / 64).clamp(MIN_SEGMENT, MAX_SEGMENT),
+            segment_bytes,
             max_bytes: config.max_bytes,
+            reserve_bytes: segment_bytes,
             queue_bytes: QUEUE_BYTES,
             replay_from,
             name: format!("disk-{}", config.name),
         };
-        let journal = replay(disk, options, &mut index)?;
+        let journal = Arc::new(replay(disk, options, &mut index, replay_from)?);
         let reader = index.reader();
-        let counts = Arc::new(SharedCounts::default());
-        counts.set(index.counts);
+        let books = Arc::new(Books::default());
+        books.set(&index);
         let (work, queue) = mpsc::channel();
-        let shared = counts.clone();
-        std::thread::Builder::new()
+        let keeper = Keeper::new(index, journal.clone(), books.clone(), work.clone());
+        let keeper = std::thread::Builder::new()
             .name(format!("index-{}", config.name))
-            .spawn(move || write_index(index, &shared, &queue))?;
+            .spawn(move || keeper.run(&queue))?;
         Ok(Self {
             name: config.name.to_string(),
             config: config.clone(),
@@ -137,11 +148,35 @@ impl DiskStore {
             cluster,
             id: AtomicU64::new(NO_ID),
             reader,
-            counts,
+            books,
             work,
             journal,
-            _lock: lock,
+            compacting: None,
+            compactor: None,
+            keeper: Some(keeper),
+            _lock: None,
         })
+    }
+
+    fn compactor(&self, ballast: Ballast) -> Compactor {
+        Compactor {
+            journal: self.journal.clone(),
+            reader: self.reader.clone(),
+            books: self.books.clone(),
+            work: self.work.clone(),
+            ballast,
+            name: self.name.clone(),
+            given_up: Vec::new(),
+        }
+    }
+
+    fn start_compactor(&mut self, ballast: Ballast) -> Result<(), DiskError> {
+        let compactor = self.compactor(ballast);
+        let (compacting, stop) = mpsc::channel();
+        let thread = std::thread::Builder::new().name(format!("compact-{}", self.name));
+        self.compactor = Some(thread.spawn(move || compactor.run(&stop))?);
+        self.compacting = Some(compacting);
+        Ok(())
     }
 
     /// Its number, if it is registered.
@@ -155,26 +190,32 @@ impl DiskStore {
 
     /// What it holds.
     pub(crate) fn usage(&self) -> Usage {
-        let Counts { pieces, bytes } = self.counts.get();
-        let writable = self.journal.fenced().is_none() && !self.counts.failed.load(Ordering::Acquire);
-        Usage { pieces, bytes, writable }
+        let Counts { pieces, bytes } = self.books.counts();
+        let of = |n: u64| self.journal.segment_bytes(n).unwrap_or(0);
+        let segment_bytes = self.journal.segments().into_iter().map(of).sum();
+        let failed = self.journal.fenced().is_some() || self.books.failed();
+        Usage { pieces, bytes, segment_bytes, failed, full: self.books.full() }
     }
 
     /// Where a piece is.
-    pub(crate) fn locate(&self, pool: PoolId, chunk: &ChunkId) -> Result<Option<Located>, RpcError> {
-        self.reader.get(pool, chunk).map_err(RpcError::internal)
+    pub(crate) fn locate(&self, key: &PoolChunk) -> Result<Option<Located>, RpcError> {
+        self.reader.get(key).map_err(RpcError::internal)
     }
 
-    /// Refuses what does not fit any more.
-    pub(crate) fn check_room(&self, length: u32) -> Result<(), RpcError> {
+    /// No upload that began before this time may bring anything.
+    pub(crate) fn fenced_before_ms(&self) -> u64 {
+        self.books.fenced_before_ms()
+    }
+
+    /// Refuses what can't be taken in now.
+    pub(crate) fn check_room(&self) -> Result<(), RpcError> {
         if let Some(why) = self.journal.fenced() {
             return Err(fenced(&self.name, &why));
         }
-        let bytes = self.counts.get().bytes;
-        if bytes + u64::from(length) > self.config.max_bytes {
-            return Err(full(&self.name));
+        if self.books.failed() {
+            return Err(fenced(&self.name, "its index failed"));
         }
-        Ok(())
+        if self.books.full() { Err(full(&self.name)) } else { Ok(()) }
     }
 
     /// Makes a piece durable, enters it in the index and promises to keep it. The caller has hashed it.
@@ -185,28 +226,58 @@ impl DiskStore {
         crc: u32,
     ) -> Result<SignedReceipt, RpcError> {
         let length = parts.iter().map(Bytes::len).sum::<usize>() as u32;
-        self.check_room(length)?;
+        self.check_room()?;
         let record =
             Record { kind: KIND_PIECE, meta: header.encode(), payload: parts, payload_crc: Some(crc) };
+        self.append(record, move |at, reply| Work::Piece(header, length, at, reply)).await?;
+        self.promise(header, length)
+    }
+
+    /// Makes an upload's claim on a piece that is here durable, and promises to keep the piece for it. None if
+    /// the piece is not here any more, or is not what it should be.
+    pub(crate) async fn stamp(
+        self: &Arc<Self>,
+        header: PieceHeader,
+    ) -> Result<Option<SignedReceipt>, RpcError> {
+        let (store, key) = (self.clone(), header.key());
+        let look = move || Ok::<_, RpcError>((store.check(&key)?, store.locate(&key)?));
+        let looked = tokio::task::spawn_blocking(look).await.map_err(RpcError::internal)?;
+        // A promise is for bytes that were seen, not for an entry of an index.
+        let (PieceCheck::Good, Some(located)) = looked? else { return Ok(None) };
+        if located.slot != header.slot {
+            return Ok(None);
+        }
+        let record = Record { kind: KIND_STAMP, meta: header.encode(), ..Record::default() };
+        let there = self.append(record, move |at, reply| Work::Stamp(header, at, reply)).await?;
+        if there { self.promise(header, located.length).map(Some) } else { Ok(None) }
+    }
+
+    /// Appends a record and waits until the keeper has entered it.
+    async fn append<T: Send + 'static>(
+        &self,
+        record: Record,
+        entered: impl FnOnce(Position, oneshot::Sender<Result<T, RpcError>>) -> Work + Send + 'static,
+    ) -> Result<T, RpcError> {
         let (sender, receiver) = oneshot::channel();
-        let (work, name) = (self.work.clone(), self.name.clone());
+        let (work, name, books) = (self.work.clone(), self.name.clone(), self.books.clone());
         self.journal.append(vec![record], move |outcome| match outcome {
-            // One record, one position. Without the index thread nothing is promised.
+            // One record, one position. Without the keeper nothing is promised.
             Ok(positions) => {
-                let entry = |&at| IndexWork::Piece(header, length, at, sender);
-                let _ = positions.first().map(entry).map(|piece| work.send(piece));
+                let _ = positions.first().map(|&at| work.send(entered(at, sender)));
             }
             Err(error) => {
+                if error == AppendError::Full {
+                    books.set_full(true);
+                }
                 let _ = sender.send(Err(append_failed(&name, &error)));
             }
         });
         let stopped = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
-        receiver.await.map_err(stopped)??;
-        self.promise(header, length)
+        receiver.await.map_err(stopped)?
     }
 
     /// Signs a receipt for a piece that is durable and whose content is known to be good.
-    pub(crate) fn promise(&self, header: PieceHeader, length: u32) -> Result<SignedReceipt, RpcError> {
+    fn promise(&self, header: PieceHeader, length: u32) -> Result<SignedReceipt, RpcError> {
         let unregistered = || RpcError::new(ErrorCode::Busy, "the disk is not registered yet");
         let receipt = Receipt {
             disk: self.id().ok_or_else(unregistered)?,
@@ -228,8 +299,23 @@ impl DiskStore {
         self.journal.read_vec(located.position.segment, start, length)
     }
 
-    /// Reads a whole piece and hashes it. Blocking.
-    pub(crate) fn is_good(&self, chunk: &ChunkId, located: &Located) -> bool {
+    /// Reads a whole piece and hashes it. Blocking. One that is moved meanwhile is looked for again.
+    pub(crate) fn check(&self, key: &PoolChunk) -> Result<PieceCheck, RpcError> {
+        let mut before = None;
+        for _ in 0..LOOKS {
+            let Some(located) = self.locate(key)? else { return Ok(PieceCheck::Absent) };
+            if self.hashes_to(key, &located) {
+                return Ok(PieceCheck::Good);
+            }
+            if before == Some(located.position) {
+                break;
+            }
+            before = Some(located.position);
+        }
+        Ok(PieceCheck::Bad)
+    }
+
+    fn hashes_to(&self, key: &PoolChunk, located: &Located) -> bool {
         let mut hasher = blake3::Hasher::new();
         let mut at = 0;
         while at < located.length {
@@ -240,12 +326,17 @@ impl DiskStore {
             };
             at += n;
         }
-        *hasher.finalize().as_bytes() == chunk.0
+        *hasher.finalize().as_bytes() == key.chunk.0
     }
 
-    /// Marks pieces as committed and notes how far the feed has been read. Takes effect in order, soon.
-    pub(crate) fn committed(&self, chunks: Vec<CommittedChunk>, feed: Option<u64>) {
-        let _ = self.work.send(IndexWork::Committed(chunks, feed));
+    /// What the feed says, and how far it has been read. Takes effect in order, soon.
+    pub(crate) fn follow(&self, items: Vec<FeedItem>, position: Option<u64>) {
+        let _ = self.work.send(Work::Feed(items, position));
+    }
+
+    /// What the metadata nodes know of these pieces. Takes effect in order, soon.
+    pub(crate) fn reconcile(&self, asked: Vec<PoolChunk>, known: PiecesKnown) {
+        let _ = self.work.send(Work::Known(asked, known));
     }
 
     /// How far the feed had been read when the index was last written.
@@ -253,12 +344,32 @@ impl DiskStore {
         self.reader.feed()
     }
 
+    /// Pieces that are not known to be committed.
     pub(crate) fn staged(
         &self,
-        after: Option<(PoolId, ChunkId)>,
+        after: Option<&PoolChunk>,
         limit: usize,
-    ) -> Result<Vec<(PoolId, ChunkId)>, StoreError> {
+    ) -> Result<Vec<PoolChunk>, StoreError> {
         self.reader.staged(after, limit)
+    }
+
+    /// All pieces.
+    pub(crate) fn pieces(
+        &self,
+        after: Option<&PoolChunk>,
+        limit: usize,
+    ) -> Result<Vec<PoolChunk>, StoreError> {
+        self.reader.pieces(after, limit)
+    }
+
+    /// Pieces that turned out rotten since the last call; each is handed out once.
+    pub(crate) fn take_rotten(&self, limit: usize) -> Vec<PoolChunk> {
+        self.books.take_rotten(limit)
+    }
+
+    /// Gives back what could not be reported.
+    pub(crate) fn report_later(&self, rotten: Vec<PoolChunk>) {
+        rotten.into_iter().for_each(|key| self.books.add_rotten(key));
     }
 
     pub(crate) fn flush(&self) {
@@ -266,83 +377,50 @@ impl DiskStore {
     }
 }
 
+impl Drop for DiskStore {
+    /// The compactor first, then the keeper that it talks to; the journal's writer goes with the journal.
+    fn drop(&mut self) {
+        drop(self.compacting.take());
+        if let Some(thread) = self.compactor.take() {
+            let _ = thread.join();
+        }
+        let _ = self.work.send(Work::Stop);
+        if let Some(thread) = self.keeper.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Opens the journal and brings the index up to it.
-fn replay(disk: Arc<RealDisk>, options: Options, index: &mut Index) -> Result<Journal, DiskError> {
+fn replay(
+    disk: Arc<dyn Disk>,
+    options: Options,
+    index: &mut Index,
+    covered: Option<Position>,
+) -> Result<Journal, DiskError> {
     let mut batch = IndexBatch::default();
     let mut waiting = 0;
     let journal = Journal::open(disk, options, |found| {
-        if found.kind != KIND_PIECE {
-            return Err(format!("unknown kind {}", found.kind));
+        let entry = Entry::decode(found.kind, found.meta);
+        let entry = entry.ok_or_else(|| format!("a record of kind {} is unknown", found.kind))?;
+        if covered.is_some_and(|c| found.position <= c) {
+            return Ok(());
         }
-        let header = PieceHeader::decode(found.meta).ok_or("a piece without its header")?;
-        let located = Located {
-            position: found.position,
-            length: found.payload_length,
-            slot: header.slot,
-            state: PieceState::Staged,
-        };
-        index.insert(&mut batch, (header.pool, header.chunk), located).map_err(|e| e.to_string())?;
+        let entered = index.enter(&mut batch, &entry, found.position, found.payload_length);
+        entered.map_err(|e| e.to_string())?;
         waiting += 1;
-        if waiting >= INDEX_BATCH {
+        if waiting >= REPLAY_BATCH {
             waiting = 0;
             index.apply(std::mem::take(&mut batch)).map_err(|e| e.to_string())?;
         }
         Ok(())
     })?;
+    // A segment may be gone whose retirement the view has not heard of.
+    let there = journal.segments();
+    let gone: Vec<u64> = index.wanted.keys().copied().filter(|s| !there.contains(s)).collect();
+    gone.into_iter().for_each(|segment| index.forget_segment(&mut batch, segment));
     index.apply(batch)?;
     Ok(journal)
-}
-
-/// The index thread: everything that waits becomes one batch. Ends when the disk is dropped.
-fn write_index(mut index: Index, counts: &SharedCounts, queue: &mpsc::Receiver<IndexWork>) {
-    let mut flushed = Instant::now();
-    while let Ok(first) = queue.recv() {
-        let mut works = vec![first];
-        works.extend(queue.try_iter().take(INDEX_BATCH - 1));
-        let mut replies = Vec::new();
-        let outcome = enter(&mut index, works, &mut replies);
-        counts.set(index.counts);
-        if let Err(error) = &outcome {
-            tracing::error!(%error, "the index failed; it is rebuilt at the next start");
-            counts.failed.store(true, Ordering::Release);
-        }
-        for reply in replies {
-            let _ = reply.send(outcome.clone().map_err(RpcError::internal));
-        }
-        if flushed.elapsed() >= FLUSH_EVERY {
-            index.reader().flush();
-            flushed = Instant::now();
-        }
-    }
-}
-
-fn enter(
-    index: &mut Index,
-    works: Vec<IndexWork>,
-    replies: &mut Vec<oneshot::Sender<Result<(), RpcError>>>,
-) -> Result<(), StoreError> {
-    let mut batch = IndexBatch::default();
-    for work in works {
-        match work {
-            IndexWork::Piece(header, length, position, reply) => {
-                replies.push(reply);
-                let state = PieceState::Staged;
-                let located = Located { position, length, slot: header.slot, state };
-                index.insert(&mut batch, (header.pool, header.chunk), located)?;
-            }
-            IndexWork::Committed(chunks, feed) => {
-                // Marking reads what is there, so what waits goes in first.
-                index.apply(std::mem::take(&mut batch))?;
-                for chunk in chunks {
-                    index.mark_live(&mut batch, chunk.pool, &chunk.chunk)?;
-                }
-                if let Some(position) = feed {
-                    index.set_feed(&mut batch, position);
-                }
-            }
-        }
-    }
-    index.apply(batch)
 }
 
 fn append_failed(name: &str, error: &AppendError) -> RpcError {

@@ -62,7 +62,7 @@ async fn scenes(devnet: &mut Devnet, files: &[PathBuf], say: Say<'_>) -> Result<
     say(&format!("   {}", store.status().await?.summary));
     say("2. Files go in, three copies of every chunk on disk before the answer.");
     let bucket = BucketName::new("blocks").map_err(|e| DevnetError::Plan(e.to_string()))?;
-    store.create_bucket(bucket.clone(), None).await?;
+    store.create_bucket(bucket.clone(), None, wmall_proto::pool::BucketRules::default()).await?;
     let mut stored = Vec::new();
     for path in files {
         stored.push(put(&store, &bucket, path, say).await?);

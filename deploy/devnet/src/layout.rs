@@ -152,6 +152,8 @@ fn metadata_config(node: &NodePlan, metadata: &[&NodePlan], folder: &Path) -> wm
         snapshot_entries: 20_000,
         suspect_after_ms: 3_000,
         down_after_ms: 600_000,
+        condemned_grace_ms: 600_000,
+        upload_grace_ms: 86_400_000,
         ops: node.ops.map(|listen| OpsConfig { listen }),
         log: LogConfig::default(),
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wmall_proto::RpcError;
+use wmall_runtime::clock::now_ms;
 
-use super::propose::{Proposer, now_ms};
+use super::propose::Proposer;
 use crate::command::Command;
 use crate::state::State;
 use crate::types::Raft;

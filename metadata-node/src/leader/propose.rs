@@ -4,13 +4,14 @@
 //! [`IN_FLIGHT`] entries are under way at once.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use wmall_proto::rpc::Response;
 use wmall_proto::{ErrorCode, RequestId, RpcError, codec};
+use wmall_runtime::clock::now_ms;
 
 use crate::command::{Batch, Command, Envelope};
 use crate::types::Raft;
@@ -130,8 +131,4 @@ fn refused(error: &RaftError<u64, ClientWriteError<u64, crate::types::Member>>) 
 pub(crate) fn not_leader(leader: Option<&crate::types::Member>) -> RpcError {
     let hint = leader.map_or_else(String::new, |m| m.name.clone());
     RpcError::new(ErrorCode::NotLeader, "this metadata node does not lead").hint(hint)
-}
-
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

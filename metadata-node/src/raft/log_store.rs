@@ -143,6 +143,7 @@ impl LogStore {
             identity,
             segment_bytes: SEGMENT_BYTES,
             max_bytes: u64::MAX,
+            reserve_bytes: 0,
             queue_bytes: QUEUE_BYTES,
             replay_from: None,
             name: format!("raft-log-{name}"),

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use crate::disk::Disk;
 use crate::format::{KIND_SEAL, MAX_META, MAX_PAYLOAD, Position, SEAL_SIZE, SEGMENT_HEADER, record_size};
 use crate::recover::{OpenError, recover};
-use crate::scan::Found;
+use crate::scan::{Found, Scanner, Step};
 use crate::segment::Segments;
-use crate::writer::{Append, Queue, Writer};
+use crate::writer::{Append, Limits, Queue, Writer};
 
 /// How a journal is laid out.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// The most bytes that all segments may take; an append that needs one more is `Full`.
     pub max_bytes: u64,
+    /// Bytes of those that only [`Journal::append_maintenance`] may use.
+    pub reserve_bytes: u64,
     /// The most bytes of appends that may wait for the writer.
     pub queue_bytes: usize,
     /// Replay starts here; everything, if none.
@@ -95,7 +97,11 @@ impl Journal {
         let tail = recover(&segments, &options, &mut replay)?;
         let queue = Arc::new(Queue::new(options.queue_bytes));
         let largest = options.segment_bytes - SEGMENT_HEADER - SEAL_SIZE;
-        let limits = (options.segment_bytes, options.max_bytes);
+        let limits = Limits {
+            segment_bytes: options.segment_bytes,
+            max_bytes: options.max_bytes,
+            reserve_bytes: options.reserve_bytes,
+        };
         let writer = Writer::new(segments.clone(), queue.clone(), limits, tail);
         let thread = std::thread::Builder::new().name(options.name).spawn(move || writer.run())?;
         Ok(Self { segments, queue, largest, thread: Some(thread) })
@@ -108,6 +114,19 @@ impl Journal {
         records: Vec<Record>,
         done: impl FnOnce(Result<Vec<Position>, AppendError>) + Send + 'static,
     ) {
+        self.queue(records, Box::new(done), false);
+    }
+
+    /// The same for what makes room, which may use the reserve.
+    pub fn append_maintenance(
+        &self,
+        records: Vec<Record>,
+        done: impl FnOnce(Result<Vec<Position>, AppendError>) + Send + 'static,
+    ) {
+        self.queue(records, Box::new(done), true);
+    }
+
+    fn queue(&self, records: Vec<Record>, done: Completion, maintenance: bool) {
         let too_large = |r: &&Record| {
             r.meta.len() > MAX_META
                 || r.payload_length() > MAX_PAYLOAD
@@ -117,7 +136,7 @@ impl Journal {
         if let Some(record) = records.iter().find(too_large) {
             return done(Err(AppendError::TooLarge(record.size())));
         }
-        if let Err((append, error)) = self.queue.push(Append { records, done: Box::new(done) }) {
+        if let Err((append, error)) = self.queue.push(Append { records, done, maintenance }) {
             (append.done)(Err(error));
         }
     }
@@ -152,6 +171,50 @@ impl Journal {
     /// Where the payload of a record starts, from its position and the length of its meta.
     pub fn payload_offset(position: Position, meta_length: usize) -> u64 {
         position.offset + (crate::format::RECORD_FIXED + meta_length + 4) as u64
+    }
+
+    /// Bytes that a record takes in its segment.
+    pub fn record_bytes(meta_length: usize, payload_length: usize) -> u64 {
+        record_size(meta_length, payload_length)
+    }
+
+    /// Hands every record of a sealed segment to `visit`, in order. Payloads are not checked.
+    pub fn scan(
+        &self,
+        segment: u64,
+        mut visit: impl FnMut(Found<'_>) -> Result<(), String>,
+    ) -> Result<(), OpenError> {
+        let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no segment {segment}"));
+        let file = self.segments.get(segment).ok_or_else(missing)?;
+        let mut scanner = Scanner::new(file, segment, SEGMENT_HEADER, false)?;
+        loop {
+            let position = Position { segment, offset: scanner.offset };
+            match scanner.look()? {
+                Step::Record(header) => {
+                    visit(scanner.found(position, &header))
+                        .map_err(|why| OpenError::Rejected { position, why })?;
+                    scanner.offset += header.size();
+                }
+                Step::Seal => return Ok(()),
+                Step::Nothing => {
+                    let why = "a record of a sealed segment does not check out".into();
+                    return Err(OpenError::Corrupt { position, why });
+                }
+            }
+        }
+    }
+
+    /// Removes one segment, durably; not the newest. What is still wanted of it has been appended anew.
+    pub fn retire(&self, segment: u64) -> io::Result<()> {
+        match self.segments.numbers().last() {
+            Some(&newest) if segment < newest => self.segments.retire(&[segment]),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes of a segment; 0 if it is not there.
+    pub fn segment_bytes(&self, segment: u64) -> io::Result<u64> {
+        self.segments.get(segment).map_or(Ok(0), |file| file.size())
     }
 
     /// Removes all segments below this one, durably. Never the newest.

@@ -15,6 +15,9 @@
 //! retried and nothing is acknowledged after it, since the kernel may have dropped what it could not
 //! write. What the owner does then (stop, or go on with its other disks) is the owner's decision.
 //!
+//! A segment of which nothing is wanted any more is retired: its number goes into a list that is made
+//! durable first (`retired.rs`), so that a segment which is missing for another reason is never overlooked.
+//!
 //! Deliberately absent: any knowledge of what records mean, and deletion of single records.
 
 #![warn(missing_docs)]
@@ -24,6 +27,7 @@ mod format;
 mod journal;
 mod real;
 mod recover;
+mod retired;
 mod scan;
 mod segment;
 #[cfg(any(test, feature = "sim"))]

@@ -11,6 +11,7 @@ use crate::format::{
     record_size, segment_name,
 };
 use crate::journal::Options;
+use crate::retired::Retired;
 use crate::scan::{Found, Scanner, Step};
 use crate::segment::Segments;
 use crate::writer::BATCH_BYTES;
@@ -40,6 +41,9 @@ pub enum OpenError {
         /// What this program knows.
         known: u8,
     },
+    /// The list of segments that were retired is not what was written.
+    #[error("the list of retired segments is damaged: {0}")]
+    Retired(String),
     /// A segment of another journal lies in this folder.
     #[error("segment {segment} belongs to another journal")]
     WrongIdentity {
@@ -71,12 +75,6 @@ pub(crate) fn recover(
     replay: &mut dyn FnMut(Found<'_>) -> Result<(), String>,
 ) -> Result<Option<Tail>, OpenError> {
     let numbers = list(segments)?;
-    for pair in numbers.windows(2) {
-        if pair[1] != pair[0] + 1 {
-            let position = Position { segment: pair[0] + 1, offset: 0 };
-            return Err(OpenError::Corrupt { position, why: "the segment is missing".into() });
-        }
-    }
     let mut tail = None;
     for (i, &number) in numbers.iter().enumerate() {
         let file = segments.disk().open(&segment_name(number))?;
@@ -107,6 +105,24 @@ fn list(segments: &Segments) -> Result<Vec<u64>, OpenError> {
         numbers.extend(parse_segment_name(&name));
     }
     numbers.sort_unstable();
+    let retired = Retired::load(&**segments.disk())?;
+    if let Some(retired) = &retired {
+        // A retirement that a crash cut short is brought to its end.
+        for &number in numbers.iter().filter(|&&n| retired.contains(n)) {
+            segments.disk().remove(&segment_name(number))?;
+        }
+        numbers.retain(|&n| !retired.contains(n));
+    }
+    let first = retired.as_ref().map(|r| r.first).or(numbers.first().copied()).unwrap_or(0);
+    let gone = |n: u64| retired.as_ref().is_some_and(|r| r.contains(n));
+    let mut expected = (first..).filter(|&n| !gone(n));
+    for &number in &numbers {
+        if let Some(missing) = expected.next().filter(|&n| n != number) {
+            let position = Position { segment: missing, offset: 0 };
+            return Err(OpenError::Corrupt { position, why: "the segment is missing".into() });
+        }
+    }
+    segments.set_retired(retired);
     Ok(numbers)
 }
 
@@ -125,14 +141,8 @@ fn replay_segment(
         let position = Position { segment, offset: scanner.offset };
         match scanner.look()? {
             Step::Record(header) => {
-                let found = Found {
-                    position,
-                    kind: header.kind,
-                    meta: &scanner.meta,
-                    payload_offset: position.offset + header.payload_start(),
-                    payload_length: header.payload_length as u32,
-                };
-                replay(found).map_err(|why| OpenError::Rejected { position, why })?;
+                replay(scanner.found(position, &header))
+                    .map_err(|why| OpenError::Rejected { position, why })?;
                 scanner.offset += header.size();
             }
             Step::Seal if last => {

@@ -86,6 +86,17 @@ impl Scanner {
         Ok(if header.kind == KIND_SEAL { Step::Seal } else { Step::Record(header) })
     }
 
+    /// The record at a place, as its owner sees it; its meta is in the scanner's hands.
+    pub(crate) fn found(&self, position: Position, header: &RecordHeader) -> Found<'_> {
+        Found {
+            position,
+            kind: header.kind,
+            meta: &self.meta,
+            payload_offset: position.offset + header.payload_start(),
+            payload_length: header.payload_length as u32,
+        }
+    }
+
     /// The `durable_before` of a record header at this place, if there is one that checks out.
     pub(crate) fn header_at(&mut self, at: u64) -> io::Result<Option<u64>> {
         let Some(fixed) = self.bytes(at, RECORD_FIXED)? else { return Ok(None) };

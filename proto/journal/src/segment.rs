@@ -2,23 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 
 use crate::disk::{Disk, DiskFile};
 use crate::format::{encode_segment_header, segment_name};
+use crate::retired::Retired;
 
 /// The open files, shared between the writer and the readers.
 pub(crate) struct Segments {
     disk: Arc<dyn Disk>,
     identity: [u8; 16],
     files: RwLock<BTreeMap<u64, Arc<dyn DiskFile>>>,
+    /// The list on disk; none where only the oldest segments were ever removed.
+    retired: Mutex<Option<Retired>>,
 }
 
 impl Segments {
     pub(crate) fn new(disk: Arc<dyn Disk>, identity: [u8; 16]) -> Self {
-        Self { disk, identity, files: RwLock::default() }
+        Self { disk, identity, files: RwLock::default(), retired: Mutex::default() }
     }
 
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
@@ -60,14 +63,35 @@ impl Segments {
         Ok(())
     }
 
-    /// Removes every segment below `number`, oldest first, so that a crash leaves no hole.
+    pub(crate) fn set_retired(&self, retired: Option<Retired>) {
+        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = retired;
+    }
+
+    /// Removes every segment below `number`.
     pub(crate) fn retire_below(&self, number: u64) -> io::Result<()> {
         let old: Vec<u64> = self.numbers().into_iter().filter(|&n| n < number).collect();
-        for n in &old {
+        self.retire(&old)
+    }
+
+    /// Removes segments: listed durably, then unlinked, oldest first. The oldest ones need no list, since a
+    /// crash that leaves some of them leaves no hole.
+    pub(crate) fn retire(&self, gone: &[u64]) -> io::Result<()> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let numbers = self.numbers();
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        if retired.is_some() || !numbers.starts_with(gone) {
+            let kept = numbers.iter().copied().filter(|n| !gone.contains(n));
+            let next = Retired::after(retired.as_ref(), gone, kept);
+            next.save(&*self.disk)?;
+            *retired = Some(next);
+        }
+        for n in gone {
             self.files.write().unwrap_or_else(PoisonError::into_inner).remove(n);
             self.disk.remove(&segment_name(*n))?;
         }
-        if old.is_empty() { Ok(()) } else { self.disk.sync_dir() }
+        self.disk.sync_dir()
     }
 }
 

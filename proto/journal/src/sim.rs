@@ -123,6 +123,20 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(World { files, entries, durable_entries, ..World::default() })))
     }
 
+    /// What a process that starts again finds after a kill: everything that was written, synced or not. What
+    /// was not synced is still not safe from a power cut.
+    pub fn killed(&self) -> Self {
+        let world = lock(&self.0);
+        let copy = |f: &FileState| FileState {
+            volatile: f.volatile.clone(),
+            durable: f.durable.clone(),
+            pending: f.pending.clone(),
+        };
+        let files = world.files.iter().map(copy).collect();
+        let (entries, durable_entries) = (world.entries.clone(), world.durable_entries.clone());
+        Self(Arc::new(Mutex::new(World { files, entries, durable_entries, ..World::default() })))
+    }
+
     /// Flips one bit of a byte, behind everybody's back.
     pub fn flip(&self, name: &str, offset: usize) {
         let mut world = lock(&self.0);

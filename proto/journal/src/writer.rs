@@ -28,6 +28,8 @@ const QUEUE_APPENDS: usize = 8192;
 pub(crate) struct Append {
     pub(crate) records: Vec<Record>,
     pub(crate) done: Completion,
+    /// Whether it may use the reserve.
+    pub(crate) maintenance: bool,
 }
 
 impl Append {
@@ -125,11 +127,18 @@ impl Queue {
 pub(crate) struct Writer {
     segments: Arc<Segments>,
     queue: Arc<Queue>,
-    segment_bytes: u64,
-    max_bytes: u64,
+    limits: Limits,
     tail: Option<Tail>,
     /// Up to here the present segment's blocks have been written once, if only with zeros.
     zeroed: u64,
+}
+
+/// The room that a journal has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) segment_bytes: u64,
+    pub(crate) max_bytes: u64,
+    pub(crate) reserve_bytes: u64,
 }
 
 /// What stopped a batch.
@@ -144,10 +153,10 @@ impl Writer {
     pub(crate) fn new(
         segments: Arc<Segments>,
         queue: Arc<Queue>,
-        (segment_bytes, max_bytes): (u64, u64),
+        limits: Limits,
         tail: Option<Tail>,
     ) -> Self {
-        Self { segments, queue, segment_bytes, max_bytes, tail, zeroed: 0 }
+        Self { segments, queue, limits, tail, zeroed: 0 }
     }
 
     pub(crate) fn run(mut self) {
@@ -155,9 +164,18 @@ impl Writer {
             // What fits in the present segment is one batch with one sync; the rest goes on in a new one.
             let mut rest = VecDeque::from(batch);
             while !rest.is_empty() {
-                if let Err(error) = self.write_some(&mut rest) {
-                    self.refuse(rest, error);
-                    break;
+                match self.write_some(&mut rest) {
+                    Ok(()) => {}
+                    // The next one may be smaller, or allowed to use the reserve.
+                    Err(Stop::Full) => {
+                        if let Some(append) = rest.pop_front() {
+                            (append.done)(Err(AppendError::Full));
+                        }
+                    }
+                    Err(Stop::Fence(error)) => {
+                        self.fence(rest, &error);
+                        break;
+                    }
                 }
             }
         }
@@ -166,7 +184,7 @@ impl Writer {
     /// Writes and syncs as many appends as fit in the segment, and acknowledges them.
     fn write_some(&mut self, appends: &mut VecDeque<Append>) -> Result<(), Stop> {
         let Some(first) = appends.front() else { return Ok(()) };
-        self.make_room(first.bytes())?;
+        self.make_room(first.bytes(), first.maintenance)?;
         let Some(tail) = &mut self.tail else { return Ok(()) };
         let start = tail.offset;
         let (mut parts, mut offset) = (Vec::new(), start);
@@ -214,7 +232,7 @@ impl Writer {
     }
 
     /// Seals the segment and starts the next if `bytes` do not fit any more.
-    fn make_room(&mut self, bytes: u64) -> Result<(), Stop> {
+    fn make_room(&mut self, bytes: u64, maintenance: bool) -> Result<(), Stop> {
         if let Some(tail) = &self.tail
             && tail.offset + bytes + SEAL_SIZE <= tail.size
         {
@@ -222,9 +240,11 @@ impl Writer {
         }
         let number = self.tail.as_ref().map_or(0, |t| t.segment + 1);
         // An append of several records may be longer than a usual segment; it gets one that fits.
-        let size = self.segment_bytes.max(SEGMENT_HEADER + bytes + SEAL_SIZE);
+        let Limits { segment_bytes, max_bytes, reserve_bytes } = self.limits;
+        let size = segment_bytes.max(SEGMENT_HEADER + bytes + SEAL_SIZE);
         let count = self.segments.numbers().len() as u64;
-        if count * self.segment_bytes + size > self.max_bytes {
+        let room = if maintenance { max_bytes } else { max_bytes.saturating_sub(reserve_bytes) };
+        if count * segment_bytes + size > room {
             return Err(Stop::Full);
         }
         // Prepared before the old one is sealed: with no room for it, the old one stays open.
@@ -241,18 +261,12 @@ impl Writer {
         Ok(())
     }
 
-    fn refuse(&self, rest: VecDeque<Append>, stop: Stop) {
-        let (error, queued) = match stop {
-            Stop::Full => (AppendError::Full, Vec::new()),
-            Stop::Fence(error) => {
-                let why = error.to_string();
-                tracing::error!(%why, "a write failed; the journal takes nothing more");
-                let queued = self.queue.fence(&why);
-                (AppendError::Fenced(why), queued)
-            }
-        };
+    fn fence(&self, rest: VecDeque<Append>, error: &io::Error) {
+        let why = error.to_string();
+        tracing::error!(%why, "a write failed; the journal takes nothing more");
+        let queued = self.queue.fence(&why);
         for append in rest.into_iter().chain(queued) {
-            (append.done)(Err(error.clone()));
+            (append.done)(Err(AppendError::Fenced(why.clone())));
         }
     }
 }

@@ -4,6 +4,7 @@
 #![warn(missing_docs)]
 
 pub mod boot;
+pub mod clock;
 pub mod config;
 pub mod folder;
 pub mod logging;

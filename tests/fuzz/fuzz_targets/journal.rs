@@ -12,6 +12,7 @@ fn options() -> Options {
         identity: [5; 16],
         segment_bytes: 4096,
         max_bytes: 1 << 20,
+        reserve_bytes: 0,
         queue_bytes: 1 << 20,
         replay_from: None,
         name: "fuzz".into(),

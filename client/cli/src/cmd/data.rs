@@ -1,11 +1,11 @@
-//! `put`, `get`, `verify`.
+//! `put`, `get`, `verify`, `rm`, `undelete`.
 
 use std::path::{Path, PathBuf};
 
 use tokio::fs::File;
-use tokio::io::AsyncRead;
-use wmall_client::{PutOptions, Source, VerifyReport};
-use wmall_proto::ObjectName;
+use wmall_client::{ClientError, PutOptions, PutSummary, Source, Store, VerifyReport};
+use wmall_proto::rpc::Condition;
+use wmall_proto::{ErrorCode, FileId, ObjectName, RpcError};
 
 use super::Context;
 use crate::args::{GetArgs, PutArgs};
@@ -22,36 +22,113 @@ pub(crate) async fn put(context: &Context, args: PutArgs) -> Result<(), Failure>
         Some((bucket, None)) => Some((bucket, own_name(&args.file, stdin)?)),
         None => None,
     };
-    let (mut reader, size): (Box<dyn AsyncRead + Unpin>, u64) = if stdin {
-        (Box::new(tokio::io::stdin()), 0)
-    } else {
-        let failed = |e| Failure::local(format!("cannot read {}", args.file.display()), &e);
-        let file = File::open(&args.file).await.map_err(failed)?;
-        let meta = file.metadata().await.map_err(failed)?;
-        if meta.is_dir() {
-            return Err(Failure::usage(format!(
-                "{} is a folder; put its files one by one",
-                args.file.display()
-            )));
-        }
-        (Box::new(file), meta.len())
-    };
+    let file = if stdin { None } else { Some(Input::open(&args.file).await?) };
     let store = context.connect().await?;
-    let shown = Shown::new("put", size, true, context.quiet);
+    let shown = Shown::new("put", file.as_ref().map_or(0, Input::size), true, context.quiet);
     let options = PutOptions {
         chunk_size,
         ack: args.ack.into(),
         pool: args.pool,
         object,
+        condition: condition(args.if_absent, args.if_match),
         progress: Some(shown.callback(context.quiet)),
     };
-    let summary = store.put(&mut reader, &options).await?;
+    let summary = match file {
+        Some(input) => input.put(&store, &options).await?,
+        None => store.put(&mut tokio::io::stdin(), &options).await?,
+    };
     drop(shown);
     store.close().await;
     match context.format {
         Format::Table => output::line(&summary.id.to_string()),
         format => format.print(&summary, |_| String::new()),
     }
+}
+
+fn condition(absent: bool, file: Option<FileId>) -> Condition {
+    match file {
+        Some(file) => Condition::Match(file),
+        None if absent => Condition::Absent,
+        None => Condition::None,
+    }
+}
+
+/// A file to put, and what it was when it was opened.
+struct Input {
+    path: PathBuf,
+    file: File,
+    before: std::fs::Metadata,
+}
+
+impl Input {
+    async fn open(path: &Path) -> Result<Self, Failure> {
+        let failed = |e| Failure::local(format!("cannot read {}", path.display()), &e);
+        let file = File::open(path).await.map_err(failed)?;
+        let before = file.metadata().await.map_err(failed)?;
+        if before.is_dir() {
+            return Err(Failure::usage(format!("{} is a folder; put its files one by one", path.display())));
+        }
+        Ok(Self { path: path.to_path_buf(), file, before })
+    }
+
+    fn size(&self) -> u64 {
+        self.before.len()
+    }
+
+    /// Puts it. One that changed meanwhile is some mixture of before and after: the user is told, and no
+    /// name is pointed to it unless it was pointed there by then.
+    async fn put(mut self, store: &Store, options: &PutOptions) -> Result<PutSummary, Failure> {
+        // A pipe or a device can't start again, and has no size and no time of change to go by.
+        if !self.before.is_file() {
+            return Ok(store.put(&mut self.file, options).await?);
+        }
+        let summary = store.put_again(&mut self.file, options).await?;
+        let failed = |e| Failure::local(format!("cannot read {}", self.path.display()), &e);
+        let after = self.file.metadata().await.map_err(failed)?;
+        let same = after.len() == self.before.len()
+            && summary.size == after.len()
+            && after.modified().ok() == self.before.modified().ok();
+        if same {
+            return Ok(summary);
+        }
+        let reason =
+            format!("{} changed while it was read; what was stored is {}", self.path.display(), summary.id);
+        let error = RpcError::new(ErrorCode::Changed, reason).hint("put it again when nobody writes to it");
+        Err(ClientError::from(error).into())
+    }
+}
+
+/// Removes a name, or lets go of a file.
+pub(crate) async fn rm(
+    context: &Context,
+    source: Source,
+    purge: bool,
+    if_match: Option<FileId>,
+) -> Result<(), Failure> {
+    let store = context.connect().await?;
+    match source {
+        Source::Object(bucket, name) => store.remove(bucket, name, condition(false, if_match), purge).await?,
+        Source::File(_) if if_match.is_some() => {
+            return Err(Failure::usage("--if-match is for names; a CID is what it is"));
+        }
+        Source::File(file) => store.unpin(file, purge).await?,
+    }
+    store.close().await;
+    Ok(())
+}
+
+/// Has back what was removed.
+pub(crate) async fn undelete(context: &Context, source: Source, version: Option<u64>) -> Result<(), Failure> {
+    let store = context.connect().await?;
+    match source {
+        Source::Object(bucket, name) => store.restore(bucket, name, version).await?,
+        Source::File(_) if version.is_some() => {
+            return Err(Failure::usage("--version is for names; a CID has none"));
+        }
+        Source::File(file) => store.repin(file).await?,
+    }
+    store.close().await;
+    Ok(())
 }
 
 fn own_name(file: &Path, stdin: bool) -> Result<ObjectName, Failure> {

@@ -1,30 +1,36 @@
 //! `ls`, `pool`, `bucket`.
 
-use wmall_proto::file::ObjectEntry;
+use wmall_proto::file::{ObjectEntry, TrashEntry};
 use wmall_proto::pg::MAX_PG_BITS;
+use wmall_proto::pool::{Bucket, BucketChange, BucketRules};
 use wmall_proto::{BucketName, ObjectName};
 
 use super::Context;
-use crate::args::{BucketCommand, PoolCommand};
+use crate::args::{BucketCommand, BucketRuleArgs, LsArgs, PoolCommand};
 use crate::exit::Failure;
 use crate::output::{bytes, table, time};
 
 /// Lists objects, page by page, up to a limit.
-pub(crate) async fn ls(context: &Context, place: &str, limit: u32) -> Result<(), Failure> {
-    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+pub(crate) async fn ls(context: &Context, args: LsArgs) -> Result<(), Failure> {
+    let LsArgs { place, limit, after, removed } = args;
+    let (bucket, prefix) = place.split_once('/').unwrap_or((&place, ""));
     let bucket = BucketName::new(bucket).map_err(Failure::usage)?;
+    if removed {
+        return ls_removed(context, bucket, prefix, limit).await;
+    }
     let store = context.connect().await?;
     let mut all: Vec<ObjectEntry> = Vec::new();
-    let mut after: Option<ObjectName> = None;
+    let mut after: Option<ObjectName> = after;
     loop {
         let left = limit - (all.len() as u32).min(limit);
-        let (page, more) = store.list(bucket.clone(), prefix.to_string(), after, left.clamp(1, 1000)).await?;
+        let (page, more) =
+            store.list(bucket.clone(), prefix.to_string(), after.clone(), left.clamp(1, 1000)).await?;
         all.extend(page);
         all.truncate(limit as usize);
-        after = all.last().map(|e| e.name.clone());
+        after = all.last().map(|e| e.name.clone()).or(after);
         if !more || all.len() as u32 >= limit {
             if more {
-                eprintln!("there are more; --limit shows more");
+                eprintln!("there are more; --limit shows more, --after goes on behind the last");
             }
             break;
         }
@@ -44,6 +50,61 @@ pub(crate) async fn ls(context: &Context, place: &str, limit: u32) -> Result<(),
             }),
         )
     })
+}
+
+/// Lists what was removed or replaced.
+async fn ls_removed(context: &Context, bucket: BucketName, prefix: &str, limit: u32) -> Result<(), Failure> {
+    let store = context.connect().await?;
+    let mut all: Vec<TrashEntry> = Vec::new();
+    loop {
+        let after = all.last().map(|e| (e.name.clone(), e.version));
+        let left = limit.saturating_sub(all.len() as u32).clamp(1, 1000);
+        let (page, more) = store.trash(bucket.clone(), prefix.to_string(), after, left).await?;
+        all.extend(page);
+        if !more || all.len() >= limit as usize {
+            break;
+        }
+    }
+    store.close().await;
+    all.truncate(limit as usize);
+    context.format.print(&all, |all| {
+        let row = |e: &TrashEntry| {
+            let object = &e.record.object;
+            let (removed, due) = (time(e.record.removed_ms), time(e.record.due_ms));
+            vec![
+                bytes(object.size),
+                removed,
+                due,
+                e.version.to_string(),
+                e.name.to_string(),
+                object.file.to_string(),
+            ]
+        };
+        table(&["size", "removed", "until", "version", "name", "cid"], all.iter().map(row))
+    })
+}
+
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn rules(args: &BucketRuleArgs) -> BucketRules {
+    let default = BucketRules::default();
+    BucketRules {
+        retention_ms: args.retain.map_or(default.retention_ms, millis),
+        undelete_ms: args.undelete.map_or(default.undelete_ms, millis),
+        max_objects: args.max_objects.and_then(|q| q.0),
+        max_bytes: args.max_bytes.and_then(|q| q.0),
+    }
+}
+
+fn change(args: &BucketRuleArgs) -> BucketChange {
+    BucketChange {
+        retention_ms: args.retain.map(millis),
+        undelete_ms: args.undelete.map(millis),
+        max_objects: args.max_objects.map(|q| q.0),
+        max_bytes: args.max_bytes.map(|q| q.0),
+    }
 }
 
 pub(crate) async fn pool(context: &Context, command: PoolCommand) -> Result<(), Failure> {
@@ -76,12 +137,20 @@ pub(crate) async fn pool(context: &Context, command: PoolCommand) -> Result<(), 
 pub(crate) async fn bucket(context: &Context, command: BucketCommand) -> Result<(), Failure> {
     let store = context.connect().await?;
     let buckets = match command {
-        BucketCommand::Create { name, pool } => {
-            store.create_bucket(name, pool.as_ref()).await?;
+        BucketCommand::Create { name, pool, rules: args } => {
+            store.create_bucket(name, pool.as_ref(), rules(&args)).await?;
             store.close().await;
             return Ok(());
         }
-        BucketCommand::Rm { name } => {
+        BucketCommand::Set { name, rules } => {
+            store.change_bucket(name, change(&rules)).await?;
+            store.close().await;
+            return Ok(());
+        }
+        BucketCommand::Rm { name, purge } => {
+            if purge {
+                store.purge_trash(name.clone()).await?;
+            }
             store.remove_bucket(name).await?;
             store.close().await;
             return Ok(());
@@ -91,16 +160,31 @@ pub(crate) async fn bucket(context: &Context, command: BucketCommand) -> Result<
     };
     let topology = store.topology();
     store.close().await;
-    let pool = |b: &wmall_proto::pool::Bucket| {
+    let pool = |b: &Bucket| {
         topology.pools.get(&b.pool).map_or_else(|| b.pool.0.to_string(), |t| t.pool.name.to_string())
     };
     context.format.print(&buckets, |buckets| {
         table(
-            &["name", "pool", "objects", "bytes", "created"],
+            &["name", "pool", "objects", "bytes", "removed", "retention", "undelete", "created"],
             buckets.iter().map(|b| {
-                let (objects, size) = (b.objects.to_string(), bytes(b.bytes));
-                vec![b.name.to_string(), pool(b), objects, size, time(b.created_ms)]
+                let of = |used: String, quota: Option<String>| match quota {
+                    Some(quota) => format!("{used} of {quota}"),
+                    None => used,
+                };
+                let objects = of(b.objects.to_string(), b.rules.max_objects.map(|n| n.to_string()));
+                let size = of(bytes(b.bytes), b.rules.max_bytes.map(bytes));
+                let (retain, undelete) = (span(b.rules.retention_ms), span(b.rules.undelete_ms));
+                let trash = b.trash.to_string();
+                vec![b.name.to_string(), pool(b), objects, size, trash, retain, undelete, time(b.created_ms)]
             }),
         )
     })
+}
+
+/// A span of time for people.
+fn span(ms: u64) -> String {
+    match ms {
+        0 => "-".into(),
+        ms => humantime::format_duration(std::time::Duration::from_millis(ms)).to_string(),
+    }
 }

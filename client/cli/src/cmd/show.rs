@@ -28,6 +28,7 @@ fn describe(status: &ClusterStatus) -> String {
         "{}\n\n\
          chunks    {} stable, {} warning, {} danger, {} unavailable, {} lost\n\
          data      {} files, {} objects, {} ({} at full redundancy), {} tickets\n\
+         trash     {} removed objects, {} chunks ({}) to be deleted{}\n\
          cluster   {}\n\n{}\n\n{}",
         status.summary,
         c.stable,
@@ -40,6 +41,10 @@ fn describe(status: &ClusterStatus) -> String {
         bytes(status.chunk_bytes),
         bytes(status.redundant_bytes),
         status.tickets,
+        status.trash,
+        status.condemned_chunks,
+        bytes(status.condemned_bytes),
+        if status.deletion_held { "; deletion is held back" } else { "" },
         status.cluster,
         table(&["metadata node", "address", "role", "log"], members),
         nodes(&status.nodes)
@@ -57,7 +62,7 @@ fn nodes(nodes: &[NodeStatus]) -> String {
                 n.address.to_string(),
                 n.state.as_str().into(),
                 sum(|d| d.pieces).to_string(),
-                bytes(sum(|d| d.used_bytes)),
+                format!("{} in {}", bytes(sum(|d| d.used_bytes)), bytes(sum(|d| d.segment_bytes))),
                 sum(|d| d.tickets).to_string(),
             ]
         }),

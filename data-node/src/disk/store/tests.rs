@@ -1,30 +1,62 @@
 use super::*;
-use wmall_proto::UploadId;
+use wmall_journal::sim::{Crash, Fault, SimDisk};
+use wmall_proto::{ChunkId, PoolId, UploadId};
+use wmall_runtime::view::MemoryStore;
+
+use super::super::index::PieceState;
+
+const CLUSTER: ClusterId = ClusterId([1; 16]);
 
 fn config(folder: &std::path::Path) -> DiskConfig {
     DiskConfig { name: "d1".parse().unwrap(), path: folder.to_path_buf(), max_bytes: 256 << 20, weight: 100 }
 }
 
-fn open(folder: &std::path::Path) -> DiskStore {
-    let disk = DiskStore::open(&config(folder), ClusterId([1; 16])).unwrap();
+fn open(folder: &std::path::Path) -> Arc<DiskStore> {
+    let disk = DiskStore::open(&config(folder), CLUSTER).unwrap();
     disk.set_id(DiskId(4));
-    disk
+    Arc::new(disk)
 }
 
-fn piece(content: &[u8]) -> (PieceHeader, Vec<Bytes>, u32) {
-    let header = PieceHeader {
-        pool: PoolId(1),
-        chunk: ChunkId::of(content),
-        slot: 1,
-        upload: UploadId([2; 16]),
-        row_version: 1,
-    };
-    (header, vec![Bytes::copy_from_slice(content)], wmall_journal::checksum(content))
+fn upload(ms: u64) -> UploadId {
+    UploadId::new(ms, [2; 10])
+}
+
+fn header(content: &[u8], at_ms: u64) -> PieceHeader {
+    let (pool, chunk, upload) = (PoolId(1), ChunkId::of(content), upload(at_ms));
+    PieceHeader { pool, chunk, slot: 1, upload, row_version: 1 }
+}
+
+fn key(content: &[u8]) -> PoolChunk {
+    header(content, 0).key()
+}
+
+async fn try_put(disk: &DiskStore, content: &[u8], at_ms: u64) -> Result<SignedReceipt, RpcError> {
+    let crc = wmall_journal::checksum(content);
+    disk.put(header(content, at_ms), vec![Bytes::copy_from_slice(content)], crc).await
 }
 
 async fn put(disk: &DiskStore, content: &[u8]) -> SignedReceipt {
-    let (header, parts, crc) = piece(content);
-    disk.put(header, parts, crc).await.unwrap()
+    try_put(disk, content, 1).await.unwrap()
+}
+
+fn content_of(disk: &DiskStore, content: &[u8]) -> Vec<u8> {
+    let located = disk.locate(&key(content)).unwrap().expect("the piece is here");
+    disk.read(&located, 0, located.length as usize).unwrap()
+}
+
+/// Waits until the keeper has done what it was told, tombstones included.
+fn settle(disk: &DiskStore) {
+    for _ in 0..3 {
+        let (sender, receiver) = mpsc::channel();
+        disk.work.send(Work::Barrier(sender)).unwrap();
+        receiver.recv().unwrap();
+        // A tombstone's completion comes back through the journal.
+        let _ = disk.journal.append_and_wait(Vec::new());
+    }
+}
+
+fn committed(content: &[u8], at_ms: u64) -> FeedItem {
+    FeedItem::Committed { chunk: key(content), upload: upload(at_ms) }
 }
 
 #[tokio::test]
@@ -35,8 +67,8 @@ async fn a_piece_outlives_its_index() {
     let contents: Vec<Vec<u8>> = (0..50u8).map(|i| vec![i; 1000 + usize::from(i)]).collect();
     for content in &contents {
         let receipt = put(&disk, content).await;
-        let key = ed25519_zebra::VerificationKey::from(&disk.superblock.key);
-        receipt.verify(&ClusterId([1; 16]), &key).unwrap();
+        let public = ed25519_zebra::VerificationKey::from(&disk.superblock.key);
+        receipt.verify(&CLUSTER, &public).unwrap();
         assert_eq!(receipt.receipt.length as usize, content.len());
     }
     drop(disk);
@@ -48,10 +80,8 @@ async fn a_piece_outlives_its_index() {
         let disk = open(folder.path());
         assert_eq!(disk.usage().pieces, 50, "wiped: {wipe}");
         for content in &contents {
-            let chunk = ChunkId::of(content);
-            let located = disk.locate(PoolId(1), &chunk).unwrap().unwrap();
-            assert_eq!(&disk.read(&located, 0, located.length as usize).unwrap(), content);
-            assert!(disk.is_good(&chunk, &located));
+            assert_eq!(&content_of(&disk, content), content);
+            assert_eq!(disk.check(&key(content)).unwrap(), PieceCheck::Good);
         }
     }
 }
@@ -63,49 +93,265 @@ async fn a_rotten_piece_is_seen() {
     let disk = open(folder.path());
     let content = vec![5u8; 5000];
     put(&disk, &content).await;
-    let located = disk.locate(PoolId(1), &ChunkId::of(&content)).unwrap().unwrap();
-    assert!(disk.is_good(&ChunkId::of(&content), &located));
+    let located = disk.locate(&key(&content)).unwrap().unwrap();
+    assert_eq!(disk.check(&key(&content)).unwrap(), PieceCheck::Good);
     let path = folder.path().join("segments/0000000000.seg");
     let mut bytes = std::fs::read(&path).unwrap();
     let at = Journal::payload_offset(located.position, HEADER) as usize + 4000;
     bytes[at] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    assert!(!disk.is_good(&ChunkId::of(&content), &located));
+    assert_eq!(disk.check(&key(&content)).unwrap(), PieceCheck::Bad);
+    assert_eq!(disk.stamp(header(&content, 2)).await.unwrap(), None, "and it is not promised again");
 }
 
 #[tokio::test]
-async fn a_full_disk_says_so_and_goes_on_reading() {
+async fn a_full_disk_says_so_reads_on_and_deletes_its_way_out() {
     let folder = tempfile::tempdir().unwrap();
     Superblock::format(folder.path()).unwrap();
     let mut small = config(folder.path());
-    // Room for one segment, and so for two pieces of 12 MiB.
-    small.max_bytes = 40 << 20;
-    let disk = DiskStore::open(&small, ClusterId([1; 16])).unwrap();
+    // Two segments and the reserve; two pieces of 12 MiB in each.
+    small.max_bytes = 100 << 20;
+    let disk = DiskStore::open(&small, CLUSTER).unwrap();
     disk.set_id(DiskId(1));
-    for i in 1..=2u8 {
-        put(&disk, &vec![i; 12 << 20]).await;
+    let contents: Vec<Vec<u8>> = (1..=4u8).map(|i| vec![i; 12 << 20]).collect();
+    for content in &contents {
+        put(&disk, content).await;
     }
-    let (header, parts, crc) = piece(&vec![3; 12 << 20]);
-    assert_eq!(disk.put(header, parts, crc).await.unwrap_err().code, ErrorCode::DiskFull);
-    let chunk = ChunkId::of(&vec![1; 12 << 20]);
-    let located = disk.locate(PoolId(1), &chunk).unwrap().unwrap();
-    assert!(disk.is_good(&chunk, &located));
+    let refused = try_put(&disk, &vec![9; 12 << 20], 1).await;
+    assert_eq!(refused.unwrap_err().code, ErrorCode::DiskFull);
+    assert!(disk.usage().full && !disk.usage().failed);
+    assert_eq!(content_of(&disk, &contents[0]), contents[0]);
+    // Three of four go. Compaction needs the reserve for the last of its segment, and makes room.
+    let mut items: Vec<FeedItem> = contents.iter().map(|c| committed(c, 1)).collect();
+    items.extend(contents[1..].iter().map(|c| FeedItem::Deleted(key(c))));
+    disk.follow(items, Some(7));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while disk.usage().full {
+        assert!(std::time::Instant::now() < deadline, "no room was made: {:?}", disk.usage());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(content_of(&disk, &contents[0]), contents[0]);
+    assert_eq!(disk.usage().pieces, 1);
+    try_put(&disk, &vec![9; 12 << 20], 1).await.unwrap();
 }
 
 #[test]
 fn a_second_process_and_a_foreign_folder_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     assert!(matches!(
-        DiskStore::open(&config(folder.path()), ClusterId([1; 16])),
+        DiskStore::open(&config(folder.path()), CLUSTER),
         Err(DiskError::Format(FormatError::NotFormatted(_)))
     ));
     Superblock::format(folder.path()).unwrap();
     let _first = open(folder.path());
     assert!(matches!(
-        DiskStore::open(&config(folder.path()), ClusterId([1; 16])),
+        DiskStore::open(&config(folder.path()), CLUSTER),
         Err(DiskError::Folder(FolderError::Locked(_)))
     ));
     let foreign = tempfile::tempdir().unwrap();
     std::fs::write(foreign.path().join("thesis.txt"), "mine").unwrap();
     assert!(matches!(Superblock::format(foreign.path()), Err(FormatError::NotEmpty(_))));
+}
+
+#[tokio::test]
+async fn a_deleted_piece_stays_gone_and_one_that_is_claimed_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    Superblock::format(folder.path()).unwrap();
+    let disk = open(folder.path());
+    let (gone, claimed, again) = (vec![1u8; 3000], vec![2u8; 3000], vec![3u8; 3000]);
+    for content in [&gone, &claimed, &again] {
+        put(&disk, content).await;
+    }
+    // Another upload finds the piece here and is promised that it stays.
+    assert!(disk.stamp(header(&claimed, 5)).await.unwrap().is_some());
+    let all = [&gone, &claimed, &again];
+    let mut items: Vec<FeedItem> = all.iter().map(|c| committed(c, 1)).collect();
+    items.extend(all.iter().map(|c| FeedItem::Deleted(key(c))));
+    disk.follow(items, Some(10));
+    settle(&disk);
+    assert_eq!(disk.stamp(header(&again, 6)).await.unwrap(), None, "trash can't be claimed");
+    try_put(&disk, &again, 6).await.unwrap();
+    let check = |disk: &DiskStore| {
+        assert_eq!(disk.locate(&key(&gone)).unwrap(), None);
+        assert_eq!(content_of(disk, &claimed), claimed);
+        assert_eq!(content_of(disk, &again), again);
+        assert_eq!(disk.usage().pieces, 2);
+    };
+    check(&disk);
+    drop(disk);
+    for wipe in [false, true] {
+        if wipe {
+            std::fs::remove_dir_all(folder.path().join("index")).unwrap();
+        }
+        check(&open(folder.path()));
+    }
+    // The uploads are fenced without having committed: their claims are void.
+    let disk = open(folder.path());
+    disk.follow(vec![FeedItem::Fenced { before_ms: 7 }], Some(11));
+    settle(&disk);
+    assert_eq!(disk.usage().pieces, 0);
+}
+
+#[tokio::test]
+async fn what_the_metadata_nodes_do_not_know_goes_unless_deletion_is_held() {
+    let folder = tempfile::tempdir().unwrap();
+    Superblock::format(folder.path()).unwrap();
+    let disk = open(folder.path());
+    let (known, unknown, young) = (vec![1u8; 100], vec![2u8; 100], vec![3u8; 100]);
+    put(&disk, &known).await;
+    put(&disk, &unknown).await;
+    try_put(&disk, &young, 50).await.unwrap();
+    let asked: Vec<PoolChunk> = [&known, &unknown, &young].map(|c| key(c)).to_vec();
+    assert_eq!(disk.pieces(None, 10).unwrap().len(), 3);
+    let answer =
+        |deletion_held| PiecesKnown { committed: vec![key(&known)], fenced_before_ms: 20, deletion_held };
+    disk.reconcile(asked.clone(), answer(true));
+    settle(&disk);
+    assert_eq!(disk.usage().pieces, 3);
+    disk.reconcile(asked, answer(false));
+    settle(&disk);
+    let state = |content: &[u8]| disk.locate(&key(content)).unwrap().map(|l| l.state);
+    assert_eq!(state(&known), Some(PieceState::Live));
+    assert_eq!(state(&unknown), None);
+    assert_eq!(state(&young), Some(PieceState::Staged), "its upload may still commit");
+}
+
+/// A disk without a file system and without a compactor of its own.
+fn simulated(disk: &SimDisk, index: Arc<MemoryStore>) -> Result<Arc<DiskStore>, DiskError> {
+    let (index, replay_from) = Index::load(index).unwrap();
+    let superblock = Superblock { incarnation: wmall_proto::Incarnation([7; 16]), key: [7u8; 32].into() };
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let parts = Parts { superblock, cluster: CLUSTER, disk, index, replay_from, segment_bytes: SEGMENT };
+    let store = DiskStore::assemble(&config(std::path::Path::new("/nowhere")), parts)?;
+    store.set_id(DiskId(1));
+    Ok(Arc::new(store))
+}
+
+const SEGMENT: u64 = 4096;
+
+fn bytes(n: u8) -> Vec<u8> {
+    vec![n; 900 + usize::from(n)]
+}
+
+/// What a history has been told.
+#[derive(Default)]
+struct Told {
+    /// Promised and not deleted.
+    promised: Vec<u8>,
+    /// Gone from the index, so its tombstone is durable.
+    buried: Vec<u8>,
+    /// Segments that were compacted away.
+    retired: Vec<u64>,
+}
+
+/// Pieces come, are committed, claimed, deleted, put again; segments are compacted.
+async fn history(disk: &SimDisk, view: Arc<MemoryStore>) -> Told {
+    let mut told = Told::default();
+    let Ok(store) = simulated(disk, view) else { return told };
+    for n in 0..16u8 {
+        if try_put(&store, &bytes(n), 1).await.is_ok() {
+            told.promised.push(n);
+        }
+    }
+    store.follow((0..14u8).map(|n| committed(&bytes(n), 1)).collect(), Some(5));
+    let claimed = matches!(store.stamp(header(&bytes(4), 9)).await, Ok(Some(_)));
+    // 4 is claimed by another upload and outlives its deletion; 5 comes again after it.
+    let deleted = [0u8, 1, 4, 5, 8, 9, 10];
+    store.follow(deleted.iter().map(|&n| FeedItem::Deleted(key(&bytes(n)))).collect(), Some(6));
+    settle(&store);
+    let had = told.promised.clone();
+    told.promised.retain(|n| (*n == 4 && claimed) || !deleted.contains(n));
+    let gone = |n: &&u8| had.contains(n) && store.reader.held(&key(&bytes(**n))).unwrap().is_none();
+    told.buried = deleted.iter().filter(|n| **n != 4 && **n != 5).filter(gone).copied().collect();
+    if try_put(&store, &bytes(5), 20).await.is_ok() {
+        told.promised.push(5);
+    }
+    let compactor = store.compactor(Ballast::new("/nowhere".into(), 0));
+    for segment in [2, 0, 1, 4] {
+        let (_open, stop) = mpsc::channel();
+        if compactor.compact(segment, &stop).is_ok() {
+            told.retired.push(segment);
+        }
+    }
+    told
+}
+
+/// Everything that a disk says it has, read and hashed.
+fn inventory(store: &DiskStore) -> Vec<PoolChunk> {
+    let keys = store.pieces(None, 1000).unwrap();
+    for key in &keys {
+        assert_eq!(store.check(key).unwrap(), PieceCheck::Good);
+    }
+    keys
+}
+
+#[tokio::test]
+async fn a_power_cut_at_any_operation_of_compaction_loses_nothing_and_brings_nothing_back() {
+    let whole = SimDisk::new();
+    let told = history(&whole, Arc::default()).await;
+    assert_eq!(told.retired, [2, 0, 1, 4], "the history compacts what it means to");
+    assert_eq!(told.buried, [0, 1, 8, 9, 10]);
+    assert_eq!(told.promised, [2, 3, 4, 6, 7, 11, 12, 13, 14, 15, 5]);
+    for at in 1..=whole.operations() + 4 {
+        for how in [Crash::Drop, Crash::Tear, Crash::Reorder] {
+            let disk = SimDisk::new();
+            disk.fail_at(at, Fault::PowerCut);
+            let told = history(&disk, Arc::default()).await;
+            let after = disk.crash(how, at);
+            let context = format!("power cut at {at}, {how:?}");
+            // After a power cut no view is trusted.
+            let store = simulated(&after, Arc::default()).unwrap_or_else(|e| panic!("{context}: {e:?}"));
+            let there = inventory(&store);
+            for n in &told.promised {
+                assert!(there.contains(&key(&bytes(*n))), "{context}: {n} was promised and is lost");
+            }
+            for n in &told.buried {
+                assert!(!there.contains(&key(&bytes(*n))), "{context}: {n} was deleted and is back");
+            }
+            // Recovery is idempotent, and the disk goes on from there.
+            let counts = (store.usage().pieces, store.usage().bytes, store.books.wanted());
+            drop(store);
+            let store = simulated(&after, Arc::default()).unwrap();
+            assert_eq!(
+                counts,
+                (store.usage().pieces, store.usage().bytes, store.books.wanted()),
+                "{context}"
+            );
+            assert_eq!(inventory(&store), there, "{context}");
+            try_put(&store, &bytes(77), 30).await.unwrap_or_else(|e| panic!("{context}: {e}"));
+        }
+    }
+}
+
+/// A process that is killed keeps what it has written of its view; the journal goes on from there.
+#[tokio::test]
+async fn a_kill_at_any_operation_of_compaction_leaves_index_and_segments_in_step() {
+    let whole = SimDisk::new();
+    history(&whole, Arc::default()).await;
+    for at in 1..=whole.operations() + 4 {
+        let (disk, view) = (SimDisk::new(), Arc::new(MemoryStore::default()));
+        disk.fail_at(at, Fault::PowerCut);
+        let told = history(&disk, view.clone()).await;
+        let after = disk.killed();
+        let store = simulated(&after, view).unwrap_or_else(|e| panic!("kill at {at}: {e:?}"));
+        settle(&store);
+        let there = inventory(&store);
+        for n in &told.promised {
+            assert!(there.contains(&key(&bytes(*n))), "kill at {at}: {n} was promised and is lost");
+        }
+        for n in &told.buried {
+            assert!(!there.contains(&key(&bytes(*n))), "kill at {at}: {n} was deleted and is back");
+        }
+        // The index says of each segment what a recount of the pieces says.
+        let mut recount = std::collections::BTreeMap::new();
+        for key in &there {
+            let located = store.locate(key).unwrap().unwrap();
+            let record = Journal::record_bytes(HEADER, located.length as usize);
+            *recount.entry(located.position.segment).or_insert(0) += record;
+        }
+        let wanted = store.books.wanted();
+        let wanted: std::collections::BTreeMap<u64, u64> =
+            wanted.into_iter().filter(|(_, n)| *n > 0).collect();
+        assert_eq!(wanted, recount, "kill at {at}");
+    }
 }

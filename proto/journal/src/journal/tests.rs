@@ -15,6 +15,7 @@ fn options() -> Options {
         identity: [5; 16],
         segment_bytes: SEGMENT,
         max_bytes: 100 * SEGMENT,
+        reserve_bytes: 0,
         queue_bytes: 1 << 20,
         replay_from: None,
         name: "journal-test".into(),
@@ -216,6 +217,91 @@ fn replay_starts_where_it_is_told_and_retired_segments_are_gone() {
     })
     .unwrap();
     assert_eq!(seen, (30..48).collect::<Vec<_>>());
+}
+
+/// A history that retires segments from the middle while it goes on. Returns what was acknowledged, and the
+/// segments whose retirement was.
+fn history_with_retirement(disk: Arc<dyn Disk>) -> (Vec<u32>, Vec<u64>) {
+    let (mut acknowledged, mut retired) = (Vec::new(), Vec::new());
+    let Ok((journal, _)) = reopen(disk) else { return (acknowledged, retired) };
+    for n in 0..14u32 {
+        if journal.append_and_wait(vec![record(n, 1500)]).is_ok() {
+            acknowledged.push(n);
+        }
+        // Two records a segment.
+        let gone = match n {
+            6 => 1,
+            9 => 3,
+            12 => 0,
+            _ => continue,
+        };
+        if journal.retire(gone).is_ok() && journal.fenced().is_none() {
+            retired.push(gone);
+        }
+    }
+    (acknowledged, retired)
+}
+
+#[test]
+fn a_power_cut_while_segments_are_retired_loses_nothing_else() {
+    let whole = SimDisk::new();
+    let (all, gone) = history_with_retirement(Arc::new(whole.clone()));
+    assert_eq!((all.len(), gone), (14, vec![1, 3, 0]));
+    let in_retired = |n: u32| [0, 1, 3].contains(&(n / 2));
+    for at in 1..=whole.operations() {
+        for how in [Crash::Drop, Crash::Tear, Crash::Reorder] {
+            let disk = SimDisk::new();
+            disk.fail_at(at, Fault::PowerCut);
+            let (acknowledged, retired) = history_with_retirement(Arc::new(disk.clone()));
+            let after = disk.crash(how, at);
+            let (journal, seen) =
+                reopen(Arc::new(after.clone())).unwrap_or_else(|e| panic!("power cut at {at}, {how:?}: {e}"));
+            for n in &acknowledged {
+                assert!(seen.contains(n) || in_retired(*n), "cut at {at}, {how:?}: {n} is lost");
+            }
+            for segment in &retired {
+                assert!(!journal.segments().contains(segment), "cut at {at}, {how:?}: {segment} is back");
+            }
+            journal.append_and_wait(vec![record(99, 8)]).unwrap();
+            drop(journal);
+            let (_, again) = reopen(Arc::new(after)).unwrap();
+            assert_eq!(again.len(), seen.len() + 1, "cut at {at}, {how:?}");
+        }
+    }
+}
+
+#[test]
+fn a_gap_that_was_not_retired_is_damage_and_the_reserve_is_for_maintenance() {
+    let disk = SimDisk::new();
+    history_with_retirement(Arc::new(disk.clone()));
+    let rotten = disk.crash(Crash::Drop, 0);
+    rotten.flip("retired", 20);
+    assert!(matches!(reopen(Arc::new(rotten)), Err(OpenError::Retired(_))));
+    for gone in [2, 4] {
+        let holed = disk.crash(Crash::Drop, 0);
+        holed.remove(&format!("{gone:010}.seg")).unwrap();
+        let opened = reopen(Arc::new(holed));
+        assert!(
+            matches!(opened, Err(OpenError::Corrupt { position: Position { segment, .. }, .. }) if segment == gone)
+        );
+    }
+    let small = Options { max_bytes: 3 * SEGMENT, reserve_bytes: SEGMENT, ..options() };
+    let journal = Journal::open(Arc::new(SimDisk::new()), small, |_| Ok(())).unwrap();
+    let appended = (0..5).take_while(|&n| journal.append_and_wait(vec![record(n, 3000)]).is_ok()).count();
+    assert_eq!(appended, 2);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    journal.append_maintenance(vec![record(7, 3000)], move |outcome| {
+        let _ = sender.send(outcome.is_ok());
+    });
+    assert!(receiver.recv().unwrap());
+    let mut seen = Vec::new();
+    journal
+        .scan(1, |found| {
+            seen.push(number(found.meta));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(seen, [1]);
 }
 
 #[test]

@@ -1,0 +1,82 @@
+//! What everybody may know of a disk at any time, without asking its threads.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use wmall_proto::feed::PoolChunk;
+
+use super::index::{Counts, Index};
+
+/// Rotten pieces that may wait to be reported; what is beyond is found again by whoever reads it.
+const MAX_ROTTEN: usize = 65_536;
+
+/// Counts and conditions, written by the disk's threads.
+#[derive(Default)]
+pub(super) struct Books {
+    pieces: AtomicU64,
+    bytes: AtomicU64,
+    fenced_before_ms: AtomicU64,
+    /// Wanted bytes by segment.
+    wanted: Mutex<BTreeMap<u64, u64>>,
+    /// The index could not be written: nothing is promised any more.
+    failed: AtomicBool,
+    /// A put found no room, and none has been made since.
+    full: AtomicBool,
+    rotten: Mutex<Vec<PoolChunk>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Books {
+    pub(super) fn set(&self, index: &Index) {
+        self.pieces.store(index.counts.pieces, Ordering::Relaxed);
+        self.bytes.store(index.counts.bytes, Ordering::Relaxed);
+        self.fenced_before_ms.store(index.fenced_before_ms, Ordering::Relaxed);
+        lock(&self.wanted).clone_from(&index.wanted);
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        Counts { pieces: load(&self.pieces), bytes: load(&self.bytes) }
+    }
+
+    pub(super) fn fenced_before_ms(&self) -> u64 {
+        self.fenced_before_ms.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn wanted(&self) -> BTreeMap<u64, u64> {
+        lock(&self.wanted).clone()
+    }
+
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Release);
+    }
+
+    pub(super) fn full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+
+    pub(super) fn add_rotten(&self, key: PoolChunk) {
+        let mut rotten = lock(&self.rotten);
+        if rotten.len() < MAX_ROTTEN {
+            rotten.push(key);
+        }
+    }
+
+    pub(super) fn take_rotten(&self, limit: usize) -> Vec<PoolChunk> {
+        let mut rotten = lock(&self.rotten);
+        let n = rotten.len().min(limit);
+        rotten.drain(..n).collect()
+    }
+}

@@ -1,0 +1,301 @@
+//! Compaction: what is still wanted of a segment that is mostly dead is copied to the tail, and the segment
+//! goes.
+//!
+//! Order: the copies are durable; the index points to them; the index is written out; the segment is
+//! listed as retired; it is unlinked. A tombstone is carried along as long as an older segment is there that
+//! may hold what it ended. A piece that turns out rotten is not copied: it is reported and goes.
+//!
+//! One thread a disk. At most [`BATCH_BYTES`] are in memory. Between batches it rests as long as the last
+//! one took, unless the disk is short of room: foreground requests go first.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use wmall_journal::{Journal, OpenError, Position, Record};
+use wmall_proto::ChunkId;
+use wmall_proto::feed::PoolChunk;
+
+use super::books::Books;
+use super::index::{IndexReader, PieceState};
+use super::keeper::{Move, Work};
+use super::piece::{Entry, HEADER, KIND_COPY, KIND_STAMP, KIND_TOMBSTONE, PieceHeader, Tombstone};
+
+/// A segment of which less than this part is wanted is worth it.
+const WORTH: f64 = 0.5;
+/// The same when the disk is short of room.
+const WORTH_WHEN_FULL: f64 = 0.95;
+/// Bytes that are copied together.
+const BATCH_BYTES: u64 = 8 << 20;
+/// Between looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub(super) struct Compactor {
+    pub(super) journal: Arc<Journal>,
+    pub(super) reader: IndexReader,
+    pub(super) books: Arc<Books>,
+    pub(super) work: mpsc::Sender<Work>,
+    /// Makes room for copies when the file system itself is full.
+    pub(super) ballast: super::ballast::Ballast,
+    pub(super) name: String,
+    /// Segments that could not be compacted; not tried again before the next start.
+    pub(super) given_up: Vec<u64>,
+}
+
+/// Why a segment was left as it is.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Left {
+    #[error("it cannot be read")]
+    Read(#[from] OpenError),
+    #[error("a piece cannot be read: {0}")]
+    Piece(std::io::Error),
+    #[error("a copy could not be written: {0}")]
+    Append(#[from] wmall_journal::AppendError),
+    #[error("the index cannot be read: {0}")]
+    Index(#[from] wmall_runtime::view::StoreError),
+    #[error("it could not be removed: {0}")]
+    Retire(std::io::Error),
+    #[error("something in it is still wanted")]
+    StillWanted,
+    #[error("the disk is being closed")]
+    Closing,
+}
+
+/// A record to carry over.
+enum Carried {
+    Piece(PieceHeader, Position, u32),
+    Stamp(PieceHeader),
+    Tombstone(Tombstone),
+}
+
+impl Compactor {
+    /// Runs until the other end of `stop` is dropped.
+    pub(super) fn run(mut self, stop: &mpsc::Receiver<()>) {
+        while let Err(mpsc::RecvTimeoutError::Timeout) = stop.recv_timeout(LOOK_EVERY) {
+            while let Some(segment) = self.victim() {
+                match self.compact(segment, stop) {
+                    Ok(()) => {
+                        self.books.set_full(false);
+                        tracing::info!(disk = %self.name, segment, "a segment was compacted away");
+                    }
+                    Err(Left::Closing) => return,
+                    Err(error) => {
+                        tracing::warn!(%error, disk = %self.name, segment, "a segment stays as it is");
+                        self.given_up.push(segment);
+                    }
+                }
+            }
+            self.ballast.restore();
+        }
+    }
+
+    /// The segment with the least that is wanted, if that is little enough.
+    fn victim(&self) -> Option<u64> {
+        if self.books.failed() || self.journal.fenced().is_some() {
+            return None;
+        }
+        let mut segments = self.journal.segments();
+        segments.pop();
+        let wanted = self.books.wanted();
+        let worth = if self.books.full() { WORTH_WHEN_FULL } else { WORTH };
+        let share = |segment: &u64| {
+            let size = self.journal.segment_bytes(*segment).unwrap_or(0).max(1);
+            wanted.get(segment).copied().unwrap_or(0) as f64 / size as f64
+        };
+        segments
+            .into_iter()
+            .filter(|s| !self.given_up.contains(s))
+            .map(|s| (share(&s), s))
+            .filter(|(share, _)| *share < worth)
+            .min_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, segment)| segment)
+    }
+
+    /// Carries over what is wanted of a segment and removes it.
+    pub(super) fn compact(&self, segment: u64, stop: &mpsc::Receiver<()>) -> Result<(), Left> {
+        let mut carried = Vec::new();
+        let oldest = self.journal.segments().first().copied().unwrap_or(segment);
+        let mut failed = None;
+        self.journal.scan(segment, |found| {
+            let Some(entry) = Entry::decode(found.kind, found.meta) else { return Err("unknown".into()) };
+            match self.wanted(&entry, found.position, found.payload_length, oldest) {
+                Ok(wanted) => carried.extend(wanted),
+                Err(error) => failed = Some(error),
+            }
+            Ok(())
+        })?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        let mut rest = carried.as_slice();
+        while !rest.is_empty() {
+            let batch;
+            (batch, rest) = rest.split_at(batch_length(rest));
+            let started = Instant::now();
+            self.carry(batch)?;
+            let pause = if self.books.full() { Duration::ZERO } else { started.elapsed() };
+            if !matches!(stop.recv_timeout(pause), Err(mpsc::RecvTimeoutError::Timeout)) {
+                return Err(Left::Closing);
+            }
+        }
+        self.finish(segment)
+    }
+
+    /// What of a record must be carried over, if anything.
+    fn wanted(
+        &self,
+        entry: &Entry,
+        position: Position,
+        length: u32,
+        oldest: u64,
+    ) -> Result<Option<Carried>, wmall_runtime::view::StoreError> {
+        let held = |header: &PieceHeader| self.reader.held(&header.key());
+        Ok(match entry {
+            Entry::Piece(header) | Entry::Copy(header) => {
+                let here = held(header)?
+                    .is_some_and(|h| h.located.position == position && h.located.state != PieceState::Trash);
+                here.then_some(Carried::Piece(*header, position, length))
+            }
+            Entry::Stamp(header) => {
+                let claims = held(header)?.is_some_and(|h| h.claims.contains(&header.upload));
+                claims.then_some(Carried::Stamp(*header))
+            }
+            Entry::Tombstone(tombstone) => {
+                // A piece that is there now replaces what was, on every replay; else the end must stand as
+                // long as there is something before it.
+                let absent = self.reader.get(&tombstone.key)?.is_none();
+                let needed = absent && oldest < position.segment && oldest <= tombstone.up_to.segment;
+                needed.then_some(Carried::Tombstone(*tombstone))
+            }
+        })
+    }
+
+    fn carry(&self, batch: &[Carried]) -> Result<(), Left> {
+        let pieces: Vec<(PoolChunk, Position)> = batch
+            .iter()
+            .filter_map(|c| match c {
+                Carried::Piece(header, position, _) => Some((header.key(), *position)),
+                _ => None,
+            })
+            .collect();
+        let (sender, answers) = mpsc::channel();
+        self.tell(Work::BeginMoves(pieces, sender))?;
+        let mut still = answers.recv().map_err(|_| Left::Closing)?.into_iter();
+        let (mut records, mut moves) = (Vec::new(), Vec::new());
+        let mut trouble = None;
+        for carried in batch {
+            match carried {
+                Carried::Piece(header, position, length) => {
+                    if !still.next().unwrap_or(false) {
+                        continue;
+                    }
+                    moves.push(Move { key: header.key(), from: *position, to: None });
+                    match self.read(header, *position, *length) {
+                        Ok(Some(record)) => records.push((Some(moves.len() - 1), record)),
+                        Ok(None) => self.report(header, *position)?,
+                        Err(error) => trouble = Some(Left::Piece(error)),
+                    }
+                }
+                Carried::Stamp(header) => {
+                    let record = Record { kind: KIND_STAMP, meta: header.encode(), ..Record::default() };
+                    records.push((None, record));
+                }
+                Carried::Tombstone(tombstone) => {
+                    let meta = tombstone.encode();
+                    records.push((None, Record { kind: KIND_TOMBSTONE, meta, ..Record::default() }));
+                }
+            }
+        }
+        let outcome = match trouble {
+            Some(trouble) => Err(trouble),
+            None => self.append(records, &mut moves),
+        };
+        // Whatever came of it, the pieces are not being moved any more.
+        let (sender, ended) = mpsc::channel();
+        self.tell(Work::EndMoves(moves, sender))?;
+        let _ = ended.recv();
+        outcome
+    }
+
+    /// Appends the copies, one record after another, and notes where they went.
+    fn append(&self, records: Vec<(Option<usize>, Record)>, moves: &mut [Move]) -> Result<(), Left> {
+        let (of, mut records): (Vec<_>, Vec<_>) = records.into_iter().unzip();
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut positions = self.append_once(records.clone());
+        if matches!(positions, Err(wmall_journal::AppendError::Full)) && self.ballast.drop_it() {
+            positions = self.append_once(std::mem::take(&mut records));
+        }
+        for (of, position) in of.into_iter().zip(positions?) {
+            if let Some(i) = of {
+                moves[i].to = Some(position);
+            }
+        }
+        Ok(())
+    }
+
+    fn append_once(&self, records: Vec<Record>) -> Result<Vec<Position>, wmall_journal::AppendError> {
+        // Each record is an append of its own, so that none needs a segment for all of them.
+        let mut waiting = Vec::with_capacity(records.len());
+        for record in records {
+            let (sender, receiver) = mpsc::channel();
+            self.journal.append_maintenance(vec![record], move |outcome| {
+                let _ = sender.send(outcome);
+            });
+            waiting.push(receiver);
+        }
+        let mut positions = Vec::with_capacity(waiting.len());
+        for receiver in waiting {
+            positions.extend(receiver.recv().unwrap_or(Err(wmall_journal::AppendError::Closed))?);
+        }
+        Ok(positions)
+    }
+
+    /// A piece's copy; none if its bytes are not what they should be.
+    fn read(&self, header: &PieceHeader, position: Position, length: u32) -> std::io::Result<Option<Record>> {
+        let start = Journal::payload_offset(position, HEADER);
+        let bytes = self.journal.read_vec(position.segment, start, length as usize)?;
+        if ChunkId::of(&bytes) != header.chunk {
+            return Ok(None);
+        }
+        let payload = vec![bytes.into()];
+        Ok(Some(Record { kind: KIND_COPY, meta: header.encode(), payload, payload_crc: None }))
+    }
+
+    fn report(&self, header: &PieceHeader, position: Position) -> Result<(), Left> {
+        tracing::error!(disk = %self.name, chunk = %header.chunk, "a piece is rotten");
+        self.books.add_rotten(header.key());
+        self.tell(Work::Rotten(header.key(), position))
+    }
+
+    /// Everything is carried over: the index is written out, then the segment goes.
+    fn finish(&self, segment: u64) -> Result<(), Left> {
+        let (sender, written) = mpsc::channel();
+        self.tell(Work::Barrier(sender))?;
+        if !written.recv().map_err(|_| Left::Closing)? {
+            return Err(Left::Closing);
+        }
+        if self.books.wanted().get(&segment).copied().unwrap_or(0) > 0 {
+            return Err(Left::StillWanted);
+        }
+        self.journal.retire(segment).map_err(Left::Retire)?;
+        self.tell(Work::Retired(segment))
+    }
+
+    fn tell(&self, work: Work) -> Result<(), Left> {
+        self.work.send(work).map_err(|_| Left::Closing)
+    }
+}
+
+/// How many records are carried together.
+fn batch_length(carried: &[Carried]) -> usize {
+    let mut bytes = 0;
+    let fits = |c: &&Carried| {
+        bytes += match c {
+            Carried::Piece(_, _, length) => u64::from(*length),
+            _ => 64,
+        };
+        bytes <= BATCH_BYTES
+    };
+    carried.iter().take_while(fits).count().max(1)
+}

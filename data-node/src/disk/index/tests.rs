@@ -1,0 +1,142 @@
+use super::*;
+
+fn key(n: u8) -> PoolChunk {
+    PoolChunk { pool: PoolId(1), chunk: ChunkId([n; 32]) }
+}
+
+fn upload(ms: u64) -> UploadId {
+    UploadId::new(ms, [1; 10])
+}
+
+fn header(n: u8, at_ms: u64) -> PieceHeader {
+    let PoolChunk { pool, chunk } = key(n);
+    PieceHeader { pool, chunk, slot: 0, upload: upload(at_ms), row_version: 1 }
+}
+
+fn at(segment: u64, offset: u64) -> Position {
+    Position { segment, offset }
+}
+
+/// One change, applied.
+fn change<T>(index: &mut Index, f: impl FnOnce(&mut Index, &mut IndexBatch) -> T) -> T {
+    let mut batch = IndexBatch::default();
+    let out = f(index, &mut batch);
+    index.apply(batch).unwrap();
+    out
+}
+
+fn insert(index: &mut Index, n: u8, at_ms: u64, position: Position) {
+    change(index, |i, b| i.enter(b, &Entry::Piece(header(n, at_ms)), position, 10)).unwrap();
+}
+
+fn open() -> (tempfile::TempDir, Index) {
+    let folder = tempfile::tempdir().unwrap();
+    let (index, from) = Index::open(&folder.path().join("index")).unwrap();
+    assert_eq!(from, None);
+    (folder, index)
+}
+
+#[test]
+fn pieces_are_counted_once_and_keep_what_holds_them() {
+    let (folder, mut index) = open();
+    insert(&mut index, 3, 5, at(1, 64));
+    insert(&mut index, 3, 6, at(1, 128));
+    assert_eq!(index.counts, Counts { pieces: 1, bytes: 10 });
+    assert_eq!(index.wanted[&1], Journal::record_bytes(HEADER, 10));
+    assert_eq!(index.reader().staged(None, 10).unwrap(), [key(3)]);
+    change(&mut index, |i, b| {
+        i.settle(b, &key(3), Some(upload(5))).unwrap();
+        i.set_feed(b, 77);
+    });
+    insert(&mut index, 3, 7, at(2, 256));
+    let held = index.reader().held(&key(3)).unwrap().unwrap();
+    assert_eq!((held.located.state, held.located.position), (PieceState::Live, at(2, 256)));
+    assert_eq!(held.claims, [upload(6), upload(7)]);
+    assert_eq!((index.wanted[&1], index.wanted[&2]), (0, Journal::record_bytes(HEADER, 10)));
+    assert!(index.reader().staged(None, 10).unwrap().is_empty());
+    index.reader().flush();
+    drop(index);
+    let (index, from) = Index::open(&folder.path().join("index")).unwrap();
+    assert_eq!(from, Some(at(2, 256)));
+    assert_eq!((index.counts.pieces, index.reader().feed().unwrap()), (1, 77));
+    assert_eq!(index.wanted[&2], Journal::record_bytes(HEADER, 10));
+}
+
+#[test]
+fn a_deletion_leaves_a_piece_that_another_upload_claims() {
+    let (_folder, mut index) = open();
+    insert(&mut index, 1, 5, at(1, 64));
+    change(&mut index, |i, b| i.settle(b, &key(1), Some(upload(5)))).unwrap();
+    // Another upload of the same bytes, promised before the deletion came.
+    assert!(change(&mut index, |i, b| i.claim(b, &header(1, 9))).unwrap());
+    assert_eq!(change(&mut index, |i, b| i.release(b, &key(1))).unwrap(), None);
+    assert_eq!(index.reader().get(&key(1)).unwrap().unwrap().state, PieceState::Staged);
+    // It commits, and is deleted later: nothing holds it any more.
+    change(&mut index, |i, b| i.settle(b, &key(1), Some(upload(9)))).unwrap();
+    assert_eq!(change(&mut index, |i, b| i.release(b, &key(1))).unwrap(), Some(at(1, 64)));
+    assert_eq!(index.reader().get(&key(1)).unwrap(), None, "trash is not seen");
+    assert_eq!(index.reader().trash(10).unwrap(), [key(1)]);
+    assert_eq!((index.counts, index.wanted[&1]), (Counts::default(), 0));
+    assert!(!change(&mut index, |i, b| i.claim(b, &header(1, 11))).unwrap(), "nor claimed");
+    // A new piece before the tombstone is durable outlives it.
+    insert(&mut index, 1, 12, at(1, 200));
+    change(&mut index, |i, b| i.bury(b, &key(1), at(1, 64))).unwrap();
+    assert_eq!(index.reader().get(&key(1)).unwrap().unwrap().position, at(1, 200));
+    change(&mut index, |i, b| i.bury(b, &key(1), at(1, 200))).unwrap();
+    assert_eq!(index.reader().held(&key(1)).unwrap(), None);
+    assert_eq!((index.counts, index.wanted[&1]), (Counts::default(), 0));
+}
+
+#[test]
+fn a_fence_voids_the_claims_of_older_uploads_only() {
+    let (_folder, mut index) = open();
+    insert(&mut index, 1, 5, at(1, 64));
+    insert(&mut index, 2, 50, at(1, 128));
+    change(&mut index, |i, b| i.set_fence(b, 20));
+    change(&mut index, |i, b| i.set_fence(b, 10));
+    assert_eq!(index.fenced_before_ms, 20);
+    assert_eq!(change(&mut index, |i, b| i.release(b, &key(1))).unwrap(), Some(at(1, 64)));
+    assert_eq!(change(&mut index, |i, b| i.release(b, &key(2))).unwrap(), None);
+}
+
+#[test]
+fn a_moved_piece_is_where_it_was_moved_to_and_dead_where_it_was() {
+    let (_folder, mut index) = open();
+    insert(&mut index, 1, 5, at(1, 64));
+    change(&mut index, |i, b| i.settle(b, &key(1), Some(upload(5)))).unwrap();
+    assert!(change(&mut index, |i, b| i.moved(b, &key(1), at(1, 64), at(4, 64))).unwrap());
+    assert!(!change(&mut index, |i, b| i.moved(b, &key(1), at(1, 64), at(5, 64))).unwrap());
+    let held = index.reader().held(&key(1)).unwrap().unwrap();
+    assert_eq!(
+        (held.located.position, held.located.state, held.claims),
+        (at(4, 64), PieceState::Live, vec![])
+    );
+    assert_eq!((index.wanted[&1], index.counts.pieces), (0, 1));
+    // On replay the copy changes the place and nothing else; an older one does not even that.
+    let copy = Entry::Copy(header(1, 5));
+    change(&mut index, |i, b| i.enter(b, &copy, at(6, 64), 10)).unwrap();
+    change(&mut index, |i, b| i.enter(b, &copy, at(5, 64), 10)).unwrap();
+    let held = index.reader().held(&key(1)).unwrap().unwrap();
+    assert_eq!(
+        (held.located.position, held.located.state, held.claims.len()),
+        (at(6, 64), PieceState::Live, 0)
+    );
+    assert_eq!(index.counts.pieces, 1);
+}
+
+#[test]
+fn claims_are_bounded_and_the_oldest_goes_first() {
+    let mut claims = Vec::new();
+    (0..100).rev().for_each(|ms| add_claim(&mut claims, upload(ms)));
+    assert_eq!(claims, (68..100).map(upload).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_damaged_entry_is_an_error() {
+    let located = Located { position: at(1, 2), length: 3, slot: 4, state: PieceState::Live };
+    let held = Held { located, claims: vec![upload(1), upload(2)] };
+    let bytes = encode_held(&held);
+    assert_eq!(decode_held(&bytes), Some(held));
+    assert_eq!(decode_held(&bytes[..bytes.len() - 1]), None);
+    assert_eq!(decode_held(&bytes[..10]), None);
+}
