@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::disk::Disk;
 use crate::format::{KIND_SEAL, MAX_META, MAX_PAYLOAD, Position, SEAL_SIZE, SEGMENT_HEADER, record_size};
-use crate::recover::{OpenError, recover};
+use crate::recover::{Damage, OpenError, Visitor, pass_over, recover};
 use crate::scan::{Found, Scanner, Step};
 use crate::segment::Segments;
 use crate::writer::{Append, Limits, Queue, Writer};
@@ -93,8 +93,27 @@ impl Journal {
         options: Options,
         mut replay: impl FnMut(Found<'_>) -> Result<(), String>,
     ) -> Result<Self, OpenError> {
+        Self::open_with(disk, options, Visitor { replay: &mut replay, damaged: None })
+    }
+
+    /// The same for an owner that can do without single records: what is damaged is told of and passed over.
+    /// Segments that are missing or of another journal are still refused.
+    pub fn open_damaged(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        mut replay: impl FnMut(Found<'_>) -> Result<(), String>,
+        mut damaged: impl FnMut(Damage<'_>),
+    ) -> Result<Self, OpenError> {
+        Self::open_with(disk, options, Visitor { replay: &mut replay, damaged: Some(&mut damaged) })
+    }
+
+    fn open_with(
+        disk: Arc<dyn Disk>,
+        options: Options,
+        mut visitor: Visitor<'_>,
+    ) -> Result<Self, OpenError> {
         let segments = Arc::new(Segments::new(disk, options.identity));
-        let tail = recover(&segments, &options, &mut replay)?;
+        let tail = recover(&segments, &options, &mut visitor)?;
         let queue = Arc::new(Queue::new(options.queue_bytes));
         let largest = options.segment_bytes - SEGMENT_HEADER - SEAL_SIZE;
         let limits = Limits {
@@ -178,7 +197,8 @@ impl Journal {
         record_size(meta_length, payload_length)
     }
 
-    /// Hands every record of a sealed segment to `visit`, in order. Payloads are not checked.
+    /// Hands every record of a sealed segment to `visit`, in order. Payloads are not checked; what can't be
+    /// made out is passed over.
     pub fn scan(
         &self,
         segment: u64,
@@ -196,10 +216,12 @@ impl Journal {
                     scanner.offset += header.size();
                 }
                 Step::Seal => return Ok(()),
-                Step::Nothing => {
-                    let why = "a record of a sealed segment does not check out".into();
-                    return Err(OpenError::Corrupt { position, why });
-                }
+                Step::Nothing => pass_over(&mut scanner, segment, &mut |damage| {
+                    tracing::error!(?damage, "a damaged place in a segment");
+                })?,
+            }
+            if scanner.offset >= scanner.size() {
+                return Ok(());
             }
         }
     }

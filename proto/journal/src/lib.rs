@@ -38,7 +38,7 @@ pub use disk::{Disk, DiskFile};
 pub use format::{MAX_META, MAX_PAYLOAD, Position};
 pub use journal::{AppendError, Journal, Options, Record};
 pub use real::RealDisk;
-pub use recover::OpenError;
+pub use recover::{Damage, OpenError};
 pub use scan::Found;
 
 /// The checksum of payloads: CRC32C (RFC 3720 appendix B.4).

@@ -1,4 +1,11 @@
 //! Opening a journal: replay what is there, tell a torn tail from rot, clear the torn tail.
+//!
+//! Rot is refused, or told of and passed over, as the owner wishes: a Raft log must be whole, while a disk's
+//! pieces can be had from elsewhere one by one. Passing over goes on at the next record that states its own
+//! position, so bytes of a payload are never taken for a record.
+//!
+//! What a killed process had written and not synced looks durable to whoever reads it now. So the end is
+//! synced, and the folder, before anything that was replayed is believed.
 
 use std::io;
 use std::sync::Arc;
@@ -60,6 +67,29 @@ pub enum OpenError {
     },
 }
 
+/// What was passed over.
+#[derive(Debug)]
+pub enum Damage<'a> {
+    /// A record whose payload is not what was written.
+    Payload(Found<'a>),
+    /// Bytes in which no record can be made out.
+    Gap {
+        /// The segment.
+        segment: u64,
+        /// First byte.
+        from: u64,
+        /// First byte behind it.
+        to: u64,
+    },
+}
+
+/// What the owner does with what is found.
+pub(crate) struct Visitor<'a> {
+    pub(crate) replay: &'a mut dyn FnMut(Found<'_>) -> Result<(), String>,
+    /// None: rot is an error.
+    pub(crate) damaged: Option<&'a mut dyn FnMut(Damage<'_>)>,
+}
+
 /// Where the next record goes.
 pub(crate) struct Tail {
     pub(crate) segment: u64,
@@ -72,7 +102,7 @@ pub(crate) struct Tail {
 pub(crate) fn recover(
     segments: &Segments,
     options: &Options,
-    replay: &mut dyn FnMut(Found<'_>) -> Result<(), String>,
+    visitor: &mut Visitor<'_>,
 ) -> Result<Option<Tail>, OpenError> {
     let numbers = list(segments)?;
     let mut tail = None;
@@ -90,7 +120,11 @@ pub(crate) fn recover(
             std::cmp::Ordering::Greater if last => SEGMENT_HEADER,
             std::cmp::Ordering::Greater => continue,
         };
-        tail = replay_segment(&file, number, start, last, replay)?;
+        tail = replay_segment(&file, number, start, last, visitor)?;
+    }
+    if let Some(tail) = &tail {
+        tail.file.sync_data()?;
+        segments.disk().sync_dir()?;
     }
     Ok(tail)
 }
@@ -133,7 +167,7 @@ fn replay_segment(
     segment: u64,
     start: u64,
     last: bool,
-    replay: &mut dyn FnMut(Found<'_>) -> Result<(), String>,
+    visitor: &mut Visitor<'_>,
 ) -> Result<Option<Tail>, OpenError> {
     // Payloads of sealed segments are checked by whoever reads them; those near the tail here.
     let mut scanner = Scanner::new(file.clone(), segment, start, last)?;
@@ -141,7 +175,7 @@ fn replay_segment(
         let position = Position { segment, offset: scanner.offset };
         match scanner.look()? {
             Step::Record(header) => {
-                replay(scanner.found(position, &header))
+                (visitor.replay)(scanner.found(position, &header))
                     .map_err(|why| OpenError::Rejected { position, why })?;
                 scanner.offset += header.size();
             }
@@ -150,23 +184,72 @@ fn replay_segment(
                 return Ok(Some(Tail { segment, file: file.clone(), offset: size, size }));
             }
             Step::Seal => return Ok(None),
-            Step::Nothing if last => {
-                clear_torn_tail(&mut scanner, file, segment)?;
-                let (offset, size) = (position.offset, scanner.size());
-                return Ok(Some(Tail { segment, file: file.clone(), offset, size }));
-            }
             Step::Nothing => {
-                let why = "a record of a sealed segment does not check out".into();
-                return Err(OpenError::Corrupt { position, why });
+                let ending = if last { torn_or_rotten(&mut scanner)? } else { Ending::Rotten(position.offset) };
+                match (ending, &mut visitor.damaged) {
+                    (Ending::Torn(dirty_end), _) => {
+                        clear(file, position.offset, dirty_end)?;
+                        let (offset, size) = (position.offset, scanner.size());
+                        return Ok(Some(Tail { segment, file: file.clone(), offset, size }));
+                    }
+                    (Ending::Rotten(_), Some(damaged)) => pass_over(&mut scanner, segment, damaged)?,
+                    (Ending::Rotten(witness), None) => return Err(rotten(position, witness)),
+                }
+                // Nothing more can be made out in this segment: it takes no more records.
+                if scanner.offset >= scanner.size() {
+                    let size = scanner.size();
+                    let tail = Tail { segment, file: file.clone(), offset: size, size };
+                    return Ok(last.then_some(tail));
+                }
             }
         }
     }
 }
 
+/// What a place without a record means in the last segment.
+enum Ending {
+    /// The end of what was acknowledged; bytes up to this one are what a crash left.
+    Torn(u64),
+    /// Damage: a record at this place says that what is before it was durable.
+    Rotten(u64),
+}
+
+fn rotten(position: Position, witness: u64) -> OpenError {
+    let why = if witness == position.offset {
+        "a record of a sealed segment does not check out".into()
+    } else {
+        format!("a later record, at byte {witness}, says that this place was durable")
+    };
+    OpenError::Corrupt { position, why }
+}
+
+/// Moves the scanner behind what can't be read: to the end of a record whose header stands, else to the next
+/// place where a record says that it is there, else to the end.
+pub(crate) fn pass_over(
+    scanner: &mut Scanner,
+    segment: u64,
+    damaged: &mut dyn FnMut(Damage<'_>),
+) -> Result<(), OpenError> {
+    let from = scanner.offset;
+    if let Some(header) = scanner.record_at(from)? {
+        let position = Position { segment, offset: from };
+        damaged(Damage::Payload(scanner.found(position, &header)));
+        scanner.offset = from + header.size();
+        return Ok(());
+    }
+    let mut at = from + ALIGN;
+    while at < scanner.size() && scanner.record_at(at)?.is_none() {
+        at += ALIGN;
+    }
+    let to = at.min(scanner.size());
+    damaged(Damage::Gap { segment, from, to });
+    scanner.offset = to;
+    Ok(())
+}
+
 /// Looks behind a place without a record. A record there that was written after this place was
-/// durable means rot. Anything else is what a crash left of an unacknowledged batch, and is zeroed so
-/// that it can never be taken for a record later.
-fn clear_torn_tail(scanner: &mut Scanner, file: &Arc<dyn DiskFile>, segment: u64) -> Result<(), OpenError> {
+/// durable means rot. Anything else is what a crash left of an unacknowledged batch.
+fn torn_or_rotten(scanner: &mut Scanner) -> Result<Ending, OpenError> {
     let tail = scanner.offset;
     let end = scanner.size().min(tail + TORN_REACH);
     let mut dirty_end = tail;
@@ -175,19 +258,18 @@ fn clear_torn_tail(scanner: &mut Scanner, file: &Arc<dyn DiskFile>, segment: u64
         let word = scanner.bytes(at, ALIGN as usize)?;
         if word.is_some_and(|w| w.iter().any(|&b| b != 0)) {
             dirty_end = at + ALIGN;
-            scanner.offset = at;
             // Only a header can tell; its payload may be torn itself.
-            if let Some(durable_before) = scanner.header_at(at)?
-                && durable_before > tail
-            {
-                let position = Position { segment, offset: tail };
-                let why = format!("a later record, at byte {at}, says that this place was durable");
-                return Err(OpenError::Corrupt { position, why });
+            if scanner.record_at(at)?.is_some_and(|header| header.durable_before > tail) {
+                return Ok(Ending::Rotten(at));
             }
         }
         at += ALIGN;
     }
-    scanner.offset = tail;
+    Ok(Ending::Torn(dirty_end))
+}
+
+/// Zeroes what a crash left, so that it can never be taken for a record later.
+fn clear(file: &Arc<dyn DiskFile>, tail: u64, dirty_end: u64) -> Result<(), OpenError> {
     if dirty_end > tail {
         let zeros = Bytes::from(vec![0u8; (1 << 20).min((dirty_end - tail) as usize)]);
         let mut at = tail;

@@ -63,23 +63,10 @@ impl Scanner {
 
     /// Looks at the present offset without moving.
     pub(crate) fn look(&mut self) -> io::Result<Step> {
-        let at = self.offset;
-        let Some(fixed) = self.bytes(at, RECORD_FIXED)? else { return Ok(Step::Nothing) };
-        let Some(fixed) = fixed.first_chunk::<RECORD_FIXED>().copied() else { return Ok(Step::Nothing) };
-        let Some(header) = RecordHeader::decode(&fixed, self.segment) else { return Ok(Step::Nothing) };
-        let fits = header.position.offset == at && at + header.size() <= self.size;
-        if !fits || header.durable_before > at {
-            return Ok(Step::Nothing);
-        }
-        let meta_length = header.meta_length;
-        let Some(tail) = self.bytes(at + RECORD_FIXED as u64, meta_length + 4)? else {
+        let here = self.record_at(self.offset)?;
+        let Some(header) = here.filter(|h| h.durable_before <= h.position.offset) else {
             return Ok(Step::Nothing);
         };
-        if !check_meta(&fixed, tail) {
-            return Ok(Step::Nothing);
-        }
-        let meta = tail[..meta_length].to_vec();
-        self.meta = meta;
         if self.verify_payload && !self.payload_checks_out(&header)? {
             return Ok(Step::Nothing);
         }
@@ -97,16 +84,17 @@ impl Scanner {
         }
     }
 
-    /// The `durable_before` of a record header at this place, if there is one that checks out.
-    pub(crate) fn header_at(&mut self, at: u64) -> io::Result<Option<u64>> {
+    /// The record header at this place, if one checks out; its meta is in the scanner's hands then. The payload
+    /// is not looked at.
+    pub(crate) fn record_at(&mut self, at: u64) -> io::Result<Option<RecordHeader>> {
         let Some(fixed) = self.bytes(at, RECORD_FIXED)? else { return Ok(None) };
         let Some(fixed) = fixed.first_chunk::<RECORD_FIXED>().copied() else { return Ok(None) };
         let Some(header) = RecordHeader::decode(&fixed, self.segment) else { return Ok(None) };
-        if header.position.offset != at {
-            return Ok(None);
-        }
+        let fits = header.position.offset == at && at + header.size() <= self.size;
         let tail = self.bytes(at + RECORD_FIXED as u64, header.meta_length + 4)?;
-        Ok(tail.is_some_and(|t| check_meta(&fixed, t)).then_some(header.durable_before))
+        let Some(tail) = tail.filter(|t| fits && check_meta(&fixed, t)) else { return Ok(None) };
+        self.meta = tail[..header.meta_length].to_vec();
+        Ok(Some(header))
     }
 
     fn payload_checks_out(&mut self, header: &RecordHeader) -> io::Result<bool> {

@@ -179,6 +179,68 @@ fn rot_before_acknowledged_records_is_an_error_and_not_a_tail() {
     }
 }
 
+/// What a killed process had written but not synced is believed by the next one, so it must be safe by then.
+#[test]
+fn a_power_cut_after_a_restart_takes_nothing_that_the_restart_has_seen() {
+    let whole = SimDisk::new();
+    history(Arc::new(whole.clone()));
+    for at in 1..=whole.operations() + 8 {
+        let disk = SimDisk::new();
+        disk.fail_at(at, Fault::PowerCut);
+        history(Arc::new(disk.clone()));
+        let after = disk.killed();
+        let (journal, seen) = reopen(Arc::new(after.clone())).unwrap();
+        drop(journal);
+        let later = after.crash(Crash::Drop, at);
+        let (_, again) = reopen(Arc::new(later)).unwrap();
+        assert_eq!(again, seen, "killed at {at}");
+    }
+}
+
+/// An owner that can do without single records gets all the others, and is told.
+#[test]
+fn rot_can_be_passed_over_record_by_record() {
+    let disk = SimDisk::new();
+    let (journal, _) = reopen(Arc::new(disk.clone())).unwrap();
+    let at: Vec<Position> =
+        (0..12).map(|n| journal.append_and_wait(vec![record(n, 900)]).unwrap()[0]).collect();
+    assert_eq!(journal.segments().len(), 3);
+    drop(journal);
+    for (victim, place) in at.iter().enumerate().take(11) {
+        for byte in [0, 20, 33, 300] {
+            let rotten = disk.crash(Crash::Drop, 0);
+            rotten.flip(&format!("{:010}.seg", place.segment), place.offset as usize + byte);
+            let (mut seen, mut payloads, mut gaps) = (Vec::new(), Vec::new(), 0);
+            let journal = Journal::open_damaged(
+                Arc::new(rotten.clone()),
+                options(),
+                |found| {
+                    seen.push(number(found.meta));
+                    Ok(())
+                },
+                |damage| match damage {
+                    Damage::Payload(found) => payloads.push(number(found.meta)),
+                    Damage::Gap { segment, from, .. } => {
+                        assert_eq!(Position { segment, offset: from }, *place);
+                        gaps += 1;
+                    }
+                },
+            )
+            .unwrap();
+            let context = format!("record {victim}, byte {byte}: {seen:?}");
+            let others: Vec<u32> = (0..12).filter(|n| *n != victim as u32).collect();
+            let last_segment = place.segment == 2;
+            match byte {
+                // Payloads of sealed segments are checked by whoever reads them.
+                300 if !last_segment => assert_eq!(seen.len(), 12, "{context}"),
+                300 => assert_eq!((&seen, &payloads), (&others, &vec![victim as u32]), "{context}"),
+                _ => assert_eq!((&seen, gaps), (&others, 1), "{context}"),
+            }
+            journal.append_and_wait(vec![record(50, 8)]).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_foreign_or_missing_segment_is_refused() {
     let disk = SimDisk::new();
