@@ -122,9 +122,18 @@ impl Store {
 
     /// All buckets.
     pub async fn buckets(&self) -> Result<Vec<Bucket>, ClientError> {
-        match self.inner.read(Query::Buckets).await? {
-            QueryReply::Buckets(buckets) => Ok(buckets),
-            _ => Err(unexpected().into()),
+        let mut all: Vec<Bucket> = Vec::new();
+        loop {
+            let after = all.last().map(|b| b.name.clone());
+            match self.inner.read(Query::Buckets { after, limit: 1000 }).await? {
+                QueryReply::Buckets { buckets, more } => {
+                    all.extend(buckets);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(unexpected().into()),
+            }
         }
     }
 

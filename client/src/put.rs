@@ -294,10 +294,13 @@ impl Upload {
     async fn commit(&self, commit: CommitRequest) -> Result<Option<CommitOutcome>, ClientError> {
         // One id for all tries: a command that took effect unseen answers the same again.
         let request = RequestId(wmall_runtime::random::bytes());
-        match self.store.ask(&Request::Commit { request, commit }).await? {
-            Response::Committed(outcome) => Ok(Some(outcome)),
-            Response::NeedChunks(_) => Ok(None),
-            _ => Err(unexpected().into()),
+        match self.store.ask(&Request::Commit { request, commit }).await {
+            Ok(Response::Committed(outcome)) => Ok(Some(outcome)),
+            Ok(Response::NeedChunks(_)) => Ok(None),
+            Ok(_) => Err(unexpected().into()),
+            // A disk was wiped, or a row changed, since it promised; a reader that can start again may.
+            Err(error) if self.claims && error.code == ErrorCode::TooFewReceipts => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -321,7 +324,7 @@ impl ChunkPut {
         }
         let deadline = Instant::now() + CHUNK_DEADLINE;
         let mut receipts: BTreeMap<u8, ReceiptProof> = BTreeMap::new();
-        let mut version = 0;
+        let (mut version, mut full) = (0, 0);
         loop {
             let topology = self.store.map.topology();
             let Some((_, row)) = topology.row_of(self.pool, &id) else {
@@ -345,6 +348,11 @@ impl ChunkPut {
                 Err(error) if passes(error.code) => error,
                 Err(error) => return Err(error),
             };
+            // Full disks do not empty themselves while one waits.
+            full = if error.code == ErrorCode::DiskFull { full + 1 } else { 0 };
+            if full >= row.slots.len() {
+                return Err(error);
+            }
             if Instant::now() + PAUSE >= deadline {
                 let reason = format!("chunk {id}: {} of {} slots; {error}", receipts.len(), row.slots.len());
                 return Err(RpcError::new(ErrorCode::TooFewReceipts, reason)

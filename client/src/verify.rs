@@ -1,20 +1,25 @@
-//! `wmall verify`: metadata against the id, promises against the map, bytes against the chunks.
+//! `wmall verify`: metadata against the id, the disks' word against their keys, bytes against the chunks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::task::JoinSet;
 use wmall_proto::chunk::{ChunkView, PieceState};
 use wmall_proto::grade::GradeCounts;
-use wmall_proto::rpc::{Query, QueryReply};
-use wmall_proto::{ChunkId, FileId, NodeName, PoolId, RpcError};
+use wmall_proto::receipt::Attestation;
+use wmall_proto::rpc::{Query, QueryReply, Request, Response};
+use wmall_proto::{ChunkId, ErrorCode, FileId, NodeName, PgRow, PoolId, RpcError, Topology};
 
 use crate::error::ClientError;
 use crate::get::Source;
+use crate::map::SlotTarget;
 use crate::store::{Inner, Progress, Store, unexpected};
 
 /// Chunks that are looked at side by side.
 const PARALLEL: usize = 4;
+/// How long a disk may take to sign for a piece.
+const ATTEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Troubles that a report lists; the counts count all.
 const MAX_TROUBLES: usize = 100;
 
@@ -27,6 +32,8 @@ pub struct VerifyReport {
     pub chunks: u64,
     /// Chunks per grade.
     pub grades: GradeCounts,
+    /// Pieces that their disks have signed for, now, under the keys that the map has.
+    pub pieces_attested: u64,
     /// Pieces that were read and are good.
     pub pieces_good: u64,
     /// Pieces that should count and are not good, or could not be read.
@@ -59,6 +66,7 @@ impl VerifyReport {
     fn add(&mut self, other: Self) {
         self.chunks += other.chunks;
         self.grades += other.grades;
+        self.pieces_attested += other.pieces_attested;
         self.pieces_good += other.pieces_good;
         self.pieces_bad += other.pieces_bad;
         self.pieces_absent += other.pieces_absent;
@@ -69,8 +77,8 @@ impl VerifyReport {
 }
 
 impl Store {
-    /// Checks a file: its manifest against its id, its chunks' promises, and one good copy of each chunk;
-    /// with `deep`, every piece. `progress` counts chunks.
+    /// Checks a file: its manifest against its id, the signed word of each disk that should have a piece, and
+    /// one good copy of each chunk; with `deep`, every piece. `progress` counts chunks.
     pub async fn verify(
         &self,
         source: &Source,
@@ -115,18 +123,26 @@ impl Inner {
             report.troubles.push(trouble(Some(piece.node.clone()), what));
         }
         let topology = self.map.topology();
-        let Some((_, row)) = topology.row_of(pool, &chunk) else { return Ok(report) };
+        let unknown = || RpcError::not_found(format!("pool number {} in this client's map", pool.0));
+        let (_, row) = topology.row_of(pool, &chunk).ok_or_else(unknown)?;
         let live = |slot: u8| view.pieces.iter().any(|p| p.slot == slot && p.state == PieceState::Live);
         for slot in self.map.slots(&topology, row, usize::from(chunk.0[31])) {
-            if deep && !live(slot.slot) {
+            if live(slot.slot) {
+                match self.attested(&topology, row, &slot, pool, chunk, length).await {
+                    Ok(()) => report.pieces_attested += 1,
+                    Err(error) => {
+                        report.pieces_bad += 1;
+                        report.troubles.push(trouble(Some(slot.target.node.clone()), error.to_string()));
+                        continue;
+                    }
+                }
+            }
+            if (deep && !live(slot.slot)) || (!deep && report.pieces_good > 0) {
                 continue;
             }
             match self.read_slot(&slot, pool, chunk, length).await {
                 Ok(_) => {
                     report.pieces_good += 1;
-                    if !deep {
-                        break;
-                    }
                 }
                 Err(error) if live(slot.slot) => {
                     report.pieces_bad += 1;
@@ -140,6 +156,39 @@ impl Inner {
             report.troubles.push(trouble(None, "no slot delivers it".into()));
         }
         Ok(report)
+    }
+
+    /// Has the disk of a slot sign that it has the piece, and holds that against the map.
+    async fn attested(
+        &self,
+        topology: &Topology,
+        row: &PgRow,
+        slot: &SlotTarget,
+        pool: PoolId,
+        chunk: ChunkId,
+        length: u32,
+    ) -> Result<(), RpcError> {
+        let nonce = wmall_runtime::random::bytes();
+        let request = Request::Attest { pool, chunk, nonce };
+        let signed = match self.endpoint.call(&slot.target, &request, ATTEST_TIMEOUT).await? {
+            Response::Attested(signed) => signed,
+            _ => return Err(unexpected()),
+        };
+        let disk = row.slots.get(usize::from(slot.slot)).and_then(|d| topology.disks.get(d));
+        let disk = disk.ok_or_else(|| RpcError::internal("a slot without a disk"))?;
+        let expected = Attestation {
+            disk: disk.id,
+            incarnation: disk.incarnation,
+            nonce,
+            pool,
+            chunk,
+            slot: slot.slot,
+            length,
+        };
+        let cluster = self.endpoint.peer().cluster;
+        let right = signed.attestation == expected && signed.verify(&cluster, &disk.public_key).is_ok();
+        let wrong = || RpcError::new(ErrorCode::BadReceipt, format!("{} signed something else", disk.id));
+        if right { Ok(()) } else { Err(wrong()) }
     }
 
     async fn chunk_view(&self, pool: PoolId, chunk: ChunkId) -> Result<ChunkView, RpcError> {

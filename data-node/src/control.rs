@@ -130,6 +130,7 @@ impl Control {
                 segment_bytes: usage.segment_bytes,
                 pieces: usage.pieces,
                 writable: !usage.failed && !usage.full,
+                failed: usage.failed,
             })
         };
         let heartbeat = Heartbeat {
@@ -204,10 +205,14 @@ impl Control {
         Ok(true)
     }
 
-    /// Pieces that compaction found rotten become tickets.
+    /// Pieces that were found rotten become tickets; a disk that can't tell what it has lost becomes dirty.
     async fn report_rotten(&self) -> Result<(), RpcError> {
         for disk in self.disks.iter() {
             let Some(id) = disk.id() else { continue };
+            if disk.lost() {
+                self.metadata.call(&Request::ReportLoss { disk: id }).await?;
+                disk.loss_reported();
+            }
             let rotten = disk.take_rotten(REPORT_PAGE);
             if !rotten.is_empty() {
                 let chunks = rotten.iter().map(|k| (k.pool, k.chunk)).collect();

@@ -166,9 +166,9 @@ impl Filler {
             upload: UploadId::new(now_ms(), BACKFILL),
             row_version: piece.row_version,
         };
-        if disk.locate(&header.key())?.is_some()
-            && let Some(receipt) = disk.stamp(header).await?
-        {
+        let store = disk.clone();
+        let vouched = tokio::task::spawn_blocking(move || store.vouch(header)).await;
+        if let Some(receipt) = vouched.map_err(RpcError::internal)?? {
             return Ok(receipt);
         }
         let known = self.map.get();

@@ -10,6 +10,7 @@ use prometheus::IntGauge;
 use tokio::sync::{mpsc, watch};
 use wmall_proto::Role;
 use wmall_proto::rpc::CallKind;
+use wmall_proto::topology::ClusterId;
 use wmall_runtime::Shutdown;
 use wmall_runtime::metrics::Metrics;
 use wmall_runtime::ops::{self, Ops, Readiness};
@@ -46,12 +47,7 @@ pub enum RunError {
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let identity = Arc::new(load_identity(&config)?);
     let cluster = identity.cluster();
-    let mut disks = Vec::new();
-    for disk in &config.raw.disks {
-        let failed = |source| RunError::Disk { name: disk.name.to_string(), source };
-        disks.push(Arc::new(DiskStore::open(disk, cluster).map_err(failed)?));
-    }
-    let disks = Arc::new(disks);
+    let disks = Arc::new(open_disks(&config, cluster)?);
     let endpoint = Endpoint::server(config.raw.listen, identity)?;
     let map = Arc::new(Map::new());
     let metadata = Arc::new(Members::new(endpoint.clone(), &config.raw.metadata));
@@ -87,8 +83,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     tokio::select! {
         () = endpoint.serve(service) => {}
         () = shutdown.requested() => {}
-        () = only_disk_failed(&disks) => {
-            tracing::error!("the only disk of this node failed; stopping");
+        () = all_disks_failed(&disks) => {
+            tracing::error!("no disk of this node is left; stopping");
             std::process::abort();
         }
     }
@@ -102,14 +98,32 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Returns when a node with one disk has lost it: nothing is left that it could do but mislead.
-async fn only_disk_failed(disks: &[Arc<DiskStore>]) {
+/// A disk that does not open is left out: its pieces do not count, and the others go on. With none left the
+/// node does not start.
+fn open_disks(config: &Config, cluster: ClusterId) -> Result<Vec<Arc<DiskStore>>, RunError> {
+    let (mut disks, mut failed) = (Vec::new(), None);
+    for disk in &config.raw.disks {
+        match DiskStore::open(disk, cluster) {
+            Ok(store) => disks.push(Arc::new(store)),
+            Err(source) => {
+                let error = RunError::Disk { name: disk.name.to_string(), source };
+                tracing::error!(error = &error as &dyn std::error::Error, "a disk is left out");
+                failed = Some(error);
+            }
+        }
+    }
+    match failed {
+        Some(error) if disks.is_empty() => Err(error),
+        _ => Ok(disks),
+    }
+}
+
+/// Returns when a node has lost its last disk: nothing is left that it could do but mislead.
+async fn all_disks_failed(disks: &[Arc<DiskStore>]) {
     let mut look = tokio::time::interval(std::time::Duration::from_millis(200));
     loop {
         look.tick().await;
-        if let [disk] = disks
-            && disk.usage().failed
-        {
+        if disks.iter().all(|disk| disk.usage().failed) {
             return;
         }
     }

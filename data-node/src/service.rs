@@ -72,6 +72,15 @@ impl Service {
         Ok(())
     }
 
+    fn attest(&self, key: PoolChunk, nonce: [u8; 16]) -> Result<Response, RpcError> {
+        for disk in self.disks.iter() {
+            if let Some(signed) = disk.attest(&key, nonce)? {
+                return Ok(Response::Attested(signed));
+            }
+        }
+        Err(RpcError::not_found(format!("piece of chunk {} on this node", key.chunk)))
+    }
+
     async fn check(&self, pool: PoolId, chunk: ChunkId) -> Result<Response, RpcError> {
         let key = PoolChunk { pool, chunk };
         let Some((disk, _)) = self.find(&key)? else {
@@ -164,6 +173,12 @@ impl Handler for Service {
                     false
                 }
             },
+            Request::Attest { pool, chunk, nonce } => {
+                let answer = self.attest(PoolChunk { pool, chunk }, nonce);
+                let ok = answer.is_ok();
+                replier.send(answer).await;
+                ok
+            }
             Request::CheckPiece { pool, chunk } => {
                 let answer = self.check(pool, chunk).await;
                 let ok = answer.is_ok();

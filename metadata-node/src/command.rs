@@ -174,6 +174,8 @@ pub enum Command {
         /// Raft index of the first page of that listing.
         as_of: u64,
     },
+    /// A disk can't tell what it has lost: nothing of it is vouched for any more.
+    MarkDirty(DiskId),
     /// A disk's own pieces are missing or rotten.
     ReportBad {
         /// The disk.

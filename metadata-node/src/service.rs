@@ -128,10 +128,15 @@ impl Service {
                 bounded(chunks.len())?;
                 self.report_bad(disk, chunks).await
             }
-            Request::Put(_) | Request::ReadPiece(_) | Request::CheckPiece { .. } => Err(RpcError::new(
-                ErrorCode::BadRequest,
-                "a metadata node holds no pieces; this call is for a data node",
-            )),
+            Request::ReportLoss { disk } => {
+                self.own_disk(peer, disk)?;
+                self.must_lead()?;
+                self.proposer.propose(None, Command::MarkDirty(disk)).await
+            }
+            Request::Put(_) | Request::ReadPiece(_) | Request::CheckPiece { .. } | Request::Attest { .. } => {
+                let reason = "a metadata node holds no pieces; this call is for a data node";
+                Err(RpcError::new(ErrorCode::BadRequest, reason))
+            }
         }
     }
 
@@ -143,7 +148,7 @@ impl Service {
         let topology = self.state.topology();
         // Only the leader knows who is silent; another member leaves the caller what it knows.
         let leads = self.must_lead().is_ok();
-        let suspects = leads.then(|| self.silent(&topology).into_iter().collect());
+        let suspects = leads.then(|| self.liveness.silent_nodes(&topology, Instant::now()));
         let news = topology.version > known;
         TopologyReply { topology: news.then(|| Box::new((*topology).clone())), suspects }
     }
@@ -170,9 +175,10 @@ impl Service {
         Ok(Response::Status(Box::new(status)))
     }
 
-    async fn commit(&self, request: RequestId, commit: CommitRequest) -> Result<Response, RpcError> {
+    async fn commit(&self, request: RequestId, mut commit: CommitRequest) -> Result<Response, RpcError> {
         self.must_lead()?;
         let topology = self.state.topology();
+        drop_void_receipts(&topology, &mut commit);
         let (upload, pool, chunks) = match &commit {
             CommitRequest::Part { upload, pool, chunks, .. } => (*upload, *pool, chunks),
             CommitRequest::File { upload, pool, chunks, chunk_size, .. } => {
@@ -385,6 +391,14 @@ impl Service {
         let topology = self.state.topology();
         let info = topology.disks.get(&disk).ok_or_else(|| RpcError::not_found(disk))?;
         own_name(peer, info.node.as_str())
+    }
+}
+
+/// Receipts of a disk's former life prove nothing, and do not verify under its present key either.
+fn drop_void_receipts(topology: &Topology, commit: &mut CommitRequest) {
+    let (CommitRequest::Part { chunks, .. } | CommitRequest::File { chunks, .. }) = commit;
+    for chunk in chunks {
+        chunk.receipts.retain(|r| topology.disks.get(&r.disk).is_none_or(|d| d.incarnation == r.incarnation));
     }
 }
 

@@ -86,6 +86,7 @@ impl StatusSource {
                 tickets: counters.tickets.get(&disk.id).copied().unwrap_or(0),
                 dirty_groups: dirty_groups(topology, disk.id),
                 writable: beat.is_some_and(|b| b.writable),
+                failed: silent.is_some() && beat.is_none_or(|b| b.failed),
             }
         });
         NodeStatus {
@@ -117,10 +118,26 @@ fn redundant_bytes(topology: &Topology, counters: &Counters) -> u64 {
 fn summary(chunks: &GradeCounts, nodes: &[NodeStatus]) -> String {
     let silent: Vec<&str> =
         nodes.iter().filter(|n| n.state != NodeState::Up).map(|n| n.name.as_str()).collect();
-    let because = match silent.len() {
+    let mut because = match silent.len() {
         0 => String::new(),
         _ => format!(" {} of {} data nodes do not answer: {}.", silent.len(), nodes.len(), silent.join(", ")),
     };
+    let disks = || {
+        let up = nodes.iter().filter(|n| n.state == NodeState::Up && n.silent_ms.is_some());
+        up.flat_map(|n| n.disks.iter().map(move |d| (n, d)))
+    };
+    let named = |which: &dyn Fn(&DiskStatus) -> bool| {
+        let names = disks().filter(|(_, d)| which(d)).map(|(n, d)| format!("{}/{}", n.name, d.name));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let failed = named(&|d| d.failed);
+    if !failed.is_empty() {
+        because += &format!(" Failed disks: {failed}.");
+    }
+    let full = named(&|d| !d.failed && !d.writable);
+    if !full.is_empty() {
+        because += &format!(" Full disks: {full}.");
+    }
     let worst = chunks.worst();
     let verdict = match worst {
         Grade::Stable => "Safe: every chunk has all its pieces.".to_string(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use wmall_runtime::view::{Buffered, SledStore, StoreError};
 
 use crate::raft::{LogStore, SnapshotError, SnapshotFolder};
-use crate::state::{State, is_half_built};
+use crate::state::State;
 
 /// Why there is no state.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +43,6 @@ pub fn open(folder: &Path, log: &LogStore, snapshots: &SnapshotFolder) -> Result
 
 fn open_trusted(path: &Path) -> Option<State> {
     let store = SledStore::open_trusted(path)?;
-    if is_half_built(&store).unwrap_or(true) {
-        return None;
-    }
     State::open(Box::new(Buffered::new(store)))
         .inspect_err(|e| tracing::warn!(%e, "the view is damaged"))
         .ok()

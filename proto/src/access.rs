@@ -52,6 +52,7 @@ impl Role {
                     | C::ListMissing
                     | C::CheckCommitted
                     | C::ReportBad
+                    | C::ReportLoss
                     | C::GetTopology
                     | C::Put
                     | C::ReadPiece
@@ -66,6 +67,7 @@ impl Role {
                     | C::Put
                     | C::ReadPiece
                     | C::CheckPiece
+                    | C::Attest
             ),
             Self::Admin => matches!(
                 call,
@@ -78,6 +80,7 @@ impl Role {
                     | C::Put
                     | C::ReadPiece
                     | C::CheckPiece
+                    | C::Attest
             ),
         }
     }

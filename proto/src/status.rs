@@ -59,6 +59,8 @@ pub struct DiskStatus {
     pub dirty_groups: u64,
     /// Whether it takes writes.
     pub writable: bool,
+    /// Whether it failed, or its node is up without it: what it holds does not count.
+    pub failed: bool,
 }
 
 /// A data node as seen now.

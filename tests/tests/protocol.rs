@@ -41,7 +41,7 @@ impl Fixture {
 }
 
 fn put_request(chunk: ChunkId, length: u32, row_version: u64) -> PutRequest {
-    let upload = UploadId([3; 16]);
+    let upload = UploadId::new(wmall_runtime::clock::now_ms(), [3; 10]);
     PutRequest {
         upload,
         pool: PoolId(1),

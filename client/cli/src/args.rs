@@ -55,7 +55,7 @@ pub(crate) enum Command {
         #[arg(value_parser = parse_source)]
         source: Source,
         /// Which former version, as `ls --removed` shows it. [default: the newest]
-        #[arg(long)]
+        #[arg(long = "former", value_name = "VERSION")]
         version: Option<u64>,
     },
     /// Files.
@@ -346,6 +346,12 @@ pub(crate) enum DevnetCommand {
         /// The most bytes that each disk may use.
         #[arg(long, value_parser = parse_bytes, default_value = "8G", value_name = "N")]
         disk_bytes: u64,
+        /// How long chunks that nothing refers to are kept.
+        #[arg(long, value_parser = humantime::parse_duration, default_value = "10min", value_name = "TIME")]
+        condemned_grace: std::time::Duration,
+        /// How long an upload may take before it is given up.
+        #[arg(long, value_parser = humantime::parse_duration, default_value = "1day", value_name = "TIME")]
+        upload_grace: std::time::Duration,
         /// All nodes in this process; it must stay in the foreground.
         #[arg(long, conflicts_with = "detach")]
         in_process: bool,

@@ -23,6 +23,8 @@ pub(super) struct Books {
     failed: AtomicBool,
     /// A put found no room, and none has been made since.
     full: AtomicBool,
+    /// Something was lost that can't be named, and the metadata nodes do not know yet.
+    lost: AtomicBool,
     rotten: Mutex<Vec<PoolChunk>>,
 }
 
@@ -61,6 +63,14 @@ impl Books {
 
     pub(super) fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Release);
+    }
+
+    pub(super) fn set_lost(&self, lost: bool) {
+        self.lost.store(lost, Ordering::Release);
+    }
+
+    pub(super) fn lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
     }
 
     pub(super) fn full(&self) -> bool {

@@ -22,6 +22,8 @@ const POSITION_KEY: &[u8] = b"\x01position";
 const FEED_KEY: &[u8] = b"\x01feed";
 /// Before which time uploads are fenced.
 const FENCE_KEY: &[u8] = b"\x01fence";
+/// Something was lost that can't be named, and the metadata nodes have not been told yet.
+const LOSS_KEY: &[u8] = b"\x01loss";
 const COUNTS_KEY: &[u8] = b"\x01usage";
 /// Pieces.
 const PIECES: u8 = b'p';
@@ -139,6 +141,16 @@ impl IndexReader {
 
     pub(crate) fn flush(&self) {
         self.0.flush();
+    }
+
+    /// The view has failed: the next start builds it anew.
+    pub(crate) fn distrust(&self) {
+        self.0.distrust();
+    }
+
+    /// Whether something was lost that can't be named.
+    pub(crate) fn lost(&self) -> Result<bool, StoreError> {
+        Ok(self.0.get(LOSS_KEY)?.is_some())
     }
 }
 
@@ -367,6 +379,11 @@ impl Index {
     pub(crate) fn set_fence(&mut self, batch: &mut IndexBatch, before_ms: u64) {
         self.fenced_before_ms = self.fenced_before_ms.max(before_ms);
         batch.0.insert(FENCE_KEY.to_vec(), Some(encode_pair(self.fenced_before_ms, 0)));
+    }
+
+    /// Something was lost that can't be named; or the metadata nodes know of it now.
+    pub(crate) fn set_lost(&self, batch: &mut IndexBatch, lost: bool) {
+        batch.0.insert(LOSS_KEY.to_vec(), lost.then(Vec::new));
     }
 
     /// A segment is gone, and with it its share of the books.

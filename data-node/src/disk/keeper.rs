@@ -58,6 +58,8 @@ pub(super) enum Work {
     Barrier(mpsc::Sender<bool>),
     /// A segment is gone.
     Retired(u64),
+    /// The metadata nodes know that something was lost.
+    LossReported,
     /// The disk is closed.
     Stop,
 }
@@ -101,11 +103,7 @@ impl Keeper {
             works.extend(queue.try_iter().take(BATCH - 1));
             let stop = works.iter().any(|w| matches!(w, Work::Stop));
             let mut replies = Vec::new();
-            let outcome = self.take(works, &mut replies);
-            if let Err(error) = &outcome {
-                tracing::error!(%error, "the index failed; it is rebuilt at the next start");
-                self.books.fail();
-            }
+            let outcome = self.take_guarded(works, &mut replies);
             self.answer(replies, &outcome);
             self.bury();
             if stop {
@@ -130,6 +128,24 @@ impl Keeper {
                 Reply::Moves(sender) => drop(sender.send(())),
             }
         }
+    }
+
+    /// Once the index has failed, by an error or by sled's panic, nothing is entered any more and every answer
+    /// is that error: a batch that was lost must not be followed by one that says how far the index is.
+    fn take_guarded(&mut self, works: Vec<Work>, replies: &mut Vec<Reply>) -> Result<(), StoreError> {
+        if self.books.failed() {
+            return Err(StoreError("the index failed before".into()));
+        }
+        let taking = std::panic::AssertUnwindSafe(|| self.take(works, replies));
+        let outcome =
+            std::panic::catch_unwind(taking).unwrap_or_else(|_| Err(StoreError("the index panicked".into())));
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the index failed; it is built anew at the next start");
+            self.books.fail();
+            self.index.reader().distrust();
+            self.burials.clear();
+        }
+        outcome
     }
 
     fn take(&mut self, works: Vec<Work>, replies: &mut Vec<Reply>) -> Result<(), StoreError> {
@@ -181,6 +197,10 @@ impl Keeper {
                 let _ = reply.send(!self.books.failed());
             }
             Work::Retired(segment) => index.forget_segment(batch, segment),
+            Work::LossReported => {
+                index.set_lost(batch, false);
+                self.books.set_lost(false);
+            }
             Work::Stop => {}
         }
         Ok(())

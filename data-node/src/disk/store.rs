@@ -14,9 +14,9 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use wmall_journal::{AppendError, Disk, Journal, OpenError, Options, Position, RealDisk, Record};
+use wmall_journal::{AppendError, Damage, Disk, Journal, OpenError, Options, Position, RealDisk, Record};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
-use wmall_proto::receipt::{Receipt, SignedReceipt};
+use wmall_proto::receipt::{Attestation, Receipt, SignedAttestation, SignedReceipt};
 use wmall_proto::rpc::PieceCheck;
 use wmall_proto::topology::ClusterId;
 use wmall_proto::{DiskId, ErrorCode, RpcError};
@@ -132,10 +132,11 @@ impl DiskStore {
             replay_from,
             name: format!("disk-{}", config.name),
         };
-        let journal = Arc::new(replay(disk, options, &mut index, replay_from)?);
-        let reader = index.reader();
         let books = Arc::new(Books::default());
+        let journal = Arc::new(replay(disk, options, &mut index, replay_from, &books)?);
+        let reader = index.reader();
         books.set(&index);
+        books.set_lost(reader.lost()?);
         let (work, queue) = mpsc::channel();
         let keeper = Keeper::new(index, journal.clone(), books.clone(), work.clone());
         let keeper = std::thread::Builder::new()
@@ -276,6 +277,36 @@ impl DiskStore {
         receiver.await.map_err(stopped)?
     }
 
+    /// Signs a receipt for a piece of a committed chunk, if it is here and good. Blocking.
+    pub(crate) fn vouch(&self, header: PieceHeader) -> Result<Option<SignedReceipt>, RpcError> {
+        let there = self.locate(&header.key())?.filter(|l| l.slot == header.slot);
+        match there {
+            Some(located) if self.check(&header.key())? == PieceCheck::Good => {
+                self.promise(header, located.length).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Signs that a piece is here now, by the index.
+    pub(crate) fn attest(
+        &self,
+        key: &PoolChunk,
+        nonce: [u8; 16],
+    ) -> Result<Option<SignedAttestation>, RpcError> {
+        let (Some(located), Some(disk)) = (self.locate(key)?, self.id()) else { return Ok(None) };
+        let attestation = Attestation {
+            disk,
+            incarnation: self.superblock.incarnation,
+            nonce,
+            pool: key.pool,
+            chunk: key.chunk,
+            slot: located.slot,
+            length: located.length,
+        };
+        Ok(Some(attestation.sign(&self.cluster, &self.superblock.key)))
+    }
+
     /// Signs a receipt for a piece that is durable and whose content is known to be good.
     fn promise(&self, header: PieceHeader, length: u32) -> Result<SignedReceipt, RpcError> {
         let unregistered = || RpcError::new(ErrorCode::Busy, "the disk is not registered yet");
@@ -362,6 +393,16 @@ impl DiskStore {
         self.reader.pieces(after, limit)
     }
 
+    /// Whether something was lost that can't be named, and nobody has been told.
+    pub(crate) fn lost(&self) -> bool {
+        self.books.lost()
+    }
+
+    /// The metadata nodes know of it now.
+    pub(crate) fn loss_reported(&self) {
+        let _ = self.work.send(Work::LossReported);
+    }
+
     /// Pieces that turned out rotten since the last call; each is handed out once.
     pub(crate) fn take_rotten(&self, limit: usize) -> Vec<PoolChunk> {
         self.books.take_rotten(limit)
@@ -391,16 +432,31 @@ impl Drop for DiskStore {
     }
 }
 
-/// Opens the journal and brings the index up to it.
+/// Opens the journal and brings the index up to it. Pieces that are rotten are passed over and noted, to be
+/// reported; what can't even be told apart makes the disk a lost one, whose every group is looked through.
 fn replay(
     disk: Arc<dyn Disk>,
     options: Options,
     index: &mut Index,
     covered: Option<Position>,
+    books: &Books,
 ) -> Result<Journal, DiskError> {
     let mut batch = IndexBatch::default();
     let mut waiting = 0;
-    let journal = Journal::open(disk, options, |found| {
+    let (mut rotten, mut lost) = (Vec::new(), false);
+    let damaged = |damage: Damage<'_>| {
+        tracing::error!(?damage, "a damaged place in the disk's journal");
+        match damage {
+            Damage::Payload(found) => match Entry::decode(found.kind, found.meta) {
+                Some(Entry::Piece(header) | Entry::Copy(header)) => {
+                    rotten.push((header.key(), found.position))
+                }
+                _ => lost = true,
+            },
+            Damage::Gap { .. } => lost = true,
+        }
+    };
+    let replay = |found: wmall_journal::Found<'_>| {
         let entry = Entry::decode(found.kind, found.meta);
         let entry = entry.ok_or_else(|| format!("a record of kind {} is unknown", found.kind))?;
         if covered.is_some_and(|c| found.position <= c) {
@@ -414,7 +470,18 @@ fn replay(
             index.apply(std::mem::take(&mut batch)).map_err(|e| e.to_string())?;
         }
         Ok(())
-    })?;
+    };
+    let journal = Journal::open_damaged(disk, options, replay, damaged)?;
+    for (key, position) in rotten {
+        books.add_rotten(key);
+        // The keeper writes its tombstone.
+        if let Some(held) = index.held(&batch, &key)?.filter(|h| h.located.position == position) {
+            index.discard(&mut batch, &key, held)?;
+        }
+    }
+    if lost {
+        index.set_lost(&mut batch, true);
+    }
     // A segment may be gone whose retirement the view has not heard of.
     let there = journal.segments();
     let gone: Vec<u64> = index.wanted.keys().copied().filter(|s| !there.contains(s)).collect();

@@ -13,7 +13,7 @@ use wmall_proto::status::NodeState;
 use wmall_proto::{NodeName, PoolName, Scheme, ZoneName};
 
 use crate::error::{DevnetError, at};
-use crate::layout::{Layout, NodeKind, NodePlan, write_cluster};
+use crate::layout::{Layout, NodeKind, NodePlan, Settings, write_cluster};
 use crate::process::{Launch, is_running, signal, wait_gone};
 
 const STATE_FILE: &str = "devnet.json";
@@ -33,13 +33,26 @@ pub struct UpOptions {
     pub zones: Option<u32>,
     /// The most bytes that each data node's disk may use.
     pub max_bytes: u64,
+    /// How long chunks that nothing refers to are kept.
+    pub condemned_grace: Duration,
+    /// How long an upload may take before it is given up.
+    pub upload_grace: Duration,
     /// Whether the nodes outlive the caller.
     pub detach: bool,
 }
 
 impl Default for UpOptions {
     fn default() -> Self {
-        Self { metadata: 3, data: 5, zones: None, max_bytes: 8 << 30, detach: true }
+        let Settings { condemned_grace, upload_grace, .. } = Settings::default();
+        let (zones, max_bytes) = (None, 8 << 30);
+        Self { metadata: 3, data: 5, zones, max_bytes, condemned_grace, upload_grace, detach: true }
+    }
+}
+
+impl UpOptions {
+    pub(crate) fn settings(&self) -> Settings {
+        let Self { max_bytes, condemned_grace, upload_grace, .. } = *self;
+        Settings { max_bytes, condemned_grace, upload_grace }
     }
 }
 
@@ -93,7 +106,7 @@ impl Devnet {
             return Err(DevnetError::Exists(folder.display().to_string()));
         }
         let plans = plan(options)?;
-        let layout = write_cluster(folder, &plans, options.max_bytes)?;
+        let layout = write_cluster(folder, &plans, &options.settings())?;
         for plan in &plans {
             init_node(&layout, plan)?;
         }

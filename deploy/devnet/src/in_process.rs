@@ -25,7 +25,7 @@ impl InProcess {
     /// Makes a cluster in this folder and runs it.
     pub async fn up(folder: &Path, options: &UpOptions) -> Result<Self, DevnetError> {
         let plans = plan(options)?;
-        let layout = write_cluster(folder, &plans, options.max_bytes)?;
+        let layout = write_cluster(folder, &plans, &options.settings())?;
         let shutdown = Shutdown::new();
         let mut nodes = JoinSet::new();
         for plan in &plans {

@@ -101,8 +101,29 @@ impl Layout {
     }
 }
 
-/// Makes the CA, every identity and every configuration of a cluster. `max_bytes` is for each data disk.
-pub fn write_cluster(root: &Path, nodes: &[NodePlan], max_bytes: u64) -> Result<Layout, DevnetError> {
+/// What the nodes of a cluster have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The most bytes that each data node's disk may use.
+    pub max_bytes: u64,
+    /// How long chunks that nothing refers to are kept.
+    pub condemned_grace: Duration,
+    /// How long an upload may take before it is given up.
+    pub upload_grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_bytes: 64 << 30,
+            condemned_grace: Duration::from_secs(600),
+            upload_grace: Duration::from_secs(86_400),
+        }
+    }
+}
+
+/// Makes the CA, every identity and every configuration of a cluster.
+pub fn write_cluster(root: &Path, nodes: &[NodePlan], settings: &Settings) -> Result<Layout, DevnetError> {
     fs::create_dir_all(root).map_err(at(root))?;
     // Paths in configurations must not depend on where a process is started.
     let root = root.canonicalize().map_err(at(root))?;
@@ -117,9 +138,11 @@ pub fn write_cluster(root: &Path, nodes: &[NodePlan], max_bytes: u64) -> Result<
         authority.issue(&identity, node.kind.role(), &node.name, LIFETIME)?;
         let config = layout.config(&node.name, &node.kind);
         match &node.kind {
-            NodeKind::MetadataNode { .. } => write(&config, &metadata_config(node, &metadata, &folder))?,
+            NodeKind::MetadataNode { .. } => {
+                write(&config, &metadata_config(node, &metadata, &folder, settings))?
+            }
             NodeKind::DataNode { zone } => {
-                write(&config, &data_config(node, zone, &metadata, &folder, max_bytes))?;
+                write(&config, &data_config(node, zone, &metadata, &folder, settings.max_bytes))?;
             }
         }
     }
@@ -136,7 +159,12 @@ pub fn write_cluster(root: &Path, nodes: &[NodePlan], max_bytes: u64) -> Result<
     Ok(layout)
 }
 
-fn metadata_config(node: &NodePlan, metadata: &[&NodePlan], folder: &Path) -> wmall_metadata_node::RawConfig {
+fn metadata_config(
+    node: &NodePlan,
+    metadata: &[&NodePlan],
+    folder: &Path,
+    settings: &Settings,
+) -> wmall_metadata_node::RawConfig {
     let member = |n: &&NodePlan| match n.kind {
         NodeKind::MetadataNode { id } => {
             Some(wmall_metadata_node::MemberEntry { id, name: n.name.clone(), address: n.address })
@@ -152,8 +180,8 @@ fn metadata_config(node: &NodePlan, metadata: &[&NodePlan], folder: &Path) -> wm
         snapshot_entries: 20_000,
         suspect_after_ms: 3_000,
         down_after_ms: 600_000,
-        condemned_grace_ms: 600_000,
-        upload_grace_ms: 86_400_000,
+        condemned_grace_ms: settings.condemned_grace.as_millis() as u64,
+        upload_grace_ms: settings.upload_grace.as_millis() as u64,
         ops: node.ops.map(|listen| OpsConfig { listen }),
         log: LogConfig::default(),
     }

@@ -16,4 +16,4 @@ mod process;
 pub use cluster::{Devnet, NodeEntry, NodeView, UpOptions};
 pub use error::DevnetError;
 pub use in_process::InProcess;
-pub use layout::{Layout, NodeKind, NodePlan, write_cluster};
+pub use layout::{Layout, NodeKind, NodePlan, Settings, write_cluster};

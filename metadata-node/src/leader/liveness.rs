@@ -80,9 +80,26 @@ impl Liveness {
     }
 
     /// All nodes of the topology that are not up. Empty on a member that does not lead.
-    pub fn silent(&self, topology: &Topology, now: Instant) -> Silent {
+    pub fn silent_nodes(&self, topology: &Topology, now: Instant) -> Vec<NodeName> {
         let silent = |n: &&NodeName| self.of(n, now).0 != NodeState::Up;
         topology.nodes.keys().filter(silent).cloned().collect()
+    }
+
+    /// All disks that do not count: of nodes that are not up, and those that failed or that their node came
+    /// up without. Empty on a member that does not lead.
+    pub fn silent(&self, topology: &Topology, now: Instant) -> Silent {
+        let mut silent = Silent::new();
+        for node in topology.nodes.keys() {
+            let (state, heard, beats) = self.of(node, now);
+            let counts = |id: &DiskId| match (state, heard) {
+                (NodeState::Up, Some(_)) => beats.get(id).is_some_and(|b| !b.failed),
+                (NodeState::Up, None) => true,
+                _ => false,
+            };
+            let disks = topology.disks.values().filter(|d| d.node == *node).map(|d| d.id);
+            silent.extend(disks.filter(|id| !counts(id)));
+        }
+        silent
     }
 }
 

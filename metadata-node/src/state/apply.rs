@@ -198,6 +198,10 @@ impl<'a> Context<'a> {
                 self.close_tickets(disk, incarnation, &pieces, &clean, as_of)
             }
             Command::ReportBad { disk, chunks } => self.report_bad(disk, &chunks),
+            Command::MarkDirty(disk) => {
+                self.mark_all_dirty(disk);
+                Ok(Response::Done)
+            }
         }
     }
 
@@ -281,7 +285,7 @@ impl<'a> Context<'a> {
     }
 
     /// A node comes up. Known disks keep their numbers; one with a new incarnation has lost what it held,
-    /// so every group it is in becomes dirty from the beginning.
+    /// so every group it is in becomes dirty as of now.
     fn register(&mut self, registration: Registration) -> Outcome {
         if registration.disks.is_empty() || registration.disks.len() > MAX_DISKS_PER_NODE {
             let reason = format!("a node registers 1 to {MAX_DISKS_PER_NODE} disks");

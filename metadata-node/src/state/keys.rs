@@ -5,7 +5,6 @@ use crate::command::Due;
 use wmall_proto::{BucketName, ChunkId, DiskId, FileId, ObjectName, PgId, PoolId, UploadId};
 
 pub(super) const APPLIED: &[u8] = b"a";
-pub(super) const BUILDING: &[u8] = b"!";
 pub(super) const COUNTERS: &[u8] = b"k";
 pub(super) const POOLS: &[u8] = b"p";
 pub(super) const ROWS: &[u8] = b"r";

@@ -120,15 +120,13 @@ impl State {
         Ok(applied)
     }
 
-    /// Replaces everything by these pairs. A crash in between leaves a mark that makes the next start
-    /// begin again.
+    /// Replaces everything by these pairs. A crash in between leaves the view distrusted, so that the next
+    /// start begins again.
     pub fn load(&self, pairs: impl Iterator<Item = Result<Pair, StoreError>>) -> Result<(), StoreError> {
         let _still = self.changing();
         let mut derived = self.write();
-        let mark = Changes::from([(keys::BUILDING.to_vec(), Some(Vec::new()))]);
-        self.store.apply(&mark)?;
+        self.store.distrust();
         self.store.clear()?;
-        self.store.apply(&mark)?;
         let mut changes = Changes::new();
         for pair in pairs {
             let (key, value) = pair?;
@@ -137,9 +135,10 @@ impl State {
                 self.store.apply(&std::mem::take(&mut changes))?;
             }
         }
-        changes.insert(keys::BUILDING.to_vec(), None);
         self.store.apply(&changes)?;
         *derived = Derived::load(&*self.store)?;
+        self.store.flush();
+        self.store.trust();
         Ok(())
     }
 }
@@ -153,9 +152,4 @@ pub enum DumpError {
     /// The receiver's error.
     #[error("the dump could not be written")]
     Io(#[from] std::io::Error),
-}
-
-/// Whether a load was broken off, so that the map must be built anew.
-pub fn is_half_built(store: &dyn Store) -> Result<bool, StoreError> {
-    Ok(store.get(keys::BUILDING)?.is_some())
 }

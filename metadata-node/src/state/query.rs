@@ -10,9 +10,7 @@ use wmall_proto::grade::GradeCounts;
 use wmall_proto::pg::{PgKey, PgRow};
 use wmall_proto::pool::Bucket;
 use wmall_proto::rpc::{Query, QueryReply};
-use wmall_proto::{
-    BucketName, ChunkId, DiskId, FileId, NodeName, ObjectName, PgId, PoolId, RpcError, Topology,
-};
+use wmall_proto::{BucketName, ChunkId, DiskId, FileId, ObjectName, PgId, PoolId, RpcError, Topology};
 
 use super::commit::LEAVES_PER_PAGE;
 use super::derived::{Counters, Derived, each};
@@ -34,8 +32,8 @@ pub enum QueryError {
     Answer(#[from] RpcError),
 }
 
-/// Which nodes do not answer now; the leader's knowledge, handed in.
-pub type Silent = HashSet<NodeName>;
+/// Disks that do not count now: their node does not answer, or they failed. The leader's knowledge, handed in.
+pub type Silent = HashSet<DiskId>;
 
 impl State {
     /// Answers a query.
@@ -47,13 +45,13 @@ impl State {
             Query::Objects { bucket, prefix, after, limit } => {
                 self.objects(bucket, prefix, after.as_ref(), *limit)
             }
-            Query::Buckets => {
-                let mut buckets: Vec<Bucket> = Vec::new();
-                each(&*self.store, keys::BUCKETS, |_, value| {
-                    buckets.push(decode(value)?);
-                    Ok(())
-                })?;
-                Ok(QueryReply::Buckets(buckets))
+            Query::Buckets { after, limit } => {
+                let after = after.as_ref().map(keys::bucket);
+                let limit = (*limit).clamp(1, MAX_LISTING) as usize;
+                let pairs = self.store.scan(keys::BUCKETS, after.as_deref(), limit + 1)?;
+                let more = pairs.len() > limit;
+                let buckets = pairs.iter().take(limit).map(|(_, value)| decode::<Bucket>(value));
+                Ok(QueryReply::Buckets { buckets: buckets.collect::<Result<_, _>>()?, more })
             }
             Query::Bucket(name) => Ok(QueryReply::Bucket(self.bucket(name)?)),
             Query::Chunk(id) => self.chunk_views(&derived, id, silent),
@@ -241,7 +239,7 @@ impl State {
 fn row_facts(topology: &Topology, row: &PgRow, silent: &Silent) -> Vec<PieceFact> {
     let state = |(disk, dirty): (&DiskId, &Option<u64>)| match topology.disks.get(disk) {
         _ if dirty.is_some() => PieceState::Missing,
-        Some(info) if silent.contains(&info.node) => PieceState::Suspect,
+        Some(info) if silent.contains(&info.id) => PieceState::Suspect,
         Some(_) => PieceState::Live,
         None => PieceState::Missing,
     };

@@ -107,11 +107,7 @@ impl Journal {
         Self::open_with(disk, options, Visitor { replay: &mut replay, damaged: Some(&mut damaged) })
     }
 
-    fn open_with(
-        disk: Arc<dyn Disk>,
-        options: Options,
-        mut visitor: Visitor<'_>,
-    ) -> Result<Self, OpenError> {
+    fn open_with(disk: Arc<dyn Disk>, options: Options, mut visitor: Visitor<'_>) -> Result<Self, OpenError> {
         let segments = Arc::new(Segments::new(disk, options.identity));
         let tail = recover(&segments, &options, &mut visitor)?;
         let queue = Arc::new(Queue::new(options.queue_bytes));

@@ -185,7 +185,8 @@ fn replay_segment(
             }
             Step::Seal => return Ok(None),
             Step::Nothing => {
-                let ending = if last { torn_or_rotten(&mut scanner)? } else { Ending::Rotten(position.offset) };
+                let ending =
+                    if last { torn_or_rotten(&mut scanner)? } else { Ending::Rotten(position.offset) };
                 match (ending, &mut visitor.damaged) {
                     (Ending::Torn(dirty_end), _) => {
                         clear(file, position.offset, dirty_end)?;

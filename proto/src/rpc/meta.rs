@@ -42,8 +42,13 @@ pub enum Query {
         /// At most so many; the server gives at most 1,000.
         limit: u32,
     },
-    /// All buckets.
-    Buckets,
+    /// Buckets in order of their names.
+    Buckets {
+        /// Only those behind this one.
+        after: Option<BucketName>,
+        /// At most so many; the server gives at most 1,000.
+        limit: u32,
+    },
     /// A bucket.
     Bucket(BucketName),
     /// A chunk in every pool that has it.
@@ -90,7 +95,12 @@ pub enum QueryReply {
         more: bool,
     },
     /// To [`Query::Buckets`].
-    Buckets(Vec<Bucket>),
+    Buckets {
+        /// The page.
+        buckets: Vec<Bucket>,
+        /// Whether there are more.
+        more: bool,
+    },
     /// To [`Query::Bucket`].
     Bucket(Bucket),
     /// To [`Query::Chunk`].
@@ -304,6 +314,8 @@ pub struct DiskHeartbeat {
     pub pieces: u64,
     /// Whether it takes writes.
     pub writable: bool,
+    /// Whether it failed: what it holds does not count until the node has been restarted and has looked.
+    pub failed: bool,
 }
 
 /// The map, when it is news, and who is silent.

@@ -92,6 +92,20 @@ pub enum Request {
         /// The chunks.
         chunks: Vec<(crate::PoolId, crate::ChunkId)>,
     },
+    /// A data node can't tell what one of its disks has lost: bytes in which no piece can be made out.
+    ReportLoss {
+        /// The disk.
+        disk: DiskId,
+    },
+    /// Has a data node sign that it has a piece now.
+    Attest {
+        /// The chunk's pool.
+        pool: crate::PoolId,
+        /// The chunk.
+        chunk: crate::ChunkId,
+        /// What the answer must carry.
+        nonce: [u8; 16],
+    },
     /// Stores a piece; the bytes follow.
     Put(PutRequest),
     /// Reads a piece, or a range of it; the bytes follow the answer.
@@ -122,6 +136,8 @@ pub enum CallKind {
     ListMissing,
     CheckCommitted,
     ReportBad,
+    ReportLoss,
+    Attest,
     Put,
     ReadPiece,
     CheckPiece,
@@ -129,7 +145,7 @@ pub enum CallKind {
 
 impl CallKind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Raft,
         Self::GetTopology,
         Self::Read,
@@ -143,6 +159,8 @@ impl CallKind {
         Self::ListMissing,
         Self::CheckCommitted,
         Self::ReportBad,
+        Self::ReportLoss,
+        Self::Attest,
         Self::Put,
         Self::ReadPiece,
         Self::CheckPiece,
@@ -164,6 +182,8 @@ impl CallKind {
             Self::ListMissing => "list_missing",
             Self::CheckCommitted => "check_committed",
             Self::ReportBad => "report_bad",
+            Self::ReportLoss => "report_loss",
+            Self::Attest => "attest",
             Self::Put => "put",
             Self::ReadPiece => "read_piece",
             Self::CheckPiece => "check_piece",
@@ -188,6 +208,8 @@ impl Request {
             Self::ListMissing { .. } => CallKind::ListMissing,
             Self::CheckCommitted(_) => CallKind::CheckCommitted,
             Self::ReportBad { .. } => CallKind::ReportBad,
+            Self::ReportLoss { .. } => CallKind::ReportLoss,
+            Self::Attest { .. } => CallKind::Attest,
             Self::Put(_) => CallKind::Put,
             Self::ReadPiece(_) => CallKind::ReadPiece,
             Self::CheckPiece { .. } => CallKind::CheckPiece,
@@ -241,4 +263,6 @@ pub enum Response {
     },
     /// To [`Request::CheckPiece`].
     Checked(PieceCheck),
+    /// To [`Request::Attest`].
+    Attested(crate::receipt::SignedAttestation),
 }

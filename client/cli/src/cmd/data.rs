@@ -123,7 +123,7 @@ pub(crate) async fn undelete(context: &Context, source: Source, version: Option<
     match source {
         Source::Object(bucket, name) => store.restore(bucket, name, version).await?,
         Source::File(_) if version.is_some() => {
-            return Err(Failure::usage("--version is for names; a CID has none"));
+            return Err(Failure::usage("--former is for names; a CID has none"));
         }
         Source::File(file) => store.repin(file).await?,
     }
@@ -203,13 +203,14 @@ pub(crate) async fn verify(context: &Context, source: &Source, deep: bool) -> Re
 fn describe(report: &VerifyReport) -> String {
     let mut text = format!(
         "{} chunks: {} stable, {} warning, {} danger, {} unavailable, {} lost\n\
-         pieces read: {} good, {} bad; {} known to be absent",
+         pieces: {} signed for, {} read and good, {} bad; {} known to be absent",
         report.chunks,
         report.grades.stable,
         report.grades.warning,
         report.grades.danger,
         report.grades.unavailable,
         report.grades.lost,
+        report.pieces_attested,
         report.pieces_good,
         report.pieces_bad,
         report.pieces_absent

@@ -17,8 +17,26 @@ fn binary() -> Result<PathBuf, Failure> {
 
 pub(crate) async fn run(context: &Context, command: DevnetCommand) -> Result<(), Failure> {
     match command {
-        DevnetCommand::Up { dir, metadata, data, zones, disk_bytes, in_process, detach } => {
-            let options = UpOptions { metadata, data, zones, max_bytes: disk_bytes, detach };
+        DevnetCommand::Up {
+            dir,
+            metadata,
+            data,
+            zones,
+            disk_bytes,
+            condemned_grace,
+            upload_grace,
+            in_process,
+            detach,
+        } => {
+            let options = UpOptions {
+                metadata,
+                data,
+                zones,
+                max_bytes: disk_bytes,
+                condemned_grace,
+                upload_grace,
+                detach,
+            };
             if in_process { up_in_process(&dir, &options).await } else { up(&dir, &options).await }
         }
         DevnetCommand::Kill(node) => Ok(Devnet::open(&node.dir, &binary()?)?.kill(&node.node)?),

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use wmall_devnet::{NodeKind, NodePlan, write_cluster};
+use wmall_devnet::{NodeKind, NodePlan, Settings, write_cluster};
 use wmall_proto::{NodeName, ZoneName};
 use wmall_runtime::Shutdown;
 
@@ -34,7 +34,8 @@ pub(crate) fn cluster(command: ClusterCommand) -> Result<(), Failure> {
             return Err(Failure::usage(format!("{} has the name or the address of another node", node.name)));
         }
     }
-    let layout = write_cluster(&dir, &nodes, disk_bytes)?;
+    let settings = Settings { max_bytes: disk_bytes, ..Settings::default() };
+    let layout = write_cluster(&dir, &nodes, &settings)?;
     let folder = layout.root().display();
     line(&format!(
         "{folder}/ca            the certificate authority: keep it off the nodes\n\

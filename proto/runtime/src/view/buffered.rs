@@ -66,6 +66,10 @@ impl Shared {
     /// Writes out what waits now.
     fn drain(&self) -> Result<(), StoreError> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        // What could not be written stays where readers find it, and nothing is written behind it.
+        if let Some(error) = self.signal().failed.clone() {
+            return Err(error);
+        }
         let frozen = {
             let mut tables = self.write();
             tables.bytes = 0;
@@ -214,6 +218,14 @@ impl Store for Buffered {
         if self.shared.drain().is_ok() {
             self.shared.sled.flush();
         }
+    }
+
+    fn distrust(&self) {
+        self.shared.sled.distrust();
+    }
+
+    fn trust(&self) {
+        self.shared.sled.trust();
     }
 }
 

@@ -40,6 +40,11 @@ pub trait Store: Send + Sync + 'static {
     fn clear(&self) -> Result<(), StoreError>;
     /// Writes out what is in memory, so that the next start has less to replay. No durability hangs on it.
     fn flush(&self) {}
+    /// Notes, beside the view, that it must be built anew by the next start: it has failed, or it is being
+    /// built and is not whole.
+    fn distrust(&self) {}
+    /// Takes that back: it is whole.
+    fn trust(&self) {}
 }
 
 #[cfg(test)]

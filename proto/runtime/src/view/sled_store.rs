@@ -37,7 +37,9 @@ impl SledStore {
         }
         let store = Self::open(folder).inspect_err(|e| tracing::warn!(%e, "a view does not open")).ok()?;
         let stored = store.get(BOOT_KEY).inspect_err(|e| tracing::warn!(%e, "a view can't be read")).ok()?;
-        if stored.is_some_and(|b| b != boot.as_bytes()) {
+        // Without a mark it was never written whole, unless it is new.
+        let same = stored.as_deref().map(|b| b == boot.as_bytes());
+        if !same.unwrap_or(store.tree.is_empty()) {
             tracing::info!("the machine was started anew since the view was written");
             return None;
         }
@@ -63,13 +65,6 @@ impl SledStore {
         let store = Self::open(folder)?;
         store.mark_boot(&boot_id())?;
         Ok(store)
-    }
-
-    /// Notes that the view has failed, so that the next start builds it anew.
-    pub(super) fn distrust(&self) {
-        if let Err(error) = fs::write(suspect_mark(&self.folder), b"") {
-            tracing::error!(%error, "a failed view could not be marked; remove its folder before the next start");
-        }
     }
 
     fn mark_boot(&self, boot: &str) -> Result<(), StoreError> {
@@ -134,6 +129,20 @@ impl Store for SledStore {
     fn clear(&self) -> Result<(), StoreError> {
         self.tree.clear()?;
         self.mark_boot(&boot_id())
+    }
+
+    fn distrust(&self) {
+        if let Err(error) = fs::write(suspect_mark(&self.folder), b"") {
+            tracing::error!(%error, "a view could not be marked; remove its folder before the next start");
+        }
+    }
+
+    fn trust(&self) {
+        if let Err(error) = fs::remove_file(suspect_mark(&self.folder))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "a view's mark stays; the next start builds it anew");
+        }
     }
 
     fn flush(&self) {
