@@ -1,5 +1,6 @@
 //! What is removed can be had back for a while, and then it is gone from every disk; what is wanted stays.
 
+use std::io::Write;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -121,8 +122,15 @@ fn chunks_that_the_cluster_has_are_not_sent_again() {
 #[test]
 fn an_upload_that_was_broken_off_leaves_nothing_for_long() {
     let cluster = quick();
-    let path = cluster.write("big", &bytes(1, 60 << 20));
-    let mut put = cluster.spawn(&["put", &path, "--chunk-size", "1M"]);
+    let content = bytes(1, 20 << 20);
+    // From a pipe that stalls, so that the put is under way for as long as it takes.
+    let mut put = std::process::Command::new(wmall_tests::binary())
+        .args(["--config", &cluster.config(), "-q", "put", "-", "--chunk-size", "1M"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = put.stdin.take().unwrap();
+    pipe.write_all(&content).unwrap();
     let staged = || {
         let config = cluster.config();
         let output = wmall_tests::wmall(&["--config", &config, "-o", "json", "status"]);
@@ -132,9 +140,11 @@ fn an_upload_that_was_broken_off_leaves_nothing_for_long() {
     wait_until("pieces arrive", Duration::from_secs(30), || staged().0);
     put.kill().unwrap();
     put.wait().unwrap();
+    drop(pipe);
     cluster.wait_status("the orphans are gone", Duration::from_secs(40), |s| {
         s["files"] == 0 && pieces(s) == [0, 0, 0]
     });
+    let path = cluster.write("whole", &content);
     let cid = cluster.put(&path, &["--chunk-size", "1M", "--ack", "all"]);
     cluster.run(&["verify", &cid, "--deep"]);
 }

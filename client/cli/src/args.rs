@@ -55,8 +55,8 @@ pub(crate) enum Command {
         #[arg(value_parser = parse_source)]
         source: Source,
         /// Which former version, as `ls --removed` shows it. [default: the newest]
-        #[arg(long = "former", value_name = "VERSION")]
-        version: Option<u64>,
+        #[arg(long, value_name = "VERSION")]
+        former: Option<u64>,
     },
     /// Files.
     #[command(subcommand)]

@@ -71,7 +71,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::Verify { source, deep } => data::verify(&context, &source, deep).await,
         Command::Ls(args) => namespace::ls(&context, args).await,
         Command::Rm { source, purge, if_match } => data::rm(&context, source, purge, if_match).await,
-        Command::Undelete { source, version } => data::undelete(&context, source, version).await,
+        Command::Undelete { source, former } => data::undelete(&context, source, former).await,
         Command::Pool(command) => namespace::pool(&context, command).await,
         Command::Bucket(command) => namespace::bucket(&context, command).await,
         Command::File(command) => show::file(&context, command).await,
