@@ -13,7 +13,7 @@ DENY    := 0.20.2
 # What to store for real: any files of yours.
 DATA    ?=
 # How long the long tests go on.
-ROUNDS  ?= 20
+ROUNDS  ?= 200
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

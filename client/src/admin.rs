@@ -1,14 +1,27 @@
 //! Everything but the bytes: pools, buckets, listings, status.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use wmall_proto::chunk::ChunkView;
 use wmall_proto::file::{ObjectEntry, TrashEntry};
 use wmall_proto::pool::{Bucket, BucketChange, BucketRules};
-use wmall_proto::rpc::{Condition, NameCommand, Query, QueryReply, Request, Response, UserCommand};
+use wmall_proto::rpc::{
+    Condition, MemberCommand, NameCommand, Query, QueryReply, Request, Response, SnapshotInfo, UserCommand,
+};
 use wmall_proto::status::ClusterStatus;
-use wmall_proto::{BucketName, ChunkId, FileId, ObjectName, Pool, PoolName, RequestId, Scheme};
+use wmall_proto::{
+    BucketName, ChunkId, ErrorCode, FileId, NodeName, ObjectName, Pool, PoolName, RequestId, RpcError, Scheme,
+};
 
 use crate::error::ClientError;
 use crate::store::{Store, unexpected};
+
+/// How long a change of the metadata nodes may take: a new one has to catch up.
+const MEMBER_TIMEOUT: Duration = Duration::from_secs(100);
+/// How long a snapshot may take, to write and to send.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(110);
 
 impl Store {
     async fn administer(&self, command: UserCommand) -> Result<(), ClientError> {
@@ -47,6 +60,58 @@ impl Store {
     /// Lets data be deleted again after a restore.
     pub async fn allow_deletion(&self) -> Result<(), ClientError> {
         self.administer(UserCommand::AllowDeletion).await
+    }
+
+    /// Takes a metadata node in that runs, empty, with `join = true`; returns once it is one of the voters.
+    pub async fn add_member(&self, id: u64, name: NodeName, address: SocketAddr) -> Result<(), ClientError> {
+        self.member(MemberCommand::Add { id, name, address }).await
+    }
+
+    /// Lets a metadata node go. Its id is never used again.
+    pub async fn remove_member(&self, id: u64) -> Result<(), ClientError> {
+        self.member(MemberCommand::Remove { id }).await
+    }
+
+    async fn member(&self, command: MemberCommand) -> Result<(), ClientError> {
+        self.inner.members.open(&Request::Member(command), MEMBER_TIMEOUT).await?;
+        Ok(())
+    }
+
+    /// Writes all metadata, as of now, to a file. Returns its bytes.
+    pub async fn save_snapshot<W: AsyncWrite + Unpin>(&self, out: &mut W) -> Result<u64, ClientError> {
+        let mut reply = self.inner.members.open(&Request::Snapshot, SNAPSHOT_TIMEOUT).await?;
+        let Response::Snapshot { length } = reply.response else { return Err(unexpected().into()) };
+        let failed = |source| ClientError::Local { what: "writing the snapshot", source };
+        let mut written = 0;
+        let receiving = async {
+            while let Some(part) = reply.body.next().await? {
+                written += part.len() as u64;
+                out.write_all(&part).await.map_err(failed)?;
+            }
+            out.flush().await.map_err(failed)?;
+            Ok::<_, ClientError>(())
+        };
+        let late = |_| RpcError::new(ErrorCode::Timeout, "the snapshot comes too slowly");
+        tokio::time::timeout(SNAPSHOT_TIMEOUT, receiving).await.map_err(late)??;
+        if written == length {
+            return Ok(written);
+        }
+        let reason = format!("{written} of {length} bytes of the snapshot came");
+        Err(RpcError::new(ErrorCode::Unreachable, reason).hint("try again").into())
+    }
+
+    /// The snapshots and backups that the metadata nodes keep; of those that answer.
+    pub async fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>, ClientError> {
+        let mut all = Vec::new();
+        for (member, answer) in self.inner.members.call_each(&Request::ListSnapshots).await {
+            match answer {
+                Ok(Response::Snapshots(snapshots)) => all.extend(snapshots),
+                Ok(_) => return Err(unexpected().into()),
+                Err(error) if error.code.is_transient() => tracing::warn!(%error, %member, "does not answer"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(all)
     }
 
     async fn name(&self, command: NameCommand) -> Result<(), ClientError> {

@@ -26,8 +26,6 @@ use crate::store::{Inner, Progress, Store, unexpected};
 const WINDOW_BYTES: usize = 48 << 20;
 /// Chunks on their way, however small.
 const WINDOW_CHUNKS: usize = 32;
-/// A slot that has not delivered by then gets company.
-const HEDGE_AFTER: Duration = Duration::from_millis(500);
 /// How long one slot may take.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a chunk may take in all.
@@ -278,7 +276,8 @@ impl Inner {
             } else if running.is_empty() {
                 return Err(last);
             }
-            let hedge = if waiting.len() == 0 { SLOT_TIMEOUT } else { HEDGE_AFTER };
+            // A slot that is later than 95 of 100 gets company.
+            let hedge = if waiting.len() == 0 { SLOT_TIMEOUT } else { self.map.late_after(length) };
             match tokio::time::timeout(hedge, running.join_next()).await {
                 Ok(Some(Ok(Ok(parts)))) => return Ok(parts),
                 Ok(Some(Ok(Err(error)))) => last = error,
@@ -296,7 +295,11 @@ impl Inner {
         chunk: ChunkId,
         length: u32,
     ) -> Result<Vec<Bytes>, RpcError> {
+        let started = Instant::now();
         let outcome = tokio::time::timeout(SLOT_TIMEOUT, self.read_whole(slot, pool, chunk, length)).await;
+        if matches!(outcome, Ok(Ok(_)) | Err(_)) {
+            self.map.note_read(&slot.target.node, length, started.elapsed());
+        }
         let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} is too slow", slot.target.node));
         let outcome = outcome.map_err(late).and_then(|o| o);
         if let Err(error) = &outcome {

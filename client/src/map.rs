@@ -8,6 +8,8 @@ use wmall_proto::rpc::TopologyReply;
 use wmall_proto::{NodeName, PgRow, Topology};
 use wmall_transport::Target;
 
+use crate::latency::Latency;
+
 /// A node that failed is asked last for so long.
 const AVOID: Duration = Duration::from_secs(2);
 
@@ -16,6 +18,7 @@ struct Known {
     suspects: HashSet<NodeName>,
     // Bounded by the nodes of the map.
     avoided: HashMap<NodeName, Instant>,
+    latency: Latency,
 }
 
 /// The copy.
@@ -24,7 +27,8 @@ pub(crate) struct Map(Mutex<Known>);
 impl Map {
     pub(crate) fn new() -> Self {
         let topology = Arc::new(Topology::empty());
-        Self(Mutex::new(Known { topology, suspects: HashSet::new(), avoided: HashMap::new() }))
+        let (suspects, avoided, latency) = (HashSet::new(), HashMap::new(), Latency::default());
+        Self(Mutex::new(Known { topology, suspects, avoided, latency }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -52,7 +56,18 @@ impl Map {
         self.lock().avoided.insert(node.clone(), Instant::now() + AVOID);
     }
 
-    /// The slots of a row with their nodes, those that answer first; `rotate` spreads readers.
+    /// A read from this node took so long.
+    pub(crate) fn note_read(&self, node: &NodeName, bytes: u32, took: Duration) {
+        self.lock().latency.note(node, bytes, took);
+    }
+
+    /// When a read of so many bytes is late.
+    pub(crate) fn late_after(&self, bytes: u32) -> Duration {
+        self.lock().latency.late_after(bytes)
+    }
+
+    /// The slots of a row with their nodes: those that answer as fast as the others first, then the slow, then
+    /// the silent. `rotate` spreads readers.
     pub(crate) fn slots(&self, topology: &Topology, row: &PgRow, rotate: usize) -> Vec<SlotTarget> {
         let known = self.lock();
         let now = Instant::now();
@@ -63,10 +78,11 @@ impl Map {
             let avoided = known.avoided.get(&node.name).is_some_and(|&until| until > now);
             let silent = avoided || known.suspects.contains(&node.name);
             let target = Target { node: node.name.clone(), address: node.address };
-            Some(SlotTarget { slot: slot as u8, target, silent })
+            let slow = known.latency.is_slow(&node.name);
+            Some(SlotTarget { slot: slot as u8, target, silent, slow })
         };
         let mut slots: Vec<SlotTarget> = (0..width).filter_map(slot).collect();
-        slots.sort_by_key(|s| s.silent);
+        slots.sort_by_key(|s| (s.silent, s.slow));
         slots
     }
 }
@@ -77,4 +93,5 @@ pub(crate) struct SlotTarget {
     pub(crate) slot: u8,
     pub(crate) target: Target,
     pub(crate) silent: bool,
+    pub(crate) slow: bool,
 }

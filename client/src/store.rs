@@ -1,7 +1,7 @@
 //! The connection to a cluster.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use wmall_proto::pool::Bucket;
@@ -29,7 +29,10 @@ pub(crate) struct Inner {
     pub(crate) endpoint: Endpoint,
     pub(crate) members: Members,
     pub(crate) map: Map,
-    pub(crate) timeout: Duration,
+    timeout: Duration,
+    /// Since when no linearizable answer has come; none while they come. Calls that follow one another without
+    /// an answer share one timeout, so that a command ends when its user said.
+    waiting_since: Mutex<Option<Instant>>,
     buckets: Mutex<HashMap<BucketName, PoolId>>,
 }
 
@@ -44,6 +47,7 @@ impl Store {
             members,
             map: Map::new(),
             timeout: Duration::from_millis(config.timeout_ms),
+            waiting_since: Mutex::new(Some(Instant::now())),
             buckets: Mutex::default(),
         };
         let store = Self { inner: Arc::new(inner) };
@@ -63,13 +67,23 @@ impl Store {
 }
 
 impl Inner {
-    pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.timeout
+    fn waiting(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deadline(&self) -> Instant {
+        *self.waiting().get_or_insert_with(Instant::now) + self.timeout
     }
 
     /// Asks the leader, again and again until the deadline.
     pub(crate) async fn ask(&self, request: &Request) -> Result<Response, RpcError> {
-        self.members.call_until(request, self.deadline()).await
+        let answer = self.members.call_until(request, self.deadline()).await;
+        // The map comes from any member, and so tells nothing of the leader.
+        let passing = answer.as_ref().is_err_and(|e| e.code.is_transient());
+        if !passing && !matches!(request, Request::GetTopology { .. }) {
+            *self.waiting() = None;
+        }
+        answer
     }
 
     /// A read that includes every write acknowledged before it.
@@ -83,7 +97,12 @@ impl Inner {
     /// A read that any member may answer from what it has; for what proves itself.
     pub(crate) async fn read_stale(&self, query: Query) -> Result<QueryReply, RpcError> {
         let request = Request::Read { linearizable: false, query };
-        match self.members.call_any(&request, self.timeout).await? {
+        let left = self.deadline().saturating_duration_since(Instant::now());
+        let answer = self.members.call_any(&request, left).await;
+        if answer.is_ok() {
+            *self.waiting() = None;
+        }
+        match answer? {
             Response::Read(reply) => Ok(reply),
             _ => Err(unexpected()),
         }

@@ -25,6 +25,8 @@ pub struct RawConfig {
     pub identity_dir: PathBuf,
     /// UDP address for calls.
     pub listen: SocketAddr,
+    /// Where the others reach it, if that is another address than `listen`.
+    pub advertise: Option<SocketAddr>,
     /// The metadata nodes.
     pub metadata: Vec<MetadataAddress>,
     /// Its disks.
@@ -71,10 +73,21 @@ impl Config {
 }
 
 impl RawConfig {
+    /// Where the others reach it.
+    pub fn address(&self) -> SocketAddr {
+        self.advertise.unwrap_or(self.listen)
+    }
+
     /// Checks that the values go together.
     pub fn validate(self) -> Result<Config, String> {
         if self.metadata.is_empty() {
             return Err("`metadata` names no metadata node".into());
+        }
+        let address = self.address();
+        if address.ip().is_unspecified() || address.port() == 0 {
+            return Err(format!(
+                "nobody can reach {address}; set `advertise` to the address that others use"
+            ));
         }
         if self.disks.is_empty() {
             return Err("`disks` is empty; a data node has at least one".into());

@@ -36,8 +36,8 @@ struct Walk {
     all: bool,
     disk: usize,
     after: Option<PoolChunk>,
-    /// Where the feed goes on once it has ended.
-    then: Option<u64>,
+    /// Where, and in which life of the metadata, the feed goes on once it has ended.
+    then: Option<(u64, u64)>,
 }
 
 /// The control loop.
@@ -47,6 +47,7 @@ pub(crate) struct Control {
     disks: Arc<Vec<Arc<DiskStore>>>,
     map: Arc<Map>,
     feed: u64,
+    feed_epoch: u64,
     walk: Option<Walk>,
     beats: u64,
     work: watch::Sender<Vec<DiskId>>,
@@ -63,9 +64,12 @@ impl Control {
         ready: Arc<AtomicBool>,
     ) -> Self {
         // The disk that has read least decides where the feed goes on.
-        let feed = disks.iter().map(|d| d.feed().unwrap_or(0)).min().unwrap_or(0);
+        let places: Vec<(u64, u64)> = disks.iter().map(|d| d.feed().unwrap_or_default()).collect();
+        let (feed, feed_epoch) = places.iter().copied().min().unwrap_or_default();
+        // Disks that stand in different lives of the metadata begin anew together.
+        let feed = if places.iter().all(|p| p.1 == feed_epoch) { feed } else { 0 };
         let (walk, beats) = (None, 0);
-        Self { config, metadata, disks, map, feed, walk, beats, work, ready }
+        Self { config, metadata, disks, map, feed, feed_epoch, walk, beats, work, ready }
     }
 
     /// Runs until a stop is asked for.
@@ -104,7 +108,7 @@ impl Control {
         let registration = Registration {
             node: self.config.name.clone(),
             zone: self.config.zone.clone(),
-            address: self.config.listen,
+            address: self.config.address(),
             disks: self.disks.iter().map(disk).collect(),
         };
         match self.metadata.call(&Request::Register(registration)).await? {
@@ -138,8 +142,9 @@ impl Control {
             disks: self.disks.iter().filter_map(disk).collect(),
             topology: self.map.get().topology.version,
             feed: self.feed,
+            feed_epoch: self.feed_epoch,
         };
-        let Response::Heartbeat(HeartbeatReply { topology, feed, work }) =
+        let Response::Heartbeat(HeartbeatReply { topology, feed, feed_epoch, work }) =
             self.metadata.call(&Request::Heartbeat(heartbeat)).await?
         else {
             return Err(RpcError::internal("the heartbeat got another answer"));
@@ -153,13 +158,14 @@ impl Control {
         self.beats += 1;
         let more = match feed {
             FeedPage::Items { position, items, more } => {
-                self.follow(items, position);
+                self.follow(items, position, feed_epoch);
                 more
             }
             FeedPage::Behind { position } => {
                 // What happens after `position` comes by the feed, so that is where it goes on.
-                if !self.walk.as_ref().is_some_and(|w| w.all) {
-                    self.walk = Some(Walk { all: true, disk: 0, after: None, then: Some(position) });
+                let then = (position, feed_epoch);
+                if self.walk.as_ref().and_then(|w| w.then).is_none_or(|t| t.1 != feed_epoch) {
+                    self.walk = Some(Walk { all: true, disk: 0, after: None, then: Some(then) });
                 }
                 false
             }
@@ -168,14 +174,14 @@ impl Control {
         Ok(more || walking)
     }
 
-    fn follow(&mut self, items: Vec<FeedItem>, position: u64) {
-        if items.is_empty() && position == self.feed {
+    fn follow(&mut self, items: Vec<FeedItem>, position: u64, epoch: u64) {
+        if items.is_empty() && (position, epoch) == (self.feed, self.feed_epoch) {
             return;
         }
         for disk in self.disks.iter() {
-            disk.follow(items.clone(), Some(position));
+            disk.follow(items.clone(), Some((position, epoch)));
         }
-        self.feed = position;
+        (self.feed, self.feed_epoch) = (position, epoch);
     }
 
     /// Asks about a page of pieces. True if there are more. The heartbeats go on between the pages.
@@ -184,8 +190,8 @@ impl Control {
         let Some(disk) = self.disks.get(walk.disk) else {
             let then = walk.then;
             self.walk = None;
-            if let Some(position) = then {
-                self.follow(Vec::new(), position);
+            if let Some((position, epoch)) = then {
+                self.follow(Vec::new(), position, epoch);
             }
             return Ok(false);
         };

@@ -116,8 +116,14 @@ pub enum Command {
     },
     /// Drops parts of uploads that were fenced.
     DropParts(Vec<(UploadId, PoolId, u32)>),
-    /// Holds back all deletion, after a restore, or lets it go on.
-    HoldDeletion(bool),
+    /// Begins a new life of metadata that were restored: no data node's place in the feed counts any more.
+    BeginEpoch(u64),
+    /// Lets data be deleted again after a restore. A new epoch has every data node look through what it holds,
+    /// since what it was not allowed to delete until now is asked about no more otherwise.
+    AllowDeletion {
+        /// The epoch.
+        epoch: u64,
+    },
     /// Removes an empty bucket.
     RemoveBucket {
         /// Its name.

@@ -9,6 +9,8 @@ use wmall_runtime::config::{self, ConfigError};
 use wmall_runtime::logging::LogConfig;
 use wmall_runtime::ops::OpsConfig;
 
+use crate::backup::BackupConfig;
+
 /// `metadata-node.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +25,11 @@ pub struct RawConfig {
     pub listen: SocketAddr,
     /// The members that the cluster starts with, this one among them.
     pub members: Vec<MemberEntry>,
+    /// Whether this member is new in a cluster that runs: it waits until `wmall meta member add` takes it in.
+    #[serde(default)]
+    pub join: bool,
+    /// Backups by the clock; none if absent.
+    pub backup: Option<BackupConfig>,
     /// A snapshot is taken, and the log before it dropped, after so many entries.
     #[serde(default = "default_snapshot_entries")]
     pub snapshot_entries: u64,
@@ -97,7 +104,7 @@ impl Config {
 impl RawConfig {
     /// Checks that the values go together.
     pub fn validate(self) -> Result<Config, String> {
-        if !matches!(self.members.len(), 1 | 3 | 5) {
+        if !self.join && !matches!(self.members.len(), 1 | 3 | 5) {
             return Err(format!("`members` has {} entries; a cluster has 1, 3 or 5", self.members.len()));
         }
         let mut ids: Vec<u64> = self.members.iter().map(|m| m.id).collect();

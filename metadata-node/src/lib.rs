@@ -5,10 +5,12 @@
 //! log (`raft/log_store.rs`, on the journal), and from there, on every member, to `state/apply.rs`.
 //! Deliberately absent: pieces, and any decision about placement, which is in the crate `placement`.
 
+mod backup;
 mod command;
 mod config;
 mod init;
 mod leader;
+mod members;
 mod node;
 mod raft;
 mod service;
@@ -17,6 +19,9 @@ mod status;
 mod types;
 mod view;
 
+pub use backup::{BackupConfig, RestoreError, restore, verify as verify_snapshot};
 pub use config::{Config, MemberEntry, RawConfig};
 pub use init::{InitError, init};
 pub use node::{RunError, run};
+pub use raft::SnapshotSummary;
+pub use state::Audit;

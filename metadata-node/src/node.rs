@@ -1,6 +1,6 @@
 //! Puts the parts together and runs them until a stop is asked for.
 //!
-//! Tasks beside openraft's own: the proposer, the read-index rounds, the collector, the watch on leadership, the server
+//! Tasks beside openraft's own: the proposer, the read-index rounds, the collector, backups, the watch on leadership, the server
 //! with its connections, the operations endpoint. All end with the process or with the shutdown.
 
 use std::collections::BTreeMap;
@@ -15,9 +15,11 @@ use wmall_runtime::ops::{self, Ops, Readiness};
 use wmall_runtime::{FolderError, FolderLock, Shutdown};
 use wmall_transport::{BindError, Endpoint, Identity, IdentityError};
 
+use crate::backup::{self, Backups};
 use crate::config::Config;
 use crate::init::BORN_FILE;
 use crate::leader::{Collector, Graces, Liveness, Proposer, ReadIndex};
+use crate::members::Members;
 use crate::raft::{LogStore, LogStoreError, Machine, Network, SnapshotFolder};
 use crate::service::{KeyCache, Service};
 use crate::state::State;
@@ -78,8 +80,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let snapshots = Arc::new(SnapshotFolder::open(&folder.join("snapshots"), cluster.0)?);
     let state = Arc::new(view::open(&folder, &log, &snapshots)?);
     let pristine = log.is_pristine();
-    let raft = start_raft(&config, &endpoint, log, state.clone(), snapshots).await?;
-    if pristine {
+    let raft = start_raft(&config, &endpoint, log, state.clone(), snapshots.clone()).await?;
+    if pristine && !config.raw.join {
         // Every first member does this with the same list, which openraft allows for.
         let members = config
             .raw
@@ -103,6 +105,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let collector =
         Collector { raft: raft.clone(), state: state.clone(), proposer: proposer.clone(), graces };
     let collector = tokio::spawn(collector.run());
+    let backup = config.raw.backup.clone();
+    let backup = backup.map(|b| tokio::spawn(backup::run(b, state.clone(), snapshots.clone())));
     let service = Arc::new(Service {
         cluster,
         raft: raft.clone(),
@@ -113,6 +117,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         status: status.clone(),
         calls: metrics.calls(&CallKind::ALL.map(CallKind::as_str)),
         keys: KeyCache::default(),
+        members: Members(raft.clone()),
+        backups: Backups {
+            member: config.raw.name.to_string(),
+            snapshots,
+            config: config.raw.backup.clone(),
+        },
     });
     if let Some(ops) = config.raw.ops.clone() {
         let address = ops.listen;
@@ -128,6 +138,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     };
     watch.abort();
     collector.abort();
+    backup.iter().for_each(tokio::task::JoinHandle::abort);
     endpoint.close().await;
     let _ = tokio::time::timeout(wmall_runtime::shutdown::GRACE, raft.shutdown()).await;
     state.flush();

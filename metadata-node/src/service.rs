@@ -23,12 +23,12 @@ use wmall_proto::{
 };
 use wmall_runtime::metrics::CallMetrics;
 use wmall_runtime::view::StoreError;
-use wmall_transport::{Handler, Incoming};
+use wmall_transport::{Handler, Incoming, Replier};
 
 use crate::command::Command;
-use crate::leader::{Liveness, Proposer, ReadIndex, not_leader};
+use crate::leader::{Liveness, Proposer, ReadIndex, new_epoch, not_leader};
 use crate::raft;
-use crate::state::{QueryError, Silent, State};
+use crate::state::{NO_EPOCH, QueryError, Silent, State};
 use crate::status::StatusSource;
 use crate::types::Raft;
 
@@ -59,6 +59,8 @@ pub struct Service {
     pub(crate) status: StatusSource,
     pub(crate) calls: Option<CallMetrics>,
     pub(crate) keys: KeyCache,
+    pub(crate) members: crate::members::Members,
+    pub(crate) backups: crate::backup::Backups,
 }
 
 /// Public keys, decompressed once. Bounded by the disks that are registered.
@@ -82,6 +84,13 @@ impl Handler for Service {
     async fn handle(&self, call: Incoming) {
         let Incoming { peer, request, replier, .. } = call;
         let (kind, started) = (request.kind(), Instant::now());
+        if request == Request::Snapshot {
+            let ok = self.send_snapshot(replier).await;
+            if let Some(calls) = &self.calls {
+                calls.record(kind.as_str(), ok, started);
+            }
+            return;
+        }
         let answer = self.answer(&peer, request).await;
         if let Some(calls) = &self.calls {
             calls.record(kind.as_str(), answer.is_ok(), started);
@@ -100,6 +109,9 @@ impl Service {
             Request::Commit { request, commit } => self.commit(request, commit).await,
             Request::Name { request, command } => self.name(request, command).await,
             Request::Administer { request, command } => self.administer(request, command).await,
+            Request::Member(command) => self.members.change(command).await,
+            Request::ListSnapshots => self.backups.list().map(Response::Snapshots),
+            Request::Snapshot => Err(RpcError::internal("a snapshot is not an answer of one message")),
             Request::Register(registration) => {
                 own_name(peer, registration.node.as_str())?;
                 self.register(registration).await
@@ -136,6 +148,28 @@ impl Service {
             Request::Put(_) | Request::ReadPiece(_) | Request::CheckPiece { .. } | Request::Attest { .. } => {
                 let reason = "a metadata node holds no pieces; this call is for a data node";
                 Err(RpcError::new(ErrorCode::BadRequest, reason))
+            }
+        }
+    }
+
+    /// Writes all metadata as of now to a file and sends it. True if all of it went.
+    async fn send_snapshot(&self, mut replier: Replier) -> bool {
+        let file = match self.reads.wait().await {
+            Ok(()) => self.backups.export(self.state.clone()).await,
+            Err(error) => Err(error),
+        };
+        let sent = match file {
+            Ok(file) => file.send(&mut replier).await,
+            Err(error) => Err(error),
+        };
+        match sent {
+            Ok(()) => {
+                replier.finish();
+                true
+            }
+            Err(error) => {
+                replier.refuse(error).await;
+                false
             }
         }
     }
@@ -247,7 +281,7 @@ impl Service {
             UserCommand::CreateBucket { name, pool, rules } => Command::CreateBucket { name, pool, rules },
             UserCommand::RemoveBucket { name } => Command::RemoveBucket { name },
             UserCommand::ChangeBucket { name, change } => Command::ChangeBucket { name, change },
-            UserCommand::AllowDeletion => Command::HoldDeletion(false),
+            UserCommand::AllowDeletion => Command::AllowDeletion { epoch: new_epoch() },
         };
         self.proposer.propose(Some(request), command).await
     }
@@ -330,11 +364,14 @@ impl Service {
             return Err(RpcError::not_found(what));
         }
         let disks: Vec<DiskId> = heartbeat.disks.iter().map(|d| d.disk).collect();
-        let feed = self.state.feed(heartbeat.feed, &disks);
+        let (feed_epoch, feed) = self.state.feed((heartbeat.feed_epoch, heartbeat.feed), &disks);
+        if feed_epoch == NO_EPOCH {
+            return Err(RpcError::new(ErrorCode::Busy, "the metadata nodes come out of a restore"));
+        }
         let work = self.state.work_of(&disks);
         let known = heartbeat.topology;
         self.liveness.hear(heartbeat, Instant::now());
-        Ok(Response::Heartbeat(HeartbeatReply { topology: self.topology(known), feed, work }))
+        Ok(Response::Heartbeat(HeartbeatReply { topology: self.topology(known), feed, feed_epoch, work }))
     }
 
     async fn close_tickets(

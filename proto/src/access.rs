@@ -77,6 +77,9 @@ impl Role {
                     | C::Commit
                     | C::Name
                     | C::Administer
+                    | C::Member
+                    | C::Snapshot
+                    | C::ListSnapshots
                     | C::Put
                     | C::ReadPiece
                     | C::CheckPiece

@@ -1,6 +1,8 @@
 //! What the cluster tests share: a devnet of real processes, driven through the command line as a user
 //! would. The binary is the one that `WMALL_BIN` names, which `make` sets.
 
+pub mod cycles;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};

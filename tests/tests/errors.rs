@@ -115,7 +115,8 @@ fn configurations_and_folders() {
     wmall_fails(&["devnet", "kill", "data-9", "--dir", &net]).expect(1, "devnet");
     wmall_fails(&["devnet", "start", "data-1", "--dir", &net]).expect(1, "devnet");
     cluster.devnet("kill", "metadata-1", &[]);
-    wmall_fails(&["devnet", "start", "metadata-1", "--wipe", "--dir", &net]).expect(1, "devnet");
+    let alone = wmall_fails(&["devnet", "start", "metadata-1", "--wipe", "--dir", &net]);
+    assert_eq!(alone.exit, 69, "the only member can't be let go: {}", alone.stderr);
 }
 
 #[test]

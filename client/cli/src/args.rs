@@ -104,6 +104,9 @@ pub(crate) enum Command {
     /// Buckets: namespaces of objects.
     #[command(subcommand)]
     Bucket(BucketCommand),
+    /// The metadata nodes: members, snapshots, restores.
+    #[command(subcommand)]
+    Meta(MetaCommand),
     /// A cluster's certificate authority and first identities.
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -295,6 +298,60 @@ pub(crate) enum BucketCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum MetaCommand {
+    /// Snapshot files of all metadata.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// The metadata nodes.
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Let data be deleted again, after a restore that one has looked at.
+    AllowDeletion,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Write all metadata, as of now, to a file.
+    Save {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Check a file, without a cluster.
+    Verify {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Make an empty metadata node, whose configuration --config names, begin with a file. To be done on every
+    /// member, with the same file, before any is started.
+    Restore {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The snapshots and backups that the metadata nodes keep.
+    Ls,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// All metadata nodes.
+    Ls,
+    /// Take a metadata node in that runs, empty, with `join = true` in its configuration.
+    Add {
+        /// Its name and where it listens.
+        #[arg(value_name = "NAME=IP:PORT")]
+        member: String,
+        /// Its Raft id, as in its configuration: one that no member ever had.
+        #[arg(long)]
+        id: u64,
+    },
+    /// Let a metadata node go; its id is never used again.
+    Rm {
+        /// Its Raft id.
+        id: u64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
     /// Make the CA, an identity and a configuration for each first node, and those of the first users.
     Init {
@@ -367,7 +424,7 @@ pub(crate) enum DevnetCommand {
     Start {
         #[command(flatten)]
         node: NodeOf,
-        /// On an empty disk (data nodes only).
+        /// With nothing left of what it had: a data node on an empty disk, a metadata node as a new member.
         #[arg(long)]
         wipe: bool,
     },

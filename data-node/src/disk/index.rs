@@ -135,8 +135,9 @@ impl IndexReader {
         self.keys(TRASH, None, limit)
     }
 
-    pub(crate) fn feed(&self) -> Result<u64, StoreError> {
-        Ok(self.0.get(FEED_KEY)?.and_then(|b| decode_pair(&b)).map_or(0, |p| p.0))
+    /// How far the feed has been read, and in which life of the metadata.
+    pub(crate) fn feed(&self) -> Result<(u64, u64), StoreError> {
+        Ok(self.0.get(FEED_KEY)?.and_then(|b| decode_pair(&b)).unwrap_or_default())
     }
 
     pub(crate) fn flush(&self) {
@@ -371,8 +372,8 @@ impl Index {
         Ok(())
     }
 
-    pub(crate) fn set_feed(&self, batch: &mut IndexBatch, position: u64) {
-        batch.0.insert(FEED_KEY.to_vec(), Some(encode_pair(position, 0)));
+    pub(crate) fn set_feed(&self, batch: &mut IndexBatch, position: u64, epoch: u64) {
+        batch.0.insert(FEED_KEY.to_vec(), Some(encode_pair(position, epoch)));
     }
 
     /// Uploads that began before this time will never commit. The mark only rises.

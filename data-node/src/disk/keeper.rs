@@ -42,8 +42,8 @@ pub(super) enum Work {
     Piece(PieceHeader, u32, Position, oneshot::Sender<Result<(), RpcError>>),
     /// An upload's claim on a piece is durable; the answer says whether the piece is still there.
     Stamp(PieceHeader, Position, oneshot::Sender<Result<bool, RpcError>>),
-    /// What the feed says, up to a place of it.
-    Feed(Vec<FeedItem>, Option<u64>),
+    /// What the feed says, up to a place of it in a life of the metadata.
+    Feed(Vec<FeedItem>, Option<(u64, u64)>),
     /// What the metadata nodes know of these pieces.
     Known(Vec<PoolChunk>, PiecesKnown),
     /// A tombstone is durable.
@@ -176,8 +176,8 @@ impl Keeper {
             }
             Work::Feed(items, position) => {
                 items.iter().try_for_each(|item| self.follow(item))?;
-                if let Some(position) = position {
-                    self.index.set_feed(&mut self.batch, position);
+                if let Some((position, epoch)) = position {
+                    self.index.set_feed(&mut self.batch, position, epoch);
                 }
             }
             Work::Known(asked, known) => self.reconcile(&asked, &known)?,

@@ -361,7 +361,7 @@ impl DiskStore {
     }
 
     /// What the feed says, and how far it has been read. Takes effect in order, soon.
-    pub(crate) fn follow(&self, items: Vec<FeedItem>, position: Option<u64>) {
+    pub(crate) fn follow(&self, items: Vec<FeedItem>, position: Option<(u64, u64)>) {
         let _ = self.work.send(Work::Feed(items, position));
     }
 
@@ -371,7 +371,7 @@ impl DiskStore {
     }
 
     /// How far the feed had been read when the index was last written.
-    pub(crate) fn feed(&self) -> Result<u64, StoreError> {
+    pub(crate) fn feed(&self) -> Result<(u64, u64), StoreError> {
         self.reader.feed()
     }
 

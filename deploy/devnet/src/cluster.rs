@@ -1,7 +1,7 @@
 //! A devnet: made, started, prodded and removed.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -13,12 +13,14 @@ use wmall_proto::status::NodeState;
 use wmall_proto::{NodeName, PoolName, Scheme, ZoneName};
 
 use crate::error::{DevnetError, at};
-use crate::layout::{Layout, NodeKind, NodePlan, Settings, write_cluster};
+use crate::layout::{Layout, NodeKind, NodePlan, Settings, rejoin_config, write_cluster};
 use crate::process::{Launch, is_running, signal, wait_gone};
 
 const STATE_FILE: &str = "devnet.json";
 /// How long a cluster may take to come up.
 const READY: Duration = Duration::from_secs(60);
+/// Between looks at something that is about to happen.
+const POLL: Duration = Duration::from_millis(20);
 /// How long a node may take to stop by itself.
 const STOP: Duration = Duration::from_secs(15);
 
@@ -195,8 +197,9 @@ impl Devnet {
         Ok(())
     }
 
-    /// Starts a node that does not run; with `wipe`, a data node on an empty disk.
-    pub fn start(&mut self, name: &str, wipe: bool) -> Result<(), DevnetError> {
+    /// Starts a node that does not run; with `wipe`, with nothing left of what it had: a data node on an empty
+    /// disk, a metadata node as a new member.
+    pub async fn start(&mut self, name: &str, wipe: bool) -> Result<(), DevnetError> {
         let i = self.find(name)?;
         let node = self.state.nodes[i].clone();
         let config = self.layout.config(&node.name, &node.kind);
@@ -204,14 +207,69 @@ impl Devnet {
             return Err(DevnetError::Running(name.to_string()));
         }
         if wipe {
-            let NodeKind::DataNode { .. } = node.kind else { return Err(DevnetError::WipeMetadata) };
+            let NodeKind::DataNode { .. } = node.kind else { return self.rejoin(i).await };
             let disk = self.layout.node(&node.name).join("disk-1");
             fs::remove_dir_all(&disk).map_err(at(&disk))?;
             let loaded = wmall_data_node::Config::load(&config);
             let loaded = loaded.map_err(|e| DevnetError::Node(e.to_string()))?;
             wmall_data_node::init(&loaded).map_err(|e| DevnetError::Node(e.to_string()))?;
         }
-        self.launch(i)
+        self.launch(i)?;
+        self.wait_started(i)
+    }
+
+    /// A metadata node that lost its memory must not come back under its old id: the others let that go, and
+    /// take the node in under a new one.
+    async fn rejoin(&mut self, i: usize) -> Result<(), DevnetError> {
+        let node = self.state.nodes[i].clone();
+        let store = self.connect().await?;
+        let members = store.status().await?.members;
+        let ids = self.state.nodes.iter().filter_map(|n| match n.kind {
+            NodeKind::MetadataNode { id } => Some(id),
+            NodeKind::DataNode { .. } => None,
+        });
+        let id = ids.chain(members.iter().map(|m| m.id)).max().unwrap_or(0) + 1;
+        if let Some(old) = members.iter().find(|m| m.name == node.name.as_str()) {
+            store.remove_member(old.id).await?;
+        }
+        rejoin_config(&self.layout, &node.name, id)?;
+        let data = self.layout.node(&node.name).join("data");
+        fs::remove_dir_all(&data).map_err(at(&data))?;
+        self.state.nodes[i].kind = NodeKind::MetadataNode { id };
+        let plan = NodePlan {
+            name: node.name.clone(),
+            kind: NodeKind::MetadataNode { id },
+            address: node.address,
+            ops: Some(node.ops),
+        };
+        init_node(&self.layout, &plan)?;
+        self.launch(i)?;
+        self.wait_started(i)?;
+        store.add_member(id, node.name, node.address).await?;
+        store.close().await;
+        Ok(())
+    }
+
+    /// Waits until a node answers on its operations port, or has ended instead.
+    fn wait_started(&mut self, i: usize) -> Result<(), DevnetError> {
+        let node = self.state.nodes[i].clone();
+        let config = self.layout.config(&node.name, &node.kind);
+        let deadline = Instant::now() + READY;
+        loop {
+            if TcpStream::connect_timeout(&node.ops, POLL).is_ok() {
+                return Ok(());
+            }
+            self.reap();
+            let what = if !is_running(node.pid, &config) {
+                format!("{} ended at once instead of coming up", node.name)
+            } else if Instant::now() >= deadline {
+                format!("{} did not come up", node.name)
+            } else {
+                std::thread::sleep(POLL);
+                continue;
+            };
+            return Err(self.not_ready(what));
+        }
     }
 
     /// Stops every node and removes the folder.

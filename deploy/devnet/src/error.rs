@@ -23,11 +23,6 @@ pub enum DevnetError {
     /// It runs, and should not.
     #[error("{0} is running already")]
     Running(String),
-    /// A metadata node must not lose its memory under its old id.
-    #[error(
-        "a metadata node cannot start with an empty folder under its old Raft id; only data nodes are wiped"
-    )]
-    WipeMetadata,
     /// It did not come up.
     #[error("{what} within {seconds} s; the logs are in {logs}")]
     NotReady {

@@ -177,6 +177,8 @@ fn metadata_config(
         identity_dir: folder.join("identity"),
         listen: node.address,
         members: metadata.iter().filter_map(member).collect(),
+        join: false,
+        backup: None,
         snapshot_entries: 20_000,
         suspect_after_ms: 3_000,
         down_after_ms: 600_000,
@@ -209,11 +211,25 @@ fn data_config(
         zone: zone.clone(),
         identity_dir: folder.join("identity"),
         listen: node.address,
+        advertise: None,
         metadata: addresses(metadata),
         disks: disk.into_iter().collect(),
         ops: node.ops.map(|listen| OpsConfig { listen }),
         log: LogConfig::default(),
     }
+}
+
+/// Gives a metadata node another Raft id, under which it waits to be taken in.
+pub(crate) fn rejoin_config(layout: &Layout, name: &NodeName, id: u64) -> Result<(), DevnetError> {
+    let path = layout.config(name, &NodeKind::MetadataNode { id });
+    let text = fs::read_to_string(&path).map_err(at(&path))?;
+    let mut config: wmall_metadata_node::RawConfig =
+        toml::from_str(&text).map_err(|e| DevnetError::Plan(e.to_string()))?;
+    for member in config.members.iter_mut().filter(|m| m.name == *name) {
+        member.id = id;
+    }
+    config.join = true;
+    write(&path, &config)
 }
 
 fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), DevnetError> {

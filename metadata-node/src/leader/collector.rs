@@ -11,7 +11,7 @@ use wmall_runtime::clock::now_ms;
 
 use super::propose::Proposer;
 use crate::command::Command;
-use crate::state::State;
+use crate::state::{NO_EPOCH, State};
 use crate::types::Raft;
 
 /// Between rounds.
@@ -19,6 +19,11 @@ const ROUND: Duration = Duration::from_secs(1);
 /// Of each kind, in one command: a former version may release a whole file, so these are few.
 const PAGE: usize = 256;
 const CHUNKS: usize = 4096;
+
+/// A life of the metadata; never [`NO_EPOCH`], and never 0, which is the first.
+pub(crate) fn new_epoch() -> u64 {
+    (u64::from_le_bytes(wmall_runtime::random::bytes()) >> 1) | 1
+}
 
 /// How long things are kept.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +68,9 @@ impl Collector {
     async fn round(&self) -> Result<bool, RpcError> {
         let now = now_ms();
         let (_, counters) = self.state.counters();
+        if counters.feed_epoch == NO_EPOCH {
+            self.proposer.propose(None, Command::BeginEpoch(new_epoch())).await?;
+        }
         let mut more = false;
         let due = self.state.due(now, PAGE).map_err(RpcError::internal)?;
         if !due.is_empty() {

@@ -6,6 +6,7 @@ mod liveness;
 mod propose;
 mod read_index;
 
+pub(crate) use collector::new_epoch;
 pub use collector::{Collector, Graces};
 pub use liveness::Liveness;
 pub use propose::Proposer;

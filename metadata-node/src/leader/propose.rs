@@ -1,14 +1,15 @@
 //! Group commit for the Raft log: commands that arrive while an entry is under way share the next one.
 //!
-//! One task. The queue before it holds [`QUEUE`] commands; a full queue answers `busy`. Up to
-//! [`IN_FLIGHT`] entries are under way at once.
+//! One task. The queue before it holds [`QUEUE`] commands and [`QUEUE_BYTES`]; a full queue answers `busy`.
+//! A command whose caller has given up before its turn is dropped. Up to [`IN_FLIGHT`] entries are under way
+//! at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use wmall_proto::rpc::Response;
 use wmall_proto::{ErrorCode, RequestId, RpcError, codec};
 use wmall_runtime::clock::now_ms;
@@ -18,6 +19,8 @@ use crate::types::Raft;
 
 /// Commands that may wait.
 const QUEUE: usize = 4096;
+/// Bytes of commands that may wait.
+const QUEUE_BYTES: usize = 64 << 20;
 /// Commands in one entry.
 const MAX_COMMANDS: usize = 256;
 /// Bytes of commands after which an entry is closed.
@@ -32,6 +35,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 struct Waiting {
     envelope: Envelope,
     bytes: usize,
+    _room: OwnedSemaphorePermit,
     reply: oneshot::Sender<Result<Response, RpcError>>,
 }
 
@@ -39,6 +43,7 @@ struct Waiting {
 #[derive(Clone)]
 pub struct Proposer {
     queue: mpsc::Sender<Waiting>,
+    room: Arc<Semaphore>,
 }
 
 impl Proposer {
@@ -46,7 +51,7 @@ impl Proposer {
     pub fn start(raft: Raft) -> Self {
         let (queue, commands) = mpsc::channel(QUEUE);
         tokio::spawn(run(raft, commands));
-        Self { queue }
+        Self { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES)) }
     }
 
     /// Proposes a command and waits for its answer.
@@ -58,8 +63,9 @@ impl Proposer {
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
         }
         let (reply, answer) = oneshot::channel();
-        let full = |_| RpcError::new(ErrorCode::Busy, "the metadata leader has too many commands waiting");
-        self.queue.try_send(Waiting { envelope, bytes, reply }).map_err(full)?;
+        let full = || RpcError::new(ErrorCode::Busy, "the metadata leader has too many commands waiting");
+        let room = self.room.clone().try_acquire_many_owned(bytes as u32).map_err(|_| full())?;
+        self.queue.try_send(Waiting { envelope, bytes, _room: room, reply }).map_err(|_| full())?;
         match tokio::time::timeout(TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(RpcError::new(ErrorCode::ShuttingDown, "the metadata node is stopping")),
@@ -77,9 +83,15 @@ async fn run(raft: Raft, mut commands: mpsc::Receiver<Waiting>) {
     while let Some(first) = commands.recv().await {
         // Waiting for a place first lets the batch grow while the entries before it are written.
         let Ok(place) = places.clone().acquire_owned().await else { return };
+        if first.reply.is_closed() {
+            continue;
+        }
         let (mut bytes, mut batch) = (first.bytes, vec![first]);
         while batch.len() < MAX_COMMANDS && bytes < MAX_BYTES {
             let Ok(next) = commands.try_recv() else { break };
+            if next.reply.is_closed() {
+                continue;
+            }
             bytes += next.bytes;
             batch.push(next);
         }

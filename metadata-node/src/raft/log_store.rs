@@ -46,7 +46,11 @@ pub enum LogStoreError {
     #[error("the Raft log's folder cannot be opened")]
     Folder(#[from] io::Error),
     /// The journal refuses: see its reason. Acknowledged entries are never cut off to make it open.
-    #[error(transparent)]
+    #[error(
+        "the Raft log does not open; nothing was changed. If a majority of the others is up, let this member go \
+         (`wmall meta member rm ID`), empty its folder and take it in again under a new id; else restore the \
+         folder, or the cluster from a snapshot"
+    )]
     Journal(#[from] OpenError),
 }
 

@@ -10,4 +10,4 @@ mod wire;
 pub use log_store::{LogStore, LogStoreError};
 pub use machine::Machine;
 pub use network::{Network, answer};
-pub use snapshot::{SnapshotError, SnapshotFolder};
+pub use snapshot::{SnapshotError, SnapshotFolder, SnapshotSummary};

@@ -11,7 +11,7 @@ use openraft::SnapshotMeta;
 
 use wmall_runtime::view::StoreError;
 
-use crate::state::State;
+use crate::state::{Audit, Auditor, State};
 use crate::types::Member;
 
 const MAGIC: &[u8; 8] = b"WMALLSNP";
@@ -95,11 +95,28 @@ impl SnapshotFolder {
         Ok(Self { folder: folder.to_path_buf(), cluster })
     }
 
-    /// Writes the state as it is at one index.
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A name for a file that is sent away and removed; one that a crash leaves is removed at the next start.
+    pub fn exporting(&self, random: [u8; 8]) -> PathBuf {
+        self.folder.join(format!("export-{}.new", wmall_proto::ids::to_hex(&random)))
+    }
+
+    /// Writes the state as it is at one index, and takes the file in.
     pub fn save(&self, state: &State) -> Result<(Meta, File), SnapshotError> {
         let temporary = self.folder.join("building.new");
+        let meta = self.write(state, &temporary)?;
+        let path = self.publish(&temporary, &meta.snapshot_id)?;
+        Ok((meta, File::open(path)?))
+    }
+
+    /// Writes the state as it is at one index to a file, and syncs it.
+    pub fn write(&self, state: &State, path: &Path) -> Result<Meta, SnapshotError> {
         // The position is known when the dump ends, so the body goes first and the head says where it is.
-        let file = File::create(&temporary)?;
+        let file = File::create(path)?;
         let mut out = Hashing { inner: BufWriter::new(file), hasher: blake3::Hasher::new() };
         out.write_all(MAGIC)?;
         out.write_all(&VERSION.to_le_bytes())?;
@@ -117,19 +134,15 @@ impl SnapshotFolder {
             })?;
         out.write_all(&END.to_le_bytes())?;
         let name = file_name(applied.log_id.map_or(0, |id| id.index));
-        let meta = Meta {
-            last_log_id: applied.log_id,
-            last_membership: applied.membership,
-            snapshot_id: name.clone(),
-        };
+        let meta =
+            Meta { last_log_id: applied.log_id, last_membership: applied.membership, snapshot_id: name };
         let head = super::wire::to_json(&meta);
         out.write_all(&(head.len() as u32).to_le_bytes())?;
         out.write_all(&head)?;
         let Hashing { inner: mut out, hasher } = out;
         out.write_all(hasher.finalize().as_bytes())?;
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        let path = self.publish(&temporary, &name)?;
-        Ok((meta, File::open(path)?))
+        Ok(meta)
     }
 
     /// Where a snapshot that is being received is written.
@@ -195,30 +208,67 @@ impl SnapshotFolder {
         Ok(meta)
     }
 
-    /// Reads a file through and holds its hash against its content.
+    /// Reads a file through, holds its hash against its content, and its cluster against ours.
     fn check(&self, path: &Path) -> Result<Meta, SnapshotError> {
-        let shown = || path.display().to_string();
-        let damaged = |why| SnapshotError::Damaged { path: shown(), why };
-        let file = BufReader::new(File::open(path)?);
-        let mut reader = Hashing { inner: file, hasher: blake3::Hasher::new() };
-        let head = skip_head(&mut reader).map_err(|_| damaged("it ends early"))?;
-        if head[..8] != *MAGIC || head[8..12] != VERSION.to_le_bytes() {
-            return Err(damaged("not a snapshot of this version"));
+        let (cluster, meta) = read_through(path, |_, _| Ok(()))?;
+        if cluster != self.cluster {
+            return Err(SnapshotError::WrongCluster { path: path.display().to_string() });
         }
-        if head[12..] != self.cluster {
-            return Err(SnapshotError::WrongCluster { path: shown() });
-        }
-        while read_pair(&mut reader).map_err(|_| damaged("a pair is malformed"))?.is_some() {}
-        let length = read_u32(&mut reader).map_err(|_| damaged("it ends early"))?;
-        let head = read_field(&mut reader, length).map_err(|_| damaged("it ends early"))?;
-        let expected = reader.hasher.finalize();
-        let mut stored = [0u8; 32];
-        reader.inner.read_exact(&mut stored).map_err(|_| damaged("it ends early"))?;
-        if stored != *expected.as_bytes() {
-            return Err(damaged("its hash does not match"));
-        }
-        serde_json::from_slice(&head).map_err(|_| damaged("its position is malformed"))
+        Ok(meta)
     }
+
+    /// What is in a file, whichever cluster it is of.
+    pub fn summary(path: &Path) -> Result<SnapshotSummary, SnapshotError> {
+        let mut auditor = Auditor::default();
+        let (cluster, meta) = read_through(path, |key, value| auditor.take(key, value))?;
+        Ok(SnapshotSummary {
+            cluster: wmall_proto::ids::to_hex(&cluster),
+            index: meta.last_log_id.map_or(0, |id| id.index),
+            audit: auditor.finish(),
+        })
+    }
+}
+
+/// What a snapshot file holds.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct SnapshotSummary {
+    /// The cluster it is of.
+    pub cluster: String,
+    /// Raft index that it is as of.
+    pub index: u64,
+    /// What a recount of it comes to.
+    #[serde(flatten)]
+    pub audit: Audit,
+}
+
+/// Reads a file through and holds its hash against its content. Returns its cluster and its position.
+fn read_through(
+    path: &Path,
+    mut each: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+) -> Result<([u8; 16], Meta), SnapshotError> {
+    let shown = || path.display().to_string();
+    let damaged = |why| SnapshotError::Damaged { path: shown(), why };
+    let file = BufReader::new(File::open(path)?);
+    let mut reader = Hashing { inner: file, hasher: blake3::Hasher::new() };
+    let head = skip_head(&mut reader).map_err(|_| damaged("it ends early"))?;
+    if head[..8] != *MAGIC || head[8..12] != VERSION.to_le_bytes() {
+        return Err(damaged("not a snapshot of this version"));
+    }
+    let mut cluster = [0u8; 16];
+    cluster.copy_from_slice(&head[12..]);
+    while let Some((key, value)) = read_pair(&mut reader).map_err(|_| damaged("a pair is malformed"))? {
+        each(&key, &value)?;
+    }
+    let length = read_u32(&mut reader).map_err(|_| damaged("it ends early"))?;
+    let head = read_field(&mut reader, length).map_err(|_| damaged("it ends early"))?;
+    let expected = reader.hasher.finalize();
+    let mut stored = [0u8; 32];
+    reader.inner.read_exact(&mut stored).map_err(|_| damaged("it ends early"))?;
+    if stored != *expected.as_bytes() {
+        return Err(damaged("its hash does not match"));
+    }
+    let meta = serde_json::from_slice(&head).map_err(|_| damaged("its position is malformed"))?;
+    Ok((cluster, meta))
 }
 
 fn file_name(index: u64) -> String {

@@ -12,7 +12,7 @@ use wmall_proto::{
     BucketName, DiskId, ErrorCode, PgId, Pool, PoolId, PoolName, RpcError, Scheme, Topology, codec,
 };
 
-use super::derived::{AnswerPage, Derived};
+use super::derived::{AnswerPage, Derived, NO_EPOCH};
 use super::txn::Txn;
 use super::{Applied, State, keys};
 use crate::command::{Batch, Command};
@@ -160,8 +160,17 @@ impl<'a> Context<'a> {
             Command::DeleteChunks(chunks) => self.delete_chunks(&chunks),
             Command::FenceUploads { before_ms } => self.fence_uploads(before_ms),
             Command::DropParts(parts) => self.drop_parts(&parts),
-            Command::HoldDeletion(hold) => {
-                self.derived.counters.deletion_held = hold;
+            Command::BeginEpoch(epoch) => {
+                if self.derived.counters.feed_epoch == NO_EPOCH {
+                    self.derived.counters.feed_epoch = epoch;
+                }
+                Ok(Response::Done)
+            }
+            Command::AllowDeletion { epoch } => {
+                let counters = &mut self.derived.counters;
+                if std::mem::take(&mut counters.deletion_held) {
+                    counters.feed_epoch = epoch;
+                }
                 Ok(Response::Done)
             }
             Command::RemoveBucket { name } => self.remove_bucket(&name),
@@ -209,8 +218,9 @@ impl<'a> Context<'a> {
     pub(super) fn change_topology(&mut self) -> &mut Topology {
         self.topology_changed = true;
         let topology = Arc::make_mut(&mut self.derived.topology);
-        topology.version = self.index;
-        self.derived.counters.topology_version = self.index;
+        // Usually the index; after a restore it is ahead of it, so that nobody holds a newer map than ours.
+        topology.version = self.index.max(topology.version + 1);
+        self.derived.counters.topology_version = topology.version;
         topology
     }
 

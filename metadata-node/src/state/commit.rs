@@ -15,6 +15,8 @@ use super::apply::{Context, Outcome, Refusal};
 use super::keys;
 use crate::command::PromisedChunk;
 
+/// Parts that an upload may have: files of some four million chunks.
+const MAX_PARTS: u32 = 1024;
 /// Chunk ids per stored page of a file.
 pub(super) const LEAVES_PER_PAGE: usize = MAX_CHUNKS_PER_COMMIT;
 
@@ -62,6 +64,10 @@ impl Context<'_> {
         if chunks.len() != MAX_CHUNKS_PER_COMMIT {
             let reason = format!("a part has exactly {MAX_CHUNKS_PER_COMMIT} chunks, not {}", chunks.len());
             return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
+        }
+        if part >= MAX_PARTS {
+            let reason = format!("part {part}; an upload has at most {MAX_PARTS}");
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason).hint("choose larger chunks").into());
         }
         self.check_fence(&upload)?;
         if let Verdict::Need(chunks) = self.judge_all(pool, &chunks, ack)? {

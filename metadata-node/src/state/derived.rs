@@ -41,7 +41,13 @@ pub struct Counters {
     pub fenced_before_ms: u64,
     /// All deletion is held back.
     pub deletion_held: bool,
+    /// The life of the metadata that indices of the feed belong to.
+    pub feed_epoch: u64,
 }
+
+/// The epoch of metadata that came out of a snapshot file and has no life of its own yet: the first leader
+/// draws one.
+pub const NO_EPOCH: u64 = u64::MAX;
 
 /// What a pool holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]

@@ -6,6 +6,7 @@
 //! long, holds off applying by a lock of its own, and no query.
 
 mod apply;
+mod audit;
 mod commit;
 mod derived;
 mod feed;
@@ -29,8 +30,9 @@ use wmall_runtime::view::{Changes, Pair, Store, StoreError};
 
 use crate::types::Member;
 pub use apply::Entry as StateEntry;
+pub use audit::{Audit, Auditor};
 pub(crate) use derived::Derived;
-pub use derived::{Counters, PoolCounters};
+pub use derived::{Counters, NO_EPOCH, PoolCounters};
 pub use query::{QueryError, Silent};
 
 /// Where the state machine stands in the log.
@@ -80,14 +82,19 @@ impl State {
     }
 
     /// What happened behind `position`, as far as it concerns these disks.
-    pub fn feed(&self, position: u64, disks: &[DiskId]) -> FeedPage {
+    pub fn feed(&self, (epoch, position): (u64, u64), disks: &[DiskId]) -> (u64, FeedPage) {
         let derived = self.read();
+        let now = derived.counters.feed_epoch;
+        if now != epoch {
+            return (now, FeedPage::Behind { position: derived.index() });
+        }
         let topology = derived.topology.clone();
-        derived.feed.page(position, |item| {
+        let page = derived.feed.page(position, |item| {
             let Some(chunk) = item.chunk() else { return true };
             let row = topology.row_of(chunk.pool, &chunk.chunk).map(|(_, row)| row);
             row.is_some_and(|r| r.slots.iter().any(|d| disks.contains(d)))
-        })
+        });
+        (now, page)
     }
 
     /// Those of the disks that have tickets or dirty groups.
@@ -139,6 +146,32 @@ impl State {
         *derived = Derived::load(&*self.store)?;
         self.store.flush();
         self.store.trust();
+        Ok(())
+    }
+}
+
+/// How far above every version before a restored map's version is.
+const VERSIONS_AHEAD: u64 = 1 << 40;
+
+impl State {
+    /// Makes what was loaded from a snapshot file the beginning of a new life: these members, no deletion
+    /// until an operator allows it, no place in the feed that any data node may go on from, and a map that is
+    /// newer than all that were handed out.
+    pub fn begin_again(&self, members: openraft::Membership<u64, Member>) -> Result<(), StoreError> {
+        let _still = self.changing();
+        let mut derived = self.write();
+        let at = *derived.applied.membership.log_id();
+        derived.applied.membership = StoredMembership::new(at, members);
+        derived.counters.deletion_held = true;
+        derived.counters.feed_epoch = NO_EPOCH;
+        derived.counters.topology_version += VERSIONS_AHEAD;
+        let applied = serde_json::to_vec(&derived.applied).unwrap_or_default();
+        let counters = wmall_proto::codec::encode(&derived.counters);
+        self.store.apply(&Changes::from([
+            (keys::APPLIED.to_vec(), Some(applied)),
+            (keys::COUNTERS.to_vec(), Some(counters)),
+        ]))?;
+        *derived = Derived::load(&*self.store)?;
         Ok(())
     }
 }

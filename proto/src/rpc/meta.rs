@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
 
 use crate::chunk::{ChunkCommit, ChunkView};
 use crate::feed::FeedPage;
@@ -217,6 +218,40 @@ pub enum UserCommand {
     AllowDeletion,
 }
 
+/// A change of the metadata nodes themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum MemberCommand {
+    /// Takes a running, empty member in, once it has caught up.
+    Add {
+        /// A Raft id that no member ever had.
+        id: u64,
+        /// Its name, as in its certificate.
+        name: NodeName,
+        /// Where it listens.
+        address: SocketAddr,
+    },
+    /// Lets a member go. Its id is never used again.
+    Remove {
+        /// Its Raft id.
+        id: u64,
+    },
+}
+
+/// A snapshot or a backup that a member keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// The member.
+    pub member: String,
+    /// The file's name.
+    pub name: String,
+    /// Whether it is a scheduled backup; else it is Raft's own.
+    pub backup: bool,
+    /// Its bytes.
+    pub bytes: u64,
+    /// When it was written, in milliseconds since the Unix epoch.
+    pub written_ms: u64,
+}
+
 /// A change of the namespace that a user makes.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum NameCommand {
@@ -297,6 +332,8 @@ pub struct Heartbeat {
     pub topology: u64,
     /// Raft index up to which it has read the feed.
     pub feed: u64,
+    /// The life of the metadata in which that index counts.
+    pub feed_epoch: u64,
 }
 
 /// How a disk is.
@@ -332,8 +369,11 @@ pub struct TopologyReply {
 pub struct HeartbeatReply {
     /// The map, when it is news, and who is silent.
     pub topology: TopologyReply,
-    /// What was committed since.
+    /// What happened since.
     pub feed: FeedPage,
+    /// The life of the metadata that the feed is of: another one after a restore, in which indices of before
+    /// mean nothing.
+    pub feed_epoch: u64,
     /// The node's disks that have tickets or dirty groups.
     pub work: Vec<DiskId>,
 }

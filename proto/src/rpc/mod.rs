@@ -8,7 +8,7 @@ mod raft;
 pub use data::{Ack, PieceCheck, PutOutcome, PutRequest, ReadRequest, SlotFailure};
 pub use meta::{
     CommitOutcome, CommitRequest, Condition, DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply,
-    NameCommand, Query, QueryReply, Registration, TopologyReply, UserCommand,
+    MemberCommand, NameCommand, Query, QueryReply, Registration, SnapshotInfo, TopologyReply, UserCommand,
 };
 pub use raft::{RaftRequest, RaftResponse};
 
@@ -60,6 +60,12 @@ pub enum Request {
         /// The change.
         command: UserCommand,
     },
+    /// A change of the metadata nodes themselves.
+    Member(MemberCommand),
+    /// All metadata, as of now, from the leader.
+    Snapshot,
+    /// The snapshots and backups that the asked member keeps.
+    ListSnapshots,
     /// A data node says what it is and which disks it has; answered with their numbers.
     Register(Registration),
     /// A data node is alive.
@@ -130,6 +136,9 @@ pub enum CallKind {
     Commit,
     Name,
     Administer,
+    Member,
+    Snapshot,
+    ListSnapshots,
     Register,
     Heartbeat,
     CloseTickets,
@@ -145,7 +154,7 @@ pub enum CallKind {
 
 impl CallKind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Raft,
         Self::GetTopology,
         Self::Read,
@@ -153,6 +162,9 @@ impl CallKind {
         Self::Commit,
         Self::Name,
         Self::Administer,
+        Self::Member,
+        Self::Snapshot,
+        Self::ListSnapshots,
         Self::Register,
         Self::Heartbeat,
         Self::CloseTickets,
@@ -176,6 +188,9 @@ impl CallKind {
             Self::Commit => "commit",
             Self::Name => "name",
             Self::Administer => "administer",
+            Self::Member => "member",
+            Self::Snapshot => "snapshot",
+            Self::ListSnapshots => "list_snapshots",
             Self::Register => "register",
             Self::Heartbeat => "heartbeat",
             Self::CloseTickets => "close_tickets",
@@ -202,6 +217,9 @@ impl Request {
             Self::Commit { .. } => CallKind::Commit,
             Self::Name { .. } => CallKind::Name,
             Self::Administer { .. } => CallKind::Administer,
+            Self::Member(_) => CallKind::Member,
+            Self::Snapshot => CallKind::Snapshot,
+            Self::ListSnapshots => CallKind::ListSnapshots,
             Self::Register(_) => CallKind::Register,
             Self::Heartbeat(_) => CallKind::Heartbeat,
             Self::CloseTickets { .. } => CallKind::CloseTickets,
@@ -235,6 +253,13 @@ pub enum Response {
     NeedChunks(Vec<crate::ChunkId>),
     /// To a request whose success has nothing to add.
     Done,
+    /// To [`Request::Snapshot`]; that many bytes follow, a file as `docs/formats.md` has it.
+    Snapshot {
+        /// Bytes that follow.
+        length: u64,
+    },
+    /// To [`Request::ListSnapshots`].
+    Snapshots(Vec<SnapshotInfo>),
     /// To [`Request::Register`]: the disks' numbers, in the order of the registration.
     Registered(Vec<DiskId>),
     /// To [`Request::Heartbeat`].

@@ -65,7 +65,9 @@ impl Endpoint {
         let socket = tuning::bind(address).map_err(failed)?;
         let client_tls = tls::client(&identity)?;
         // Each connection gets the settings for its own peer; these are for what comes before.
-        let server = server_tls.as_ref().map(|tls| server_config(tls, address.ip(), socket.small_buffers));
+        let server = server_tls
+            .as_ref()
+            .map(|tls| server_config(tls, address.ip(), socket.small_buffers, tuning::FULL_WINDOW));
         let wrapped = TokioRuntime.wrap_udp_socket(socket.socket).map_err(failed)?;
         let quinn = quinn::Endpoint::new_with_abstract_socket(
             tuning::endpoint_config(),
@@ -77,7 +79,7 @@ impl Endpoint {
         let small_buffers = socket.small_buffers;
         let pool = Arc::new(Pool::new(Box::new(move |address: SocketAddr| {
             let mut config = ClientConfig::new(client_tls.clone());
-            config.transport_config(tuning::transport(address.ip(), small_buffers));
+            config.transport_config(tuning::transport(address.ip(), small_buffers, tuning::FULL_WINDOW));
             config
         })));
         Ok(Self { quinn, identity, server_tls, small_buffers, pool })
@@ -104,10 +106,11 @@ pub(crate) fn server_config(
     tls: &Arc<quinn::crypto::rustls::QuicServerConfig>,
     peer: std::net::IpAddr,
     small_buffers: bool,
+    window: u64,
 ) -> ServerConfig {
     let mut config = ServerConfig::with_crypto(tls.clone());
     config
-        .transport_config(tuning::transport(peer, small_buffers))
+        .transport_config(tuning::transport(peer, small_buffers, window))
         .migration(false)
         .max_incoming(MAX_INCOMING)
         .incoming_buffer_size(INCOMING_BUFFER)

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use wmall_proto::rpc::{Request, Response};
 use wmall_proto::topology::MetadataAddress;
-use wmall_proto::{ErrorCode, RpcError};
+use wmall_proto::{ErrorCode, NodeName, RpcError};
 
 use crate::endpoint::Endpoint;
-use crate::outgoing::Target;
+use crate::outgoing::{Reply, Target};
 
 /// How long one member may take to answer: a little more than it gives a proposal itself.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
@@ -34,7 +34,22 @@ impl Members {
 
     /// Asks the member that led last, then whom it names, then the others; each about once.
     pub async fn call(&self, request: &Request) -> Result<Response, RpcError> {
-        self.round(request, Instant::now() + CALL_TIMEOUT).await
+        Ok(self.round(request, Instant::now() + CALL_TIMEOUT).await?.response)
+    }
+
+    /// The same for an answer with bytes behind it, each member having this long for all of it.
+    pub async fn open(&self, request: &Request, timeout: Duration) -> Result<Reply, RpcError> {
+        self.round(request, Instant::now() + timeout).await
+    }
+
+    /// Asks every member; for what each has of its own.
+    pub async fn call_each(&self, request: &Request) -> Vec<(NodeName, Result<Response, RpcError>)> {
+        let mut answers = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            let answer = self.endpoint.call(member, request, CALL_TIMEOUT / 4).await;
+            answers.push((member.node.clone(), answer));
+        }
+        answers
     }
 
     /// Goes round until the answer is not a passing fault, or the time is over. Safe for reads and for
@@ -43,8 +58,8 @@ impl Members {
         let mut pause = FIRST_PAUSE;
         let mut said = nobody();
         loop {
-            let error = match self.round(request, deadline).await {
-                Ok(response) => return Ok(response),
+            let error = match self.round(request, deadline.min(Instant::now() + CALL_TIMEOUT)).await {
+                Ok(reply) => return Ok(reply.response),
                 Err(error) => error,
             };
             if !error.code.is_transient() {
@@ -76,19 +91,19 @@ impl Members {
         Err(last)
     }
 
-    async fn round(&self, request: &Request, deadline: Instant) -> Result<Response, RpcError> {
+    async fn round(&self, request: &Request, deadline: Instant) -> Result<Reply, RpcError> {
         let count = self.members.len();
         let mut next = self.leader.load(Ordering::Relaxed) % count;
         let mut last = nobody();
         for _ in 0..=count {
-            let timeout = left(deadline).min(CALL_TIMEOUT);
+            let timeout = left(deadline);
             if timeout.is_zero() {
                 break;
             }
-            match self.endpoint.call(&self.members[next], request, timeout).await {
-                Ok(response) => {
+            match self.endpoint.ask(&self.members[next], request, timeout).await {
+                Ok(reply) => {
                     self.leader.store(next, Ordering::Relaxed);
-                    return Ok(response);
+                    return Ok(reply);
                 }
                 Err(error) if error.code == ErrorCode::NotLeader => {
                     let hinted = self.members.iter().position(|m| m.node.as_str() == error.hint);

@@ -46,8 +46,17 @@ impl Endpoint {
         request: &Request,
         timeout: Duration,
     ) -> Result<Response, RpcError> {
-        let call = self.open(target, request, timeout).await?;
-        Ok(call.finish().await?.response)
+        Ok(self.ask(target, request, timeout).await?.response)
+    }
+
+    /// The same, with the bytes behind the answer.
+    pub async fn ask(
+        &self,
+        target: &Target,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Reply, RpcError> {
+        self.open(target, request, timeout).await?.finish().await
     }
 
     /// Starts a call; `timeout` covers everything up to its answer.

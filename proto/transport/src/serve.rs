@@ -1,7 +1,9 @@
 //! Answering calls.
 //!
 //! Tasks: one per connection (at most [`MAX_CONNECTIONS`]) and one per call (bounded by the stream
-//! limit of `tuning.rs`). A handler that outlives [`HANDLER_TIMEOUT`] is cut off.
+//! limit of `tuning.rs`). A handler that outlives [`HANDLER_TIMEOUT`] is cut off. Headers beyond
+//! [`FREE_HEADER`] share [`HEADER_BYTES`] among all callers; each connection's window is the tuned one or its
+//! share of [`WINDOW_BUDGET`], whichever is smaller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,15 @@ use crate::pool::peer_of;
 
 /// Peers that may be connected at once.
 const MAX_CONNECTIONS: usize = 1024;
+/// Bytes that windows of all peers are measured by. A connection gets its share at the time it is made, so
+/// that a thousand of them together have some four times this.
+const WINDOW_BUDGET: u64 = 512 << 20;
+/// Connections that are counted as there at least, so that the first gets no more than the tuned window.
+const FEW_CONNECTIONS: u64 = 8;
+/// Bytes of large headers that are being received at once.
+const HEADER_BYTES: usize = 128 << 20;
+/// A header up to this size needs no place.
+const FREE_HEADER: usize = 64 << 10;
 /// How long a handshake may take: who has no certificate holds a place no longer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a caller may take to send its request's header.
@@ -92,6 +103,7 @@ impl Endpoint {
     /// Answers calls until the endpoint is closed.
     pub async fn serve<H: Handler>(&self, handler: Arc<H>) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let headers = Arc::new(Semaphore::new(HEADER_BYTES));
         while let Some(incoming) = self.quinn.accept().await {
             // An address that may be forged gets a token first, and no state of ours.
             if !incoming.remote_address_validated() && incoming.may_retry() {
@@ -103,12 +115,14 @@ impl Endpoint {
                 continue;
             };
             let Some(tls) = &self.server_tls else { return };
-            let config = server_config(tls, incoming.remote_address().ip(), self.small_buffers);
-            let (handler, own) = (handler.clone(), self.peer().clone());
+            let others = (MAX_CONNECTIONS - places.available_permits()) as u64;
+            let window = WINDOW_BUDGET / others.max(FEW_CONNECTIONS);
+            let config = server_config(tls, incoming.remote_address().ip(), self.small_buffers, window);
+            let (handler, own, headers) = (handler.clone(), self.peer().clone(), headers.clone());
             tokio::spawn(async move {
                 match incoming.accept_with(Arc::new(config)) {
                     Ok(connecting) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
-                        Ok(Ok(connection)) => serve_connection(connection, own, handler).await,
+                        Ok(Ok(connection)) => serve_connection(connection, own, headers, handler).await,
                         Ok(Err(error)) => tracing::info!(%error, "a handshake failed"),
                         Err(_) => tracing::info!("a handshake took too long"),
                     },
@@ -120,15 +134,20 @@ impl Endpoint {
     }
 }
 
-async fn serve_connection<H: Handler>(connection: quinn::Connection, own: Peer, handler: Arc<H>) {
+async fn serve_connection<H: Handler>(
+    connection: quinn::Connection,
+    own: Peer,
+    headers: Arc<Semaphore>,
+    handler: Arc<H>,
+) {
     let Some(peer) = peer_of(&connection).filter(|p| p.cluster == own.cluster) else {
         connection.close(1u32.into(), b"another cluster");
         return;
     };
     while let Ok((send, receive)) = connection.accept_bi().await {
-        let (peer, handler) = (peer.clone(), handler.clone());
+        let (peer, handler, headers) = (peer.clone(), handler.clone(), headers.clone());
         tokio::spawn(async move {
-            let answering = serve_call(send, receive, peer, handler);
+            let answering = serve_call(send, receive, peer, &headers, handler);
             if tokio::time::timeout(HANDLER_TIMEOUT, answering).await.is_err() {
                 tracing::warn!("a call took longer than {HANDLER_TIMEOUT:?} and was cut off");
             }
@@ -136,9 +155,15 @@ async fn serve_connection<H: Handler>(connection: quinn::Connection, own: Peer, 
     }
 }
 
-async fn serve_call<H: Handler>(send: SendStream, mut receive: RecvStream, peer: Peer, handler: Arc<H>) {
+async fn serve_call<H: Handler>(
+    send: SendStream,
+    mut receive: RecvStream,
+    peer: Peer,
+    headers: &Semaphore,
+    handler: Arc<H>,
+) {
     let replier = Replier { send, started: false };
-    let request = match tokio::time::timeout(HEADER_TIMEOUT, read_request(&mut receive)).await {
+    let request = match tokio::time::timeout(HEADER_TIMEOUT, read_request(&mut receive, headers)).await {
         Ok(Ok(request)) => request,
         Ok(Err(error)) => return replier.send(Err(error)).await,
         Err(_) => return,
@@ -151,11 +176,14 @@ async fn serve_call<H: Handler>(send: SendStream, mut receive: RecvStream, peer:
     handler.handle(Incoming { peer, request, body: Body::new(receive), replier }).await;
 }
 
-async fn read_request(receive: &mut RecvStream) -> Result<Request, RpcError> {
+async fn read_request(receive: &mut RecvStream, headers: &Semaphore) -> Result<Request, RpcError> {
     let bad = |why: String| RpcError::new(ErrorCode::BadRequest, why);
     let mut prefix = [0u8; 4];
     receive.read_exact(&mut prefix).await.map_err(|e| bad(e.to_string()))?;
     let length = codec::check_frame_length(prefix).map_err(|e| bad(e.to_string()))?;
+    let wanted = if length > FREE_HEADER { length as u32 } else { 0 };
+    let full = |_| RpcError::new(ErrorCode::Busy, "too many large requests are being received");
+    let _place = headers.try_acquire_many(wanted).map_err(full)?;
     // Grown as bytes arrive: a claimed length allocates nothing by itself.
     let mut bytes = Vec::with_capacity(length.min(64 << 10));
     while bytes.len() < length {

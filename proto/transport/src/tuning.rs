@@ -1,6 +1,6 @@
 //! How quinn is set up. Loopback gets datagrams as large as UDP allows; networks discover their MTU.
 //!
-//! Bounds: a peer may have [`MAX_STREAMS`] calls open and [`RECEIVE_WINDOW`] bytes on the way.
+//! Bounds: a peer may have [`MAX_STREAMS`] calls open and [`FULL_WINDOW`] bytes on the way, or less (`serve.rs`).
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use rustix::net::sockopt;
 
 /// Calls that one peer may have open at once.
 const MAX_STREAMS: u32 = 512;
-/// Bytes on the way on one connection.
-const RECEIVE_WINDOW: u32 = 64 << 20;
+/// Bytes on the way on one connection, as measured to be enough.
+pub(crate) const FULL_WINDOW: u64 = 64 << 20;
 /// Bytes on the way on one call.
-const STREAM_WINDOW: u32 = 16 << 20;
+const STREAM_WINDOW: u64 = 16 << 20;
 /// What the kernel is asked for.
 const SOCKET_BUFFER: usize = 8 << 20;
 /// With less than this, large datagrams are dropped faster than they help.
@@ -66,15 +66,17 @@ pub(crate) fn endpoint_config() -> EndpointConfig {
     config
 }
 
-/// The settings for a peer at this address.
-pub(crate) fn transport(peer: IpAddr, small_buffers: bool) -> Arc<TransportConfig> {
+/// The settings for a peer at this address, with at most `window` bytes on the way from it.
+pub(crate) fn transport(peer: IpAddr, small_buffers: bool, window: u64) -> Arc<TransportConfig> {
+    let window = window.min(FULL_WINDOW);
+    let bytes = |n: u64| VarInt::from_u32(u32::try_from(n).unwrap_or(u32::MAX));
     let mut config = TransportConfig::default();
     let mut cubic = CubicConfig::default();
     cubic.initial_window(INITIAL_WINDOW);
     config
-        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .send_window(u64::from(RECEIVE_WINDOW))
+        .receive_window(bytes(window))
+        .stream_receive_window(bytes(window.min(STREAM_WINDOW)))
+        .send_window(FULL_WINDOW)
         .send_fairness(false)
         .min_mtu(1200)
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))

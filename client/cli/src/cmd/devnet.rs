@@ -42,7 +42,7 @@ pub(crate) async fn run(context: &Context, command: DevnetCommand) -> Result<(),
         DevnetCommand::Kill(node) => Ok(Devnet::open(&node.dir, &binary()?)?.kill(&node.node)?),
         DevnetCommand::Stop(node) => Ok(Devnet::open(&node.dir, &binary()?)?.stop(&node.node)?),
         DevnetCommand::Start { node, wipe } => {
-            Ok(Devnet::open(&node.dir, &binary()?)?.start(&node.node, wipe)?)
+            Ok(Devnet::open(&node.dir, &binary()?)?.start(&node.node, wipe).await?)
         }
         DevnetCommand::Status { dir } => {
             let nodes = Devnet::open(&dir, &binary()?)?.nodes();

@@ -2,6 +2,7 @@
 
 mod data;
 mod devnet;
+mod meta;
 mod namespace;
 mod proof;
 mod role;
@@ -80,6 +81,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::Node(command) => show::node(&context, command).await,
         Command::Proof { cid, chunk } => proof::make(&context, cid, chunk).await,
         Command::VerifyProof { proof, cid, data } => proof::check(&proof, cid, data.as_deref()),
+        Command::Meta(command) => meta::run(&context, command).await,
         Command::Cluster(command) => role::cluster(command),
         Command::MetadataNode(command) => role::metadata_node(&context, command).await,
         Command::DataNode(command) => role::data_node(&context, command).await,

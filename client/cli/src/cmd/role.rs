@@ -45,7 +45,7 @@ pub(crate) fn cluster(command: ClusterCommand) -> Result<(), Failure> {
     ))
 }
 
-fn name_and_address(text: &str) -> Result<(NodeName, SocketAddr), Failure> {
+pub(super) fn name_and_address(text: &str) -> Result<(NodeName, SocketAddr), Failure> {
     let malformed = || Failure::usage(format!("{text:?} is not NAME=IP:PORT"));
     let (name, address) = text.split_once('=').ok_or_else(malformed)?;
     let name = NodeName::new(name).map_err(Failure::usage)?;

@@ -46,7 +46,7 @@ fn pieces_are_counted_once_and_keep_what_holds_them() {
     assert_eq!(index.reader().staged(None, 10).unwrap(), [key(3)]);
     change(&mut index, |i, b| {
         i.settle(b, &key(3), Some(upload(5))).unwrap();
-        i.set_feed(b, 77);
+        i.set_feed(b, 77, 3);
     });
     insert(&mut index, 3, 7, at(2, 256));
     let held = index.reader().held(&key(3)).unwrap().unwrap();
@@ -58,7 +58,7 @@ fn pieces_are_counted_once_and_keep_what_holds_them() {
     drop(index);
     let (index, from) = Index::open(&folder.path().join("index")).unwrap();
     assert_eq!(from, Some(at(2, 256)));
-    assert_eq!((index.counts.pieces, index.reader().feed().unwrap()), (1, 77));
+    assert_eq!((index.counts.pieces, index.reader().feed().unwrap()), (1, (77, 3)));
     assert_eq!(index.wanted[&2], Journal::record_bytes(HEADER, 10));
 }
 

@@ -124,7 +124,7 @@ async fn a_full_disk_says_so_reads_on_and_deletes_its_way_out() {
     // Three of four go. Compaction needs the reserve for the last of its segment, and makes room.
     let mut items: Vec<FeedItem> = contents.iter().map(|c| committed(c, 1)).collect();
     items.extend(contents[1..].iter().map(|c| FeedItem::Deleted(key(c))));
-    disk.follow(items, Some(7));
+    disk.follow(items, Some((7, 0)));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while disk.usage().full {
         assert!(std::time::Instant::now() < deadline, "no room was made: {:?}", disk.usage());
@@ -167,7 +167,7 @@ async fn a_deleted_piece_stays_gone_and_one_that_is_claimed_stays() {
     let all = [&gone, &claimed, &again];
     let mut items: Vec<FeedItem> = all.iter().map(|c| committed(c, 1)).collect();
     items.extend(all.iter().map(|c| FeedItem::Deleted(key(c))));
-    disk.follow(items, Some(10));
+    disk.follow(items, Some((10, 0)));
     settle(&disk);
     assert_eq!(disk.stamp(header(&again, 6)).await.unwrap(), None, "trash can't be claimed");
     try_put(&disk, &again, 6).await.unwrap();
@@ -187,7 +187,7 @@ async fn a_deleted_piece_stays_gone_and_one_that_is_claimed_stays() {
     }
     // The uploads are fenced without having committed: their claims are void.
     let disk = open(folder.path());
-    disk.follow(vec![FeedItem::Fenced { before_ms: 7 }], Some(11));
+    disk.follow(vec![FeedItem::Fenced { before_ms: 7 }], Some((11, 0)));
     settle(&disk);
     assert_eq!(disk.usage().pieces, 0);
 }
@@ -253,11 +253,11 @@ async fn history(disk: &SimDisk, view: Arc<MemoryStore>) -> Told {
             told.promised.push(n);
         }
     }
-    store.follow((0..14u8).map(|n| committed(&bytes(n), 1)).collect(), Some(5));
+    store.follow((0..14u8).map(|n| committed(&bytes(n), 1)).collect(), Some((5, 0)));
     let claimed = matches!(store.stamp(header(&bytes(4), 9)).await, Ok(Some(_)));
     // 4 is claimed by another upload and outlives its deletion; 5 comes again after it.
     let deleted = [0u8, 1, 4, 5, 8, 9, 10];
-    store.follow(deleted.iter().map(|&n| FeedItem::Deleted(key(&bytes(n)))).collect(), Some(6));
+    store.follow(deleted.iter().map(|&n| FeedItem::Deleted(key(&bytes(n)))).collect(), Some((6, 0)));
     settle(&store);
     let had = told.promised.clone();
     told.promised.retain(|n| (*n == 4 && claimed) || !deleted.contains(n));

@@ -1,0 +1,119 @@
+//! `meta`: members, snapshots, restores.
+
+use std::path::{Path, PathBuf};
+
+use wmall_metadata_node::{Audit, Config, SnapshotSummary, restore, verify_snapshot};
+
+use super::Context;
+use super::role::name_and_address;
+use crate::args::{MemberCommand, MetaCommand, SnapshotCommand};
+use crate::exit::Failure;
+use crate::output::{bytes, line, table, time};
+
+pub(crate) async fn run(context: &Context, command: MetaCommand) -> Result<(), Failure> {
+    match command {
+        MetaCommand::Snapshot(command) => snapshot(context, command).await,
+        MetaCommand::Member(command) => member(context, command).await,
+        MetaCommand::AllowDeletion => {
+            let store = context.connect().await?;
+            store.allow_deletion().await?;
+            store.close().await;
+            Ok(())
+        }
+    }
+}
+
+async fn snapshot(context: &Context, command: SnapshotCommand) -> Result<(), Failure> {
+    match command {
+        SnapshotCommand::Save { file } => save(context, &file).await,
+        SnapshotCommand::Verify { file } => {
+            let failed = |e| Failure::local(format!("{} is no good snapshot", file.display()), &e);
+            let summary = verify_snapshot(&file).map_err(failed)?;
+            context.format.print(&summary, describe)?;
+            match summary.audit.troubles.len() {
+                0 => Ok(()),
+                n => Err(Failure::check("inconsistent", format!("a recount finds {n} differences"))),
+            }
+        }
+        SnapshotCommand::Restore { file } => {
+            let config = Config::load(context.role_config()?)?;
+            let failed = |e| Failure::local(format!("{} was not restored", file.display()), &e);
+            let summary = restore(&config, &file).await.map_err(failed)?;
+            context.format.print(&summary, describe)?;
+            line(&format!(
+                "{} is ready; when every member is, start them, look at `wmall status` and at your data, and then \
+                 let deletion go on: `wmall meta allow-deletion`",
+                config.raw.name
+            ))
+        }
+        SnapshotCommand::Ls => {
+            let store = context.connect().await?;
+            let all = store.list_snapshots().await?;
+            store.close().await;
+            context.format.print(&all, |all| {
+                let row = |s: &wmall_proto::rpc::SnapshotInfo| {
+                    let kind = if s.backup { "backup" } else { "raft" };
+                    vec![s.member.clone(), kind.into(), bytes(s.bytes), time(s.written_ms), s.name.clone()]
+                };
+                table(&["member", "kind", "size", "written", "file"], all.iter().map(row))
+            })
+        }
+    }
+}
+
+/// Under a temporary name until it is whole, on disk, and checked.
+async fn save(context: &Context, file: &Path) -> Result<(), Failure> {
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(".part");
+    let temporary = PathBuf::from(temporary);
+    let failed = |e| Failure::local(format!("cannot write {}", temporary.display()), &e);
+    let store = context.connect().await?;
+    let mut out = tokio::fs::File::create(&temporary).await.map_err(failed)?;
+    let saved = store.save_snapshot(&mut out).await;
+    store.close().await;
+    if let Err(error) = saved {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error.into());
+    }
+    out.sync_all().await.map_err(failed)?;
+    let bad = |e| Failure::local("the snapshot that came is no good", &e);
+    let summary = verify_snapshot(&temporary).map_err(bad)?;
+    std::fs::rename(&temporary, file).map_err(failed)?;
+    context.format.print(&summary, describe)
+}
+
+fn describe(summary: &SnapshotSummary) -> String {
+    let SnapshotSummary { cluster, index, audit } = summary;
+    let Audit { files, objects, chunks, buckets, troubles } = audit;
+    let mut text = format!(
+        "cluster  {cluster}\nindex    {index}\nbuckets  {buckets}\nobjects  {objects}\nfiles    {files}\n\
+         chunks   {chunks}\n"
+    );
+    text += if troubles.is_empty() { "every counter and reference agrees with a recount" } else { "" };
+    text + &troubles.join("\n")
+}
+
+async fn member(context: &Context, command: MemberCommand) -> Result<(), Failure> {
+    let store = context.connect().await?;
+    match command {
+        MemberCommand::Ls => {
+            let members = store.status().await?.members;
+            store.close().await;
+            return context.format.print(&members, |all| {
+                let row = |m: &wmall_proto::status::MemberStatus| {
+                    let role = if m.leader { "leader" } else { "follower" };
+                    let matched = m.matched.map_or_else(|| "-".into(), |i| i.to_string());
+                    vec![m.id.to_string(), m.name.clone(), m.address.clone(), role.into(), matched]
+                };
+                table(&["id", "name", "address", "role", "log"], all.iter().map(row))
+            });
+        }
+        MemberCommand::Add { member, id } => {
+            let (name, address) = name_and_address(&member)?;
+            store.add_member(id, name, address).await?;
+        }
+        MemberCommand::Rm { id } => store.remove_member(id).await?,
+    }
+    store.close().await;
+    Ok(())
+}

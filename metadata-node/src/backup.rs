@@ -1,0 +1,224 @@
+//! Backups: snapshot files for people. The same format as Raft's own snapshots, written on demand or by the
+//! clock, checked offline, and restored into an empty node.
+//!
+//! A restored cluster begins a new life: no data is deleted until an operator has looked, and data nodes go
+//! through everything that they hold (`State::begin_again`).
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::storage::RaftLogStorage;
+use openraft::{Membership, Vote};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+use wmall_proto::rpc::{Response, SnapshotInfo};
+use wmall_proto::topology::ClusterId;
+use wmall_proto::{ErrorCode, RpcError};
+use wmall_runtime::view::{Buffered, SledStore};
+use wmall_transport::{Identity, IdentityError, Replier};
+
+use crate::config::Config;
+use crate::init::InitError;
+use crate::raft::{LogStore, LogStoreError, SnapshotError, SnapshotFolder, SnapshotSummary};
+use crate::state::State;
+use crate::types::Member;
+
+/// Bytes that are read and sent at once.
+const PART: usize = 1 << 20;
+
+/// `[backup]`: a snapshot file is written by the clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupConfig {
+    /// The folder; best on another disk, or a mount of another machine.
+    pub dir: PathBuf,
+    /// Between backups.
+    #[serde(default = "default_every_s")]
+    pub every_s: u64,
+    /// How many are kept.
+    #[serde(default = "default_keep")]
+    pub keep: usize,
+}
+
+fn default_every_s() -> u64 {
+    3600
+}
+
+fn default_keep() -> usize {
+    48
+}
+
+/// Writes and lists snapshot files of this member.
+pub(crate) struct Backups {
+    pub(crate) member: String,
+    pub(crate) snapshots: Arc<SnapshotFolder>,
+    pub(crate) config: Option<BackupConfig>,
+}
+
+/// A snapshot file that goes away with this value.
+pub(crate) struct Exported(PathBuf);
+
+impl Drop for Exported {
+    fn drop(&mut self) {
+        // At the next start it would be removed as well.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Exported {
+    pub(crate) async fn send(&self, replier: &mut Replier) -> Result<(), RpcError> {
+        let mut file = tokio::fs::File::open(&self.0).await.map_err(RpcError::internal)?;
+        let length = file.metadata().await.map_err(RpcError::internal)?.len();
+        replier.start(Response::Snapshot { length }).await?;
+        loop {
+            let mut part = Vec::with_capacity(PART);
+            let read = (&mut file).take(PART as u64).read_to_end(&mut part).await;
+            if read.map_err(RpcError::internal)? == 0 {
+                return Ok(());
+            }
+            replier.write(Bytes::from(part)).await?;
+        }
+    }
+}
+
+impl Backups {
+    /// Writes the state as it is now to a file of its own.
+    pub(crate) async fn export(&self, state: Arc<State>) -> Result<Exported, RpcError> {
+        let snapshots = self.snapshots.clone();
+        let exported = tokio::task::spawn_blocking(move || {
+            let path = snapshots.exporting(wmall_runtime::random::bytes());
+            let exported = Exported(path);
+            snapshots.write(&state, &exported.0).map(|_| exported)
+        });
+        exported.await.map_err(RpcError::internal)?.map_err(RpcError::internal)
+    }
+
+    /// The files there are.
+    pub(crate) fn list(&self) -> Result<Vec<SnapshotInfo>, RpcError> {
+        let mut all = Vec::new();
+        let folders = [(Some(self.snapshots.folder()), false), (self.config.as_ref().map(|c| &*c.dir), true)];
+        for (folder, backup) in folders {
+            let Some(folder) = folder else { continue };
+            for path in snapshot_files(folder).map_err(RpcError::internal)? {
+                let Ok(meta) = fs::metadata(&path) else { continue };
+                let written = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+                all.push(SnapshotInfo {
+                    member: self.member.clone(),
+                    name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                    backup,
+                    bytes: meta.len(),
+                    written_ms: written.map_or(0, |d| d.as_millis() as u64),
+                });
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn snapshot_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(paths),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "snap") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Writes a backup again and again. Runs as long as it is not aborted; a failure is logged, and the next
+/// round tries again.
+pub(crate) async fn run(config: BackupConfig, state: Arc<State>, snapshots: Arc<SnapshotFolder>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(config.every_s.max(1))).await;
+        let (config, state, snapshots) = (config.clone(), state.clone(), snapshots.clone());
+        let written = tokio::task::spawn_blocking(move || backup_once(&config, &state, &snapshots)).await;
+        match written {
+            Ok(Ok(path)) => tracing::info!(path = %path.display(), "a backup was written"),
+            Ok(Err(error)) => tracing::error!(%error, "no backup could be written"),
+            Err(error) => tracing::error!(%error, "no backup could be written"),
+        }
+    }
+}
+
+fn backup_once(
+    config: &BackupConfig,
+    state: &State,
+    snapshots: &SnapshotFolder,
+) -> Result<PathBuf, SnapshotError> {
+    fs::create_dir_all(&config.dir)?;
+    let temporary = config.dir.join("backup.new");
+    let meta = snapshots.write(state, &temporary)?;
+    let index = meta.last_log_id.map_or(0, |id| id.index);
+    let name = format!("{:013}-{index:020}.snap", wmall_runtime::clock::now_ms());
+    let path = config.dir.join(name);
+    fs::rename(&temporary, &path)?;
+    File::open(&config.dir)?.sync_all()?;
+    for old in snapshot_files(&config.dir)?.iter().rev().skip(config.keep.max(1)) {
+        fs::remove_file(old)?;
+    }
+    Ok(path)
+}
+
+/// Checks a snapshot file: its hash, and what is in it.
+pub fn verify(path: &Path) -> Result<SnapshotSummary, SnapshotError> {
+    SnapshotFolder::summary(path)
+}
+
+/// Why a snapshot was not restored.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // Each is the error of the part it names.
+pub enum RestoreError {
+    #[error(transparent)]
+    Init(#[from] InitError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Store(#[from] wmall_runtime::view::StoreError),
+    #[error(transparent)]
+    Log(#[from] LogStoreError),
+    #[error("the vote could not be written: {0}")]
+    Vote(String),
+}
+
+/// Makes an empty node the member of a cluster that begins again with this snapshot. Done on every member of
+/// the configuration, with the same file, before any of them is started.
+pub async fn restore(config: &Config, file: &Path) -> Result<SnapshotSummary, RestoreError> {
+    let cluster: ClusterId = Identity::load(&config.raw.identity_dir)?.cluster();
+    let summary = verify(file)?;
+    if summary.cluster != cluster.to_string() {
+        return Err(SnapshotError::WrongCluster { path: file.display().to_string() }.into());
+    }
+    crate::init::init(config)?;
+    let folder = &config.raw.data_dir;
+    let snapshots = SnapshotFolder::open(&folder.join("snapshots"), cluster.0).map_err(SnapshotError::Io)?;
+    let state = State::open(Box::new(Buffered::new(SledStore::create_anew(&folder.join("view"))?)))?;
+    let meta = snapshots.restore(file, &state)?;
+    let member =
+        |m: &crate::config::MemberEntry| (m.id, Member { name: m.name.to_string(), address: m.address });
+    let members: std::collections::BTreeMap<u64, Member> = config.raw.members.iter().map(member).collect();
+    let ids = members.keys().copied().collect();
+    state.begin_again(Membership::new(vec![ids], members))?;
+    snapshots.save(&state)?;
+    // Elections go on above the term of the last entry that is in the snapshot.
+    let mut log = LogStore::open(&folder.join("raft"), cluster.0, config.id, config.raw.name.as_str())?;
+    let term = meta.last_log_id.map_or(0, |id| id.leader_id.term);
+    log.save_vote(&Vote::new(term, config.id)).await.map_err(|e| RestoreError::Vote(e.to_string()))?;
+    Ok(summary)
+}
+
+impl From<SnapshotError> for RpcError {
+    fn from(error: SnapshotError) -> Self {
+        RpcError::new(ErrorCode::Internal, error.to_string())
+    }
+}

@@ -1,0 +1,97 @@
+//! Changes of the metadata nodes themselves: a member is taken in once it has caught up, or let go.
+//!
+//! One change at a time; openraft refuses a second. An id is used once: a member that lost its memory comes
+//! back under a new one.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::error::{ClientWriteError, RaftError};
+use wmall_proto::rpc::{MemberCommand, Response};
+use wmall_proto::{ErrorCode, RpcError};
+
+use crate::leader::not_leader;
+use crate::types::{Member, Raft};
+
+/// How long a new member may take to catch up.
+const CATCH_UP: Duration = Duration::from_secs(90);
+/// The most members there may be for long.
+const MAX_MEMBERS: usize = 5;
+
+/// Changes the membership.
+pub(crate) struct Members(pub(crate) Raft);
+
+impl Members {
+    pub(crate) async fn change(&self, command: MemberCommand) -> Result<Response, RpcError> {
+        let changing = async {
+            match command {
+                MemberCommand::Add { id, name, address } => {
+                    self.add(id, Member { name: name.to_string(), address }).await
+                }
+                MemberCommand::Remove { id } => self.remove(id).await,
+            }
+        };
+        let late = |_| {
+            RpcError::new(ErrorCode::Timeout, format!("the members did not agree within {CATCH_UP:?}"))
+                .hint("check that the new member runs, and is reachable, with `join = true`; then try again")
+        };
+        tokio::time::timeout(CATCH_UP, changing).await.map_err(late)?
+    }
+
+    fn present(&self) -> Vec<(u64, Member)> {
+        let metrics = self.0.metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect()
+    }
+
+    async fn add(&self, id: u64, member: Member) -> Result<Response, RpcError> {
+        let present = self.present();
+        if let Some((_, same)) = present.iter().find(|(i, m)| *i == id && *m != member) {
+            let reason = format!("id {id} is that of {}; an id is used once", same.name);
+            return Err(RpcError::new(ErrorCode::AlreadyExists, reason));
+        }
+        let twin =
+            |(i, m): &&(u64, Member)| *i != id && (m.name == member.name || m.address == member.address);
+        if let Some((other, twin)) = present.iter().find(twin) {
+            let reason = format!("member {other} ({}) has that name or address", twin.name);
+            return Err(RpcError::new(ErrorCode::AlreadyExists, reason)
+                .hint(format!("`wmall meta member rm {other}` lets it go first")));
+        }
+        if present.len() > MAX_MEMBERS {
+            let reason = format!("there are {} members; {MAX_MEMBERS} at most", present.len());
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
+        }
+        self.0.add_learner(id, member, true).await.map_err(|e| refused(&e))?;
+        let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+        self.0.change_membership(change, false).await.map_err(|e| refused(&e))?;
+        Ok(Response::Done)
+    }
+
+    async fn remove(&self, id: u64) -> Result<Response, RpcError> {
+        let present = self.present();
+        if !present.iter().any(|(i, _)| *i == id) {
+            return Err(RpcError::not_found(format!("member with id {id}")).hint("`wmall meta member ls`"));
+        }
+        if present.len() == 1 {
+            return Err(RpcError::new(ErrorCode::OutOfBounds, "the last member can't be removed"));
+        }
+        let change = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
+        self.0.change_membership(change, false).await.map_err(|e| refused(&e))?;
+        Ok(Response::Done)
+    }
+}
+
+fn refused(error: &RaftError<u64, ClientWriteError<u64, Member>>) -> RpcError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            not_leader(forward.leader_node.as_ref())
+        }
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
+            RpcError::new(ErrorCode::Busy, error.to_string()).hint("wait for the other change and try again")
+        }
+        RaftError::Fatal(fatal) => {
+            RpcError::new(ErrorCode::ShuttingDown, format!("this metadata node stopped: {fatal}"))
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A recount: everything in the map, held against every counter and every reference in it. It knows the
+//! layout of the map and nothing of the commands that made it.
+
+use std::collections::HashMap;
+
+use wmall_proto::chunk::ChunkRecord;
+use wmall_proto::file::{FileRecord, ObjectRecord, Pin, TrashRecord};
+use wmall_proto::pool::Bucket;
+use wmall_proto::{ChunkId, DiskId, FileId, PoolId};
+
+use super::derived::{Counters, PoolCounters};
+use super::keys;
+use super::txn::decode;
+use wmall_runtime::view::StoreError;
+
+/// Findings that are listed; there may be more.
+const MAX_TROUBLES: usize = 100;
+
+/// What a recount comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Audit {
+    /// Files.
+    pub files: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Chunks, in all pools.
+    pub chunks: u64,
+    /// Buckets.
+    pub buckets: u64,
+    /// What does not agree; empty if all does.
+    pub troubles: Vec<String>,
+}
+
+/// Takes pairs in the order of their keys, or in any other.
+#[derive(Default)]
+pub struct Auditor {
+    counters: Counters,
+    files: HashMap<FileId, FileRecord>,
+    /// Leaves of each file so far.
+    leaves: HashMap<FileId, Vec<ChunkId>>,
+    chunks: HashMap<(PoolId, ChunkId), ChunkRecord>,
+    /// Names, former versions included, that point to each file.
+    names: HashMap<FileId, u64>,
+    buckets: HashMap<String, Bucket>,
+    /// Objects, their bytes, and former versions of each bucket.
+    contents: HashMap<String, (u64, u64, u64)>,
+    tickets: HashMap<DiskId, u64>,
+    condemned: u64,
+    groups: u64,
+}
+
+impl Auditor {
+    /// Notes a pair.
+    pub fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let bad = || StoreError("a key is damaged".into());
+        let digest = |at: usize| key.get(at..at + 32).and_then(|d| d.try_into().ok()).ok_or_else(bad);
+        match key.first() {
+            Some(b'k') => self.counters = decode(value)?,
+            Some(b'f') => drop(self.files.insert(FileId(digest(1)?), decode(value)?)),
+            Some(b'l') => {
+                let ids: Vec<ChunkId> = decode(value)?;
+                self.leaves.entry(FileId(digest(1)?)).or_default().extend(ids);
+            }
+            Some(b'c') => {
+                let pool = key.get(1..3).and_then(|p| p.try_into().ok()).map(u16::from_be_bytes);
+                let chunk = (PoolId(pool.ok_or_else(bad)?), ChunkId(digest(3)?));
+                self.chunks.insert(chunk, decode(value)?);
+            }
+            Some(b'o') => {
+                let bucket = key[1..].split(|&b| b == 0).next().and_then(|b| std::str::from_utf8(b).ok());
+                let object: ObjectRecord = decode(value)?;
+                let content = self.contents.entry(bucket.ok_or_else(bad)?.to_string()).or_default();
+                (content.0, content.1) = (content.0 + 1, content.1 + object.size);
+                *self.names.entry(object.file).or_default() += 1;
+            }
+            Some(b'x') => {
+                let (bucket, ..) = keys::parse_trash(key).ok_or_else(bad)?;
+                let trash: TrashRecord = decode(value)?;
+                self.contents.entry(bucket.to_string()).or_default().2 += 1;
+                *self.names.entry(trash.object.file).or_default() += 1;
+            }
+            Some(b'b') => {
+                let bucket: Bucket = decode(value)?;
+                self.buckets.insert(bucket.name.to_string(), bucket);
+            }
+            Some(b't') => {
+                let (disk, ..) = keys::parse_ticket(key).ok_or_else(bad)?;
+                *self.tickets.entry(disk).or_default() += 1;
+            }
+            Some(b'w') => self.condemned += 1,
+            Some(b'g') => self.groups += decode::<u64>(value)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Holds everything against everything.
+    pub fn finish(self) -> Audit {
+        let mut troubles = Vec::new();
+        let mut check = |what: &str, says: u64, counted: u64| {
+            if says != counted && troubles.len() < MAX_TROUBLES {
+                troubles.push(format!("{what}: {says} on record, {counted} by a recount"));
+            }
+        };
+        let c = &self.counters;
+        check("files", c.files, self.files.len() as u64);
+        check("objects", c.objects, self.contents.values().map(|v| v.0).sum());
+        check("former versions", c.trash, self.contents.values().map(|v| v.2).sum());
+        check("condemned chunks", c.condemned.chunks, self.condemned);
+        check("chunks by group", self.groups, self.chunks.len() as u64);
+        for (disk, count) in &c.tickets {
+            check(&format!("tickets of {disk}"), *count, self.tickets.get(disk).copied().unwrap_or(0));
+        }
+        self.check_pools(&mut check);
+        self.check_references(&mut check);
+        for (name, bucket) in &self.buckets {
+            let (objects, bytes, trash) = self.contents.get(name).copied().unwrap_or_default();
+            check(&format!("objects of bucket {name}"), bucket.objects, objects);
+            check(&format!("bytes of bucket {name}"), bucket.bytes, bytes);
+            check(&format!("former versions in bucket {name}"), bucket.trash, trash);
+        }
+        Audit {
+            files: self.files.len() as u64,
+            objects: self.contents.values().map(|v| v.0).sum(),
+            chunks: self.chunks.len() as u64,
+            buckets: self.buckets.len() as u64,
+            troubles,
+        }
+    }
+
+    fn check_pools(&self, check: &mut impl FnMut(&str, u64, u64)) {
+        let mut pools: HashMap<PoolId, PoolCounters> = HashMap::new();
+        let mut condemned = PoolCounters::default();
+        for ((pool, _), record) in &self.chunks {
+            let counted = pools.entry(*pool).or_default();
+            counted.chunks += 1;
+            counted.bytes += u64::from(record.length);
+            if record.condemned.is_some() {
+                condemned.chunks += 1;
+                condemned.bytes += u64::from(record.length);
+            }
+        }
+        for (pool, says) in &self.counters.pools {
+            let counted = pools.get(pool).copied().unwrap_or_default();
+            check(&format!("chunks of pool {}", pool.0), says.chunks, counted.chunks);
+            check(&format!("bytes of pool {}", pool.0), says.bytes, counted.bytes);
+        }
+        check("chunks marked as condemned", self.counters.condemned.chunks, condemned.chunks);
+        check("bytes of condemned chunks", self.counters.condemned.bytes, condemned.bytes);
+    }
+
+    /// Names against files, leaves against chunks.
+    fn check_references(&self, check: &mut impl FnMut(&str, u64, u64)) {
+        let mut wanted: HashMap<(PoolId, ChunkId), u64> = HashMap::new();
+        for (id, file) in &self.files {
+            let names = self.names.get(id).copied().unwrap_or(0);
+            check(&format!("names of file {id}"), file.references, names);
+            let held = u64::from(names > 0 || file.pin != Pin::None);
+            check(&format!("whether something holds file {id}"), 1, held);
+            let leaves = self.leaves.get(id).map_or(&[][..], Vec::as_slice);
+            check(&format!("chunks of file {id}"), file.chunk_count(), leaves.len() as u64);
+            for &pool in &file.pools {
+                leaves.iter().for_each(|chunk| *wanted.entry((pool, *chunk)).or_default() += 1);
+            }
+        }
+        for (key, record) in &self.chunks {
+            let counted = wanted.remove(key).unwrap_or(0);
+            check(&format!("references of chunk {}", key.1), u64::from(record.references), counted);
+            let condemned = u64::from(record.condemned.is_some());
+            check(&format!("whether chunk {} is condemned", key.1), condemned, u64::from(counted == 0));
+        }
+        let unknown = |id: &&FileId| !self.files.contains_key(*id);
+        check("names that point to no file", 0, self.names.keys().filter(unknown).count() as u64);
+        check("leaves of no file", 0, self.leaves.keys().filter(unknown).count() as u64);
+        check("chunks that files have and that have no record", 0, wanted.len() as u64);
+    }
+}

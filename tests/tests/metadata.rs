@@ -1,0 +1,139 @@
+//! The metadata nodes' own lives: saved, restored, wiped, added, removed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use wmall_tests::{Cluster, bytes, wmall, wmall_fails};
+
+fn config_of(cluster: &Cluster, node: &str) -> String {
+    cluster.folder().join("nodes").join(node).join("metadata-node.toml").display().to_string()
+}
+
+fn data_of(cluster: &Cluster, node: &str) -> PathBuf {
+    cluster.folder().join("nodes").join(node).join("data")
+}
+
+const MEMBERS: [&str; 3] = ["metadata-1", "metadata-2", "metadata-3"];
+
+#[test]
+fn metadata_is_saved_checked_and_restored_and_nothing_is_deleted_until_somebody_has_looked() {
+    let cluster = Cluster::up_with(&["--data", "3", "--condemned-grace", "1s", "--upload-grace", "2s"]);
+    cluster.run(&["bucket", "create", "b"]);
+    let (before, after) = (bytes(1, 3_000_000), bytes(2, 2_000_000));
+    let file = cluster.write("before", &before);
+    let kept = cluster.put(&file, &["b/kept", "--chunk-size", "1M", "--ack", "all"]);
+    let snapshot = cluster.path("meta.snap");
+    let summary = cluster.json(&["meta", "snapshot", "save", &snapshot]);
+    assert_eq!(
+        (&summary["files"], &summary["objects"], &summary["chunks"]),
+        (&1.into(), &1.into(), &3.into())
+    );
+    let verified: Value =
+        serde_json::from_slice(&wmall(&["-o", "json", "meta", "snapshot", "verify", &snapshot]).stdout)
+            .unwrap();
+    assert_eq!(verified, summary);
+    // What comes after the snapshot is lost with the metadata nodes.
+    let file = cluster.write("after", &after);
+    let lost = cluster.put(&file, &["b/lost", "--chunk-size", "1M", "--ack", "all"]);
+    // A flipped byte anywhere, and a snapshot of another cluster, are refused, and change nothing.
+    let content = std::fs::read(&snapshot).unwrap();
+    for at in [0, 9, 20, content.len() / 2, content.len() - 1] {
+        let mut rotten = content.clone();
+        rotten[at] ^= 1;
+        let path = cluster.write("rotten.snap", &rotten);
+        assert_eq!(wmall_fails(&["meta", "snapshot", "verify", &path]).exit, 1, "byte {at}");
+    }
+    MEMBERS.iter().for_each(|m| cluster.devnet("kill", m, &[]));
+    for member in MEMBERS {
+        let config = config_of(&cluster, member);
+        let refused = wmall_fails(&["--config", &config, "meta", "snapshot", "restore", &snapshot]);
+        assert!(refused.stderr.contains("not empty"), "{}", refused.stderr);
+        std::fs::remove_dir_all(data_of(&cluster, member)).unwrap();
+        let mut foreign = content.clone();
+        foreign[12] ^= 1;
+        let foreign = cluster.write("foreign.snap", &foreign);
+        wmall_fails(&["--config", &config, "meta", "snapshot", "restore", &foreign]);
+        let restored = wmall(&["--config", &config, "meta", "snapshot", "restore", &snapshot]);
+        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    }
+    MEMBERS.iter().for_each(|m| cluster.devnet("start", m, &[]));
+    cluster.wait_status("all nodes are heard of", Duration::from_secs(60), |s| {
+        s["deletion_held"] == true
+            && s["nodes"].as_array().unwrap().iter().all(|n| n["silent_ms"].is_number())
+    });
+    cluster.assert_content("b/kept", &before);
+    cluster.run(&["verify", &kept, "--deep"]);
+    cluster.fails(&["get", &lost, "-O", "-"]).expect(1, "not_found");
+    // The pieces of what was lost are still there, and a put of the same bytes finds them.
+    let pieces = |s: &Value| s["nodes"][0]["disks"][0]["pieces"].as_u64().unwrap();
+    assert_eq!(pieces(&cluster.json(&["status"])), 5);
+    let again = cluster.write("again", &bytes(3, 1_000_000));
+    let new = cluster.put(&again, &["b/new", "--ack", "all"]);
+    cluster.run(&["verify", &new, "--deep"]);
+    cluster.run(&["rm", "b/new", "--purge"]);
+    cluster.run(&["meta", "allow-deletion"]);
+    cluster.wait_status("what nobody knows is gone", Duration::from_secs(40), |s| {
+        s["deletion_held"] == false && pieces(s) == 3
+    });
+    cluster.run(&["verify", &kept, "--deep"]);
+    let listed = cluster.json(&["meta", "snapshot", "ls"]);
+    let listed = listed.as_array().unwrap();
+    assert!(listed.iter().all(|s| s["bytes"].as_u64().unwrap() > 0 && s["backup"] == false), "{listed:?}");
+    assert_eq!(listed.len(), 3, "each member has the one that it began with");
+}
+
+#[test]
+fn a_wiped_metadata_node_comes_back_as_another_and_members_are_added_and_removed() {
+    let cluster = Cluster::up_with(&["--data", "3"]);
+    let content = bytes(1, 1_000_000);
+    let file = cluster.write("in", &content);
+    let cid = cluster.put(&file, &[]);
+    for round in 0..2 {
+        let name = cluster.leader();
+        cluster.devnet("kill", &name, &[]);
+        cluster.devnet("start", &name, &["--wipe"]);
+        let members = cluster.json(&["meta", "member", "ls"]);
+        let ids: Vec<u64> = members.as_array().unwrap().iter().map(|m| m["id"].as_u64().unwrap()).collect();
+        assert_eq!(ids.len(), 3, "{members}");
+        assert!(ids.contains(&(4 + round)), "an id is used once: {members}");
+        cluster.assert_content(&cid, &content);
+    }
+    // The one that came last carries its part: with it and one other, the cluster writes.
+    let members = cluster.json(&["meta", "member", "ls"]);
+    let of = |id: u64| -> String {
+        let member = members.as_array().unwrap().iter().find(|m| m["id"] == id);
+        member.unwrap()["name"].as_str().unwrap().to_string()
+    };
+    let newest = of(5);
+    let victim = MEMBERS.into_iter().find(|m| *m != newest).unwrap();
+    cluster.devnet("kill", victim, &[]);
+    cluster.run(&["bucket", "create", "b"]);
+    cluster.devnet("start", victim, &[]);
+    cluster.fails(&["meta", "member", "rm", "99"]).expect(1, "not_found");
+    let address = members[0]["address"].as_str().unwrap();
+    cluster
+        .fails(&["meta", "member", "add", &format!("other={address}"), "--id", "9"])
+        .expect(1, "already_exists");
+    cluster.run(&["meta", "member", "rm", "4"]);
+    assert_eq!(cluster.json(&["meta", "member", "ls"]).as_array().unwrap().len(), 2);
+    cluster.run(&["bucket", "create", "c"]);
+    cluster.assert_content(&cid, &content);
+}
+
+#[test]
+fn a_rotten_raft_log_is_refused_and_says_what_to_do() {
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3"]);
+    for i in 0..20 {
+        cluster.run(&["bucket", "create", &format!("b-{i}")]);
+    }
+    cluster.devnet("kill", "metadata-1", &[]);
+    let log = data_of(&cluster, "metadata-1").join("raft/0000000000.seg");
+    let mut content = std::fs::read(&log).unwrap();
+    content[200] ^= 1;
+    std::fs::write(&log, content).unwrap();
+    let failed = wmall_fails(&["--config", &config_of(&cluster, "metadata-1"), "metadata-node", "run"]);
+    for part in ["segment 0 is damaged at byte", "wmall meta member rm"] {
+        assert!(failed.stderr.contains(part), "{part:?} is not in {}", failed.stderr);
+    }
+}
