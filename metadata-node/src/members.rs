@@ -16,6 +16,8 @@ use crate::types::{Member, Raft};
 
 /// How long a new member may take to catch up.
 const CATCH_UP: Duration = Duration::from_secs(90);
+/// Between tries while another change is under way.
+const PAUSE: Duration = Duration::from_millis(200);
 /// The most members there may be for long.
 const MAX_MEMBERS: usize = 5;
 
@@ -25,11 +27,18 @@ pub(crate) struct Members(pub(crate) Raft);
 impl Members {
     pub(crate) async fn change(&self, command: MemberCommand) -> Result<Response, RpcError> {
         let changing = async {
-            match command {
-                MemberCommand::Add { id, name, address } => {
-                    self.add(id, Member { name: name.to_string(), address }).await
+            loop {
+                let changed = match &command {
+                    MemberCommand::Add { id, name, address } => {
+                        self.add(*id, Member { name: name.to_string(), address: *address }).await
+                    }
+                    MemberCommand::Remove { id } => self.remove(*id).await,
+                };
+                match changed {
+                    // The change before this one is agreed on any moment now.
+                    Err(error) if error.code == ErrorCode::Busy => tokio::time::sleep(PAUSE).await,
+                    changed => return changed,
                 }
-                MemberCommand::Remove { id } => self.remove(id).await,
             }
         };
         let late = |_| {

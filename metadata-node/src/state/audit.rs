@@ -113,6 +113,8 @@ impl Auditor {
         }
         self.check_pools(&mut check);
         self.check_references(&mut check);
+        let unknown = |name: &&String| !self.buckets.contains_key(*name);
+        check("names in buckets that are not there", 0, self.contents.keys().filter(unknown).count() as u64);
         for (name, bucket) in &self.buckets {
             let (objects, bytes, trash) = self.contents.get(name).copied().unwrap_or_default();
             check(&format!("objects of bucket {name}"), bucket.objects, objects);

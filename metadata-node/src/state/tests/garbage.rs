@@ -72,7 +72,7 @@ impl Machine {
 fn a_recount_finds_what_was_miscounted() {
     let mut m = Machine::new();
     m.run(named(&[1, 2], "x", Condition::None)).unwrap();
-    m.run(named(&[2], "y", Condition::None)).unwrap();
+    m.run(named(&[2, 3], "y", Condition::None)).unwrap();
     m.run(remove("y", true)).unwrap();
     m.recount();
     let pairs = m.state.store.scan(b"", None, usize::MAX).unwrap();
@@ -84,12 +84,7 @@ fn a_recount_finds_what_was_miscounted() {
             auditor.take(key, value).unwrap();
         }
         let troubles = auditor.finish().troubles;
-        assert_eq!(
-            troubles.is_empty(),
-            kind == b'b',
-            "without a pair of kind {}: {troubles:?}",
-            kind as char
-        );
+        assert!(!troubles.is_empty(), "without a pair of kind {}", kind as char);
     }
 }
 
