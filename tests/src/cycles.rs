@@ -61,11 +61,12 @@ pub fn run(rounds: u64, seed: u64) -> Tally {
         let running = start_some(&cluster, &mut dice, round, &world);
         std::thread::sleep(Duration::from_millis(dice.roll(900)));
         cluster.nodes().iter().for_each(|node| cluster.devnet("kill", node, &[]));
+        cluster.nodes().iter().for_each(|node| cluster.devnet("start", node, &[]));
+        // Some of them go on where they were cut off, and succeed; that counts like any other success.
         for Running { name, deed, child } in running {
             let output = child.wait_with_output().unwrap();
             note(world.get_mut(&name).unwrap(), &deed, &output, &mut tally);
         }
-        cluster.nodes().iter().for_each(|node| cluster.devnet("start", node, &[]));
         cluster.wait_status("all nodes up", Duration::from_secs(60), |s| {
             s["nodes"].as_array().unwrap().iter().all(|n| n["state"] == "up" && n["silent_ms"].is_number())
         });
@@ -98,9 +99,9 @@ fn start_some(
         let child = match &deed {
             Deed::Put(seed) => {
                 let file = cluster.write(&format!("in-{i}"), &content(*seed));
-                cluster.spawn(&["--timeout", "5s", "put", &file, &place, "--chunk-size", "256K"])
+                cluster.spawn(&["--timeout", "2s", "put", &file, &place, "--chunk-size", "256K"])
             }
-            Deed::Remove => cluster.spawn(&["--timeout", "5s", "rm", &place]),
+            Deed::Remove => cluster.spawn(&["--timeout", "2s", "rm", &place]),
             Deed::Get => {
                 cluster.spawn(&["--timeout", "5s", "get", &place, "-O", &cluster.path(&format!("got-{i}"))])
             }
