@@ -56,6 +56,16 @@ struct OnDisk {
     version: u32,
     incarnation: Incarnation,
     signing_key: String,
+    /// Over the two, so that a changed digit does not make another disk of it.
+    check: String,
+}
+
+impl OnDisk {
+    fn check(incarnation: &Incarnation, seed: &[u8; 32]) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"wmall.disk.v1").update(&incarnation.0).update(seed);
+        to_hex(&hasher.finalize().as_bytes()[..16])
+    }
 }
 
 impl Superblock {
@@ -75,7 +85,8 @@ impl Superblock {
         }
         let incarnation = Incarnation(wmall_runtime::random::bytes());
         let seed: [u8; 32] = wmall_runtime::random::bytes();
-        let on_disk = OnDisk { version: VERSION, incarnation, signing_key: to_hex(&seed) };
+        let check = OnDisk::check(&incarnation, &seed);
+        let on_disk = OnDisk { version: VERSION, incarnation, signing_key: to_hex(&seed), check };
         write(folder, &on_disk).map_err(failed)?;
         Ok(Self { incarnation, key: SigningKey::from(seed) })
     }
@@ -98,6 +109,9 @@ impl Superblock {
         }
         let seed: [u8; 32] =
             parse_hex(&on_disk.signing_key).ok_or_else(|| damaged("the key is malformed".into()))?;
+        if on_disk.check != OnDisk::check(&on_disk.incarnation, &seed) {
+            return Err(damaged("its checksum does not match".into()));
+        }
         Ok(Self { incarnation: on_disk.incarnation, key: SigningKey::from(seed) })
     }
 }

@@ -17,6 +17,8 @@ pub(crate) const RECORD_FIXED: usize = 32;
 pub(crate) const SEGMENT_HEADER: u64 = 64;
 /// Records start at multiples of this.
 pub(crate) const ALIGN: u64 = 8;
+/// The kind that says nothing but that everything before it is durable; not for users.
+pub(crate) const KIND_MARK: u8 = 0xfe;
 /// The kind that closes a segment; not for users.
 pub(crate) const KIND_SEAL: u8 = 0xff;
 /// Bytes of a seal.

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 
 use crate::disk::Disk;
-use crate::format::{KIND_SEAL, MAX_META, MAX_PAYLOAD, Position, SEAL_SIZE, SEGMENT_HEADER, record_size};
+use crate::format::{KIND_MARK, MAX_META, MAX_PAYLOAD, Position, SEAL_SIZE, SEGMENT_HEADER, record_size};
 use crate::recover::{Damage, OpenError, Visitor, pass_over, recover};
 use crate::scan::{Found, Scanner, Step};
 use crate::segment::Segments;
@@ -35,7 +35,7 @@ pub struct Options {
 /// A record to append.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
-    /// The owner's kind, below 0xff.
+    /// The owner's kind, below 0xfe.
     pub kind: u8,
     /// The owner's header, covered by the header's checksum.
     pub meta: Vec<u8>,
@@ -145,7 +145,7 @@ impl Journal {
         let too_large = |r: &&Record| {
             r.meta.len() > MAX_META
                 || r.payload_length() > MAX_PAYLOAD
-                || r.kind == KIND_SEAL
+                || r.kind >= KIND_MARK
                 || r.size() > self.largest
         };
         if let Some(record) = records.iter().find(too_large) {
@@ -207,8 +207,10 @@ impl Journal {
             let position = Position { segment, offset: scanner.offset };
             match scanner.look()? {
                 Step::Record(header) => {
-                    visit(scanner.found(position, &header))
-                        .map_err(|why| OpenError::Rejected { position, why })?;
+                    if header.kind != KIND_MARK {
+                        visit(scanner.found(position, &header))
+                            .map_err(|why| OpenError::Rejected { position, why })?;
+                    }
                     scanner.offset += header.size();
                 }
                 Step::Seal => return Ok(()),

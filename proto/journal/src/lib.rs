@@ -7,6 +7,9 @@
 //! 2. the batch that it is in is fdatasync'ed, once,
 //! 3. only then its completion is called.
 //!
+//! When nothing has come for a moment, a mark is written behind the last batch. Nobody waits for it, and it
+//! may be lost; if it is there, rot in the last batch can be told from a torn tail too.
+//!
 //! A new segment is preallocated under a temporary name and fsync'ed; then the old one is sealed; then
 //! the new one is renamed and made durable by an fsync of its folder, all before its first record is
 //! acknowledged.

@@ -14,8 +14,8 @@ use bytes::Bytes;
 
 use crate::disk::DiskFile;
 use crate::format::{
-    ALIGN, MAX_META, MAX_PAYLOAD, Position, SEGMENT_HEADER, check_segment_header, parse_segment_name,
-    record_size, segment_name,
+    ALIGN, KIND_MARK, MAX_META, MAX_PAYLOAD, Position, SEGMENT_HEADER, check_segment_header,
+    parse_segment_name, record_size, segment_name,
 };
 use crate::journal::Options;
 use crate::retired::Retired;
@@ -175,8 +175,10 @@ fn replay_segment(
         let position = Position { segment, offset: scanner.offset };
         match scanner.look()? {
             Step::Record(header) => {
-                (visitor.replay)(scanner.found(position, &header))
-                    .map_err(|why| OpenError::Rejected { position, why })?;
+                if header.kind != KIND_MARK {
+                    (visitor.replay)(scanner.found(position, &header))
+                        .map_err(|why| OpenError::Rejected { position, why })?;
+                }
                 scanner.offset += header.size();
             }
             Step::Seal if last => {

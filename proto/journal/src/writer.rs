@@ -6,10 +6,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::format::{KIND_SEAL, Position, RecordHeader, SEAL_SIZE, SEGMENT_HEADER};
+use crate::format::{KIND_MARK, KIND_SEAL, Position, RecordHeader, SEAL_SIZE, SEGMENT_HEADER};
 use crate::journal::{AppendError, Completion, Record};
 use crate::recover::Tail;
 use crate::segment::Segments;
@@ -22,6 +23,8 @@ const BATCH_APPENDS: usize = 128;
 const SMALL_BATCH: u64 = 256 << 10;
 /// How far ahead.
 const ZERO_AHEAD: u64 = 2 << 20;
+/// So long after the last batch it gets a mark behind it.
+const IDLE: Duration = Duration::from_millis(50);
 /// The most appends that may wait, whatever their size.
 const QUEUE_APPENDS: usize = 8192;
 
@@ -85,14 +88,23 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for appends and takes a batch of them; none once closed and empty.
-    fn take(&self) -> Option<Vec<Append>> {
+    /// Waits for appends and takes a batch of them: an empty one if none has come for a while and `wake` asks
+    /// for that; none once closed and empty.
+    fn take(&self, wake: bool) -> Option<Vec<Append>> {
         let mut state = self.lock();
         while state.appends.is_empty() {
             if state.closed {
                 return None;
             }
-            state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if !wake {
+                state = self.news.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let waited = self.news.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+            state = waited.0;
+            if waited.1.timed_out() && state.appends.is_empty() && !state.closed {
+                return Some(Vec::new());
+            }
         }
         let (mut batch, mut bytes) = (Vec::new(), 0);
         while let Some(next) = state.appends.front() {
@@ -129,6 +141,8 @@ pub(crate) struct Writer {
     queue: Arc<Queue>,
     limits: Limits,
     tail: Option<Tail>,
+    /// Whether the last batch has no mark behind it.
+    unmarked: bool,
     /// Up to here the present segment's blocks have been written once, if only with zeros.
     zeroed: u64,
 }
@@ -156,11 +170,15 @@ impl Writer {
         limits: Limits,
         tail: Option<Tail>,
     ) -> Self {
-        Self { segments, queue, limits, tail, zeroed: 0 }
+        Self { segments, queue, limits, tail, unmarked: false, zeroed: 0 }
     }
 
     pub(crate) fn run(mut self) {
-        while let Some(batch) = self.queue.take() {
+        while let Some(batch) = self.queue.take(self.unmarked) {
+            if batch.is_empty() {
+                self.mark();
+                continue;
+            }
             // What fits in the present segment is one batch with one sync; the rest goes on in a new one.
             let mut rest = VecDeque::from(batch);
             while !rest.is_empty() {
@@ -174,10 +192,14 @@ impl Writer {
                     }
                     Err(Stop::Fence(error)) => {
                         self.fence(rest, &error);
+                        self.unmarked = false;
                         break;
                     }
                 }
             }
+        }
+        if self.unmarked {
+            self.mark();
         }
     }
 
@@ -215,6 +237,7 @@ impl Writer {
         match written {
             Ok(()) => {
                 tail.offset = offset;
+                self.unmarked = true;
                 self.zeroed = zeroed;
                 for (done, positions) in taken {
                     done(Ok(positions));
@@ -228,6 +251,23 @@ impl Writer {
                 }
                 Err(Stop::Fence(error))
             }
+        }
+    }
+
+    /// Writes a mark behind the last batch, if there is room. It is not synced: it says nothing that is not so
+    /// without it. An error is left to the next batch, which meets it again.
+    fn mark(&mut self) {
+        self.unmarked = false;
+        let Some(tail) = &mut self.tail else { return };
+        let record = Record { kind: KIND_MARK, ..Record::default() };
+        if tail.offset + record.size() + SEAL_SIZE > tail.size {
+            return;
+        }
+        let mut parts = Vec::new();
+        let position = Position { segment: tail.segment, offset: tail.offset };
+        encode(&record, position, tail.offset, &mut parts);
+        if tail.file.write_at(&parts, tail.offset).is_ok() {
+            tail.offset += record.size();
         }
     }
 

@@ -72,6 +72,61 @@ async fn a_retired_segment_takes_no_vote_with_it() {
     assert_eq!(log.try_get_log_entries(..).await.unwrap().len(), 1);
 }
 
+/// A thousand single-byte flips in the log's file: it refuses to open, or nothing of it has changed. A log
+/// that is one entry shorter, and says nothing, would be a broken promise.
+#[tokio::test]
+async fn a_flipped_byte_is_refused_or_of_no_consequence() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || LogStore::open(folder.path(), [1; 16], 1, "test");
+    let mut log = open().unwrap();
+    log.save_vote(&Vote::new(3, 2)).await.unwrap();
+    for i in 1..=40 {
+        append(&mut log, vec![entry(1, i, 20 + (i as usize * 37) % 200)]).await;
+    }
+    // The last batch gets its mark once nothing has come for a moment.
+    let path = folder.path().join("0000000000.seg");
+    let written = |bytes: &[u8]| bytes.iter().rposition(|&b| b != 0).unwrap_or(0);
+    let length = written(&std::fs::read(&path).unwrap());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let content = loop {
+        let content = std::fs::read(&path).unwrap();
+        if written(&content) > length + 8 {
+            break content[..written(&content) + 64].to_vec();
+        }
+        assert!(std::time::Instant::now() < deadline, "no mark is written");
+        tokio::task::yield_now().await;
+    };
+    drop(log);
+    let restore = |bytes: &[u8]| {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+    };
+    let mut log = open().unwrap();
+    let (whole, vote) = (log.try_get_log_entries(..).await.unwrap(), log.read_vote().await.unwrap());
+    assert_eq!(whole.len(), 40);
+    drop(log);
+    let mut refused = 0;
+    for flip in 0..1000usize {
+        let mut rotten = content.clone();
+        // A prime step, so that every part of the file has its turn.
+        let at = flip * 7919 % length;
+        rotten[at] ^= 1 << (flip % 8);
+        restore(&rotten);
+        match open() {
+            Ok(mut log) => {
+                assert_eq!(log.try_get_log_entries(..).await.unwrap(), whole, "flip at {at}");
+                assert_eq!(log.read_vote().await.unwrap(), vote, "flip at {at}");
+            }
+            Err(LogStoreError::Journal(_)) => refused += 1,
+            Err(error) => panic!("flip at {at}: {error}"),
+        }
+    }
+    restore(&content);
+    open().unwrap();
+    assert!(refused > 900, "{refused} of 1000 refused; padding is of no consequence");
+}
+
 /// openraft would resume a leader's old term with a read index that its view may be behind of.
 #[tokio::test]
 async fn a_leader_that_restarts_does_not_lead() {

@@ -241,6 +241,30 @@ fn rot_can_be_passed_over_record_by_record() {
     }
 }
 
+/// The last batch has nothing behind it that vouches for it, until a mark is written.
+#[test]
+fn rot_in_the_last_batch_is_told_from_a_torn_tail_once_it_has_its_mark() {
+    let disk = SimDisk::new();
+    let (journal, _) = reopen(Arc::new(disk.clone())).unwrap();
+    let at = journal.append_and_wait(vec![record(0, 100)]).unwrap()[0];
+    let before = disk.operations();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while disk.operations() == before {
+        assert!(std::time::Instant::now() < deadline, "no mark is written");
+        std::thread::yield_now();
+    }
+    drop(journal);
+    let rotten = disk.killed();
+    rotten.flip("0000000000.seg", at.offset as usize + 60);
+    assert!(matches!(reopen(Arc::new(rotten)), Err(OpenError::Corrupt { .. })));
+    // The mark is nobody's record, and what comes behind it is found.
+    let (journal, seen) = reopen(Arc::new(disk.clone())).unwrap();
+    assert_eq!(seen, [0]);
+    journal.append_and_wait(vec![record(1, 100)]).unwrap();
+    drop(journal);
+    assert_eq!(reopen(Arc::new(disk)).unwrap().1, [0, 1]);
+}
+
 #[test]
 fn a_foreign_or_missing_segment_is_refused() {
     let disk = SimDisk::new();

@@ -1,0 +1,163 @@
+//! Real file systems that lose power or run out of room beneath: what was acknowledged is there.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use wmall_journal::{Journal, Options, RealDisk, Record};
+use wmall_tests::power::{LoopDisk, is_root};
+use wmall_tests::{Cluster, bytes, wait_until};
+
+fn options() -> Options {
+    Options {
+        identity: [3; 16],
+        segment_bytes: 1 << 20,
+        max_bytes: 64 << 20,
+        reserve_bytes: 1 << 20,
+        queue_bytes: 4 << 20,
+        replay_from: None,
+        name: "power".into(),
+    }
+}
+
+/// Opens the journal and reads every record whole.
+fn open(disk: &LoopDisk) -> (Journal, BTreeSet<u64>) {
+    let mut found = Vec::new();
+    let folder = Arc::new(RealDisk::open(disk.path().join("journal")).unwrap());
+    let journal = Journal::open(folder, options(), |record| {
+        let number = u64::from_le_bytes(record.meta.try_into().map_err(|_| "no number")?);
+        found.push((number, record.position.segment, record.payload_offset, record.payload_length));
+        Ok(())
+    })
+    .unwrap();
+    for &(number, segment, offset, length) in &found {
+        let bytes = journal.read_vec(segment, offset, length as usize).unwrap();
+        assert!(bytes.iter().all(|&b| b == number as u8), "record {number} came back changed");
+    }
+    (journal, found.into_iter().map(|f| f.0).collect())
+}
+
+/// Appends until the power fails, and notes what was acknowledged.
+fn write_until_it_fails(journal: &Journal, first: u64, disk: &LoopDisk, after: Duration) -> BTreeSet<u64> {
+    let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
+    let cut_at = Instant::now() + after;
+    let mut number = first;
+    let mut cut = false;
+    while journal.fenced().is_none() {
+        if !cut && Instant::now() >= cut_at {
+            disk.cut();
+            cut = true;
+        }
+        let length = (number as usize * 7919) % 30_000;
+        let payload = vec![vec![number as u8; length].into()];
+        let record = Record { kind: 1, meta: number.to_le_bytes().to_vec(), payload, payload_crc: None };
+        let noted = acknowledged.clone();
+        let n = number;
+        journal.append(vec![record], move |outcome| {
+            if outcome.is_ok() {
+                noted.lock().unwrap().insert(n);
+            }
+        });
+        number += 1;
+        // Some in company, some alone.
+        if number.is_multiple_of(5) {
+            let _ = journal.append_and_wait(Vec::new());
+        }
+        // Old ones go, from the front and from the middle.
+        let segments = journal.segments();
+        if segments.len() > 12 {
+            let _ = journal.retire(segments[number as usize % 4]);
+        }
+    }
+    let acknowledged = acknowledged.lock().unwrap();
+    acknowledged.clone()
+}
+
+#[test]
+fn fifty_power_cuts_take_nothing_that_was_acknowledged() {
+    if !is_root() {
+        return;
+    }
+    let disk = LoopDisk::new(128);
+    let cuts = std::env::var("WMALL_CUTS").ok().and_then(|c| c.parse().ok()).unwrap_or(50u64);
+    let (mut first, mut total) = (0, 0);
+    for cut in 0..cuts {
+        let (journal, before) = open(&disk);
+        // Higher than every number that was ever used.
+        first = before.last().map_or(first, |n| n + 1).max(first) + 1_000;
+        let written = write_until_it_fails(&journal, first, &disk, Duration::from_millis(cut * 13 % 70));
+        let kept: BTreeSet<u64> = journal.segments().into_iter().collect();
+        drop(journal);
+        disk.restore();
+        let (journal, after) = open(&disk);
+        let there: BTreeSet<u64> = journal.segments().into_iter().collect();
+        assert!(kept.is_subset(&there), "cut {cut}: segments are missing");
+        // What was retired is gone on purpose; what is in this round's last segments is not.
+        let newest = written.iter().rev().take(20);
+        for n in newest {
+            assert!(after.contains(n), "cut {cut}: record {n} was acknowledged and is lost");
+        }
+        total += written.len();
+    }
+    assert!(total > 100, "{total} records in {cuts} cuts");
+}
+
+/// A disk of two fails to write back what it took: it takes nothing more, the node and the cluster go on, and
+/// once it has room and has been looked through it counts again.
+#[test]
+fn an_fsync_error_fences_one_disk_and_it_counts_again_after_a_restart() {
+    if !is_root() {
+        return;
+    }
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3", "--disk-bytes", "512M"]);
+    let disk = LoopDisk::on_thin_ice(600, 140);
+    let config = cluster.folder().join("nodes/data-1/data-node.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let path = disk.path().join("disk-2");
+    let second = format!(
+        "{text}\n[[disks]]\nname = \"disk-2\"\npath = \"{}\"\nmax_bytes = 268435456\nweight = 100\n",
+        path.display()
+    );
+    cluster.devnet("stop", "data-1", &[]);
+    std::fs::write(&config, second).unwrap();
+    let config = config.display().to_string();
+    assert!(wmall_tests::wmall(&["--config", &config, "data-node", "init"]).status.success());
+    cluster.devnet("start", "data-1", &[]);
+    cluster.wait_status("the second disk is there", Duration::from_secs(30), |s| {
+        s["nodes"][0]["disks"].as_array().is_some_and(|d| d.len() == 2 && d[1]["writable"] == true)
+    });
+    cluster.run(&["pool", "create", "two", "--scheme", "3x", "--pgs", "64"]);
+    // Until the ice breaks.
+    let mut stored = Vec::new();
+    let failed = |status: &serde_json::Value| status["nodes"][0]["disks"][1]["failed"] == true;
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !failed(&cluster.json(&["status"])) {
+        assert!(Instant::now() < deadline, "the disk does not fail");
+        let content = bytes(stored.len() as u64, 12 << 20);
+        let file = cluster.write("in", &content);
+        stored.push((cluster.put(&file, &["--pool", "two", "--chunk-size", "1M"]), content));
+    }
+    let status = cluster.json(&["status"]);
+    assert!(status["summary"].as_str().unwrap().contains("data-1/disk-2"), "{}", status["summary"]);
+    assert!(status["chunks"]["warning"].as_u64().unwrap() > 0, "its pieces do not count: {status}");
+    // The cluster goes on, with that node's other disk too.
+    let content = bytes(999, 12 << 20);
+    let file = cluster.write("in", &content);
+    stored.push((cluster.put(&file, &["--pool", "two", "--chunk-size", "1M"]), content));
+    cluster.wait_status("tickets", Duration::from_secs(30), |s| s["tickets"].as_u64() > Some(0));
+    for (cid, content) in &stored {
+        cluster.assert_content(cid, content);
+    }
+    cluster.devnet("kill", "data-1", &[]);
+    disk.thicken(700);
+    wait_until("the file system can be mounted again", Duration::from_secs(20), || {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| disk.restore())).is_ok()
+    });
+    cluster.devnet("start", "data-1", &[]);
+    cluster.wait_status("it counts again", Duration::from_secs(90), |s| {
+        s["tickets"] == 0 && s["chunks"]["warning"] == 0 && s["nodes"][0]["disks"][1]["failed"] == false
+    });
+    for (cid, _) in &stored {
+        cluster.run(&["verify", cid, "--deep"]);
+    }
+}
