@@ -30,8 +30,8 @@ pub(crate) struct Inner {
     pub(crate) members: Members,
     pub(crate) map: Map,
     timeout: Duration,
-    /// Since when no linearizable answer has come; none while they come. Calls that follow one another without
-    /// an answer share one timeout, so that a command ends when its user said.
+    /// Since when the present wait for the metadata nodes lasts; none if there is none. Reading the map and the
+    /// question that it was read for share one timeout, so that a command ends when its user said.
     waiting_since: Mutex<Option<Instant>>,
     buckets: Mutex<HashMap<BucketName, PoolId>>,
 }
@@ -78,9 +78,9 @@ impl Inner {
     /// Asks the leader, again and again until the deadline.
     pub(crate) async fn ask(&self, request: &Request) -> Result<Response, RpcError> {
         let answer = self.members.call_until(request, self.deadline()).await;
-        // The map comes from any member, and so tells nothing of the leader.
-        let passing = answer.as_ref().is_err_and(|e| e.code.is_transient());
-        if !passing && !matches!(request, Request::GetTopology { .. }) {
+        // The map comes from any member and so tells nothing of the leader: what it cost counts. Any other
+        // answer, and giving up, end the wait.
+        if answer.is_err() || !matches!(request, Request::GetTopology { .. }) {
             *self.waiting() = None;
         }
         answer
@@ -99,9 +99,7 @@ impl Inner {
         let request = Request::Read { linearizable: false, query };
         let left = self.deadline().saturating_duration_since(Instant::now());
         let answer = self.members.call_any(&request, left).await;
-        if answer.is_ok() {
-            *self.waiting() = None;
-        }
+        *self.waiting() = None;
         match answer? {
             Response::Read(reply) => Ok(reply),
             _ => Err(unexpected()),

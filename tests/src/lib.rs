@@ -2,6 +2,7 @@
 //! would. The binary is the one that `WMALL_BIN` names, which `make` sets.
 
 pub mod cycles;
+pub mod history;
 pub mod power;
 
 use std::path::{Path, PathBuf};
