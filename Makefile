@@ -14,6 +14,7 @@ DENY    := 0.20.2
 DATA    ?=
 # How long the long tests go on.
 ROUNDS  ?= 200
+CUTS    ?= 2000
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,17 +59,21 @@ soak: tools ## The long versions of the tests; docs/soak.md keeps the figures
 	$(CARGO) build $(PROFILE) -p wmall-cli
 	WMALL_BIN=$(BIN) WMALL_ROUNDS=$(ROUNDS) \
 	  $(CARGO) test $(PROFILE) -p wmall-tests --test soak -- --ignored --nocapture
+	WMALL_BIN=$(BIN) WMALL_CUTS=$(CUTS) $(CARGO) test $(PROFILE) -p wmall-tests --test power fifty -- --nocapture
+	WMALL_BIN=$(BIN) WMALL_RUNS=$(ROUNDS) $(CARGO) test $(PROFILE) -p wmall-tests --test linearizable -- --nocapture
 
 fuzz: ## Every fuzz target for a minute (SECONDS=n for longer)
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
 	./tests/fuzz/run.sh $(or $(SECONDS),60)
 
 tools: # A missing tool is installed where that is possible, and is an error where it is not.
-	@for tool in gcc make; do \
-	  command -v $$tool >/dev/null && continue; \
+	@need() { \
+	  command -v $$1 >/dev/null && return; \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && apt-get install -y -qq build-essential; \
-	  else echo "$$tool is missing; on Debian: apt-get install build-essential" >&2; exit 1; fi; \
-	done
+	    apt-get update -qq && apt-get install -y -qq $$2; \
+	  else echo "$$1 is missing; on Debian: apt-get install $$2" >&2; exit 1; fi; \
+	}; \
+	need gcc build-essential; need make build-essential; \
+	if [ "$$(id -u)" = 0 ]; then need mount mount; need mkfs.ext4 e2fsprogs; fi
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing; see rust-toolchain.toml" >&2; exit 1; }
 	@grep -qw avx2 /proc/cpuinfo || echo "note: this processor has no AVX2; it will be slow" >&2

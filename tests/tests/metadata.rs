@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use wmall_tests::{Cluster, bytes, wmall, wmall_fails};
+use wmall_tests::{Cluster, bytes, wait_until, wmall, wmall_fails};
 
 fn config_of(cluster: &Cluster, node: &str) -> String {
     cluster.folder().join("nodes").join(node).join("metadata-node.toml").display().to_string()
@@ -81,6 +81,36 @@ fn metadata_is_saved_checked_and_restored_and_nothing_is_deleted_until_somebody_
     let listed = listed.as_array().unwrap();
     assert!(listed.iter().all(|s| s["bytes"].as_u64().unwrap() > 0 && s["backup"] == false), "{listed:?}");
     assert_eq!(listed.len(), 3, "each member has the one that it began with");
+}
+
+#[test]
+fn backups_are_written_by_the_clock_and_old_ones_go() {
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3"]);
+    cluster.run(&["bucket", "create", "b"]);
+    cluster.devnet("stop", "metadata-1", &[]);
+    let (config, folder) = (config_of(&cluster, "metadata-1"), cluster.path("backups"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    let backup = format!("{text}\n[backup]\ndir = \"{folder}\"\nevery_s = 1\nkeep = 2\n");
+    std::fs::write(&config, backup).unwrap();
+    cluster.devnet("start", "metadata-1", &[]);
+    let files = || -> Vec<String> {
+        let listed = cluster.json(&["meta", "snapshot", "ls"]);
+        let backups = listed.as_array().unwrap().iter().filter(|s| s["backup"] == true);
+        backups.map(|s| s["name"].as_str().unwrap().to_string()).collect()
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    wait_until("four backups were written", Duration::from_secs(30), || {
+        seen.extend(files());
+        seen.len() >= 4
+    });
+    let newest = format!("{folder}/{}", seen.last().unwrap());
+    // It may have gone by now, for a newer one.
+    let kept: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(kept.iter().filter(|p| p.extension().is_some_and(|e| e == "snap")).count() <= 3, "{kept:?}");
+    cluster.devnet("stop", "metadata-1", &[]);
+    let last = kept.iter().map(|p| p.display().to_string()).filter(|p| p.ends_with(".snap")).max();
+    let verified = wmall(&["meta", "snapshot", "verify", &last.unwrap_or(newest)]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
 }
 
 #[test]
