@@ -30,6 +30,9 @@ const SWEEP_EVERY: u64 = 3600;
 /// Rotten pieces that are reported at once.
 const REPORT_PAGE: usize = 1024;
 
+/// An epoch that the metadata never have.
+const NOWHERE: u64 = u64::MAX - 1;
+
 /// A walk over the pieces, a page a heartbeat.
 struct Walk {
     /// All pieces, or the staged ones only.
@@ -50,8 +53,18 @@ pub(crate) struct Control {
     feed_epoch: u64,
     walk: Option<Walk>,
     beats: u64,
+    /// Whether the staged pieces are to be looked through.
+    sweep: bool,
     work: watch::Sender<Vec<DiskId>>,
     ready: Arc<AtomicBool>,
+}
+
+/// Where the feed goes on after a start. Items must not be told twice, nor an index that was built anew be told
+/// of all history: what was deleted once may be there again. So disks that differ, or one without a place, begin
+/// with a walk over what they hold.
+fn start_of(places: &[Option<(u64, u64)>]) -> (u64, u64) {
+    let first = places.first().copied().flatten();
+    first.filter(|_| places.iter().all(|p| *p == first)).unwrap_or((0, NOWHERE))
 }
 
 impl Control {
@@ -64,12 +77,11 @@ impl Control {
         ready: Arc<AtomicBool>,
     ) -> Self {
         // The disk that has read least decides where the feed goes on.
-        let places: Vec<(u64, u64)> = disks.iter().map(|d| d.feed().unwrap_or_default()).collect();
-        let (feed, feed_epoch) = places.iter().copied().min().unwrap_or_default();
-        // Disks that stand in different lives of the metadata begin anew together.
-        let feed = if places.iter().all(|p| p.1 == feed_epoch) { feed } else { 0 };
+        let places: Vec<_> = disks.iter().map(|d| d.feed().ok().flatten()).collect();
+        let (feed, feed_epoch) = start_of(&places);
+        disks.iter().for_each(|d| d.set_walking(feed_epoch == NOWHERE));
         let (walk, beats) = (None, 0);
-        Self { config, metadata, disks, map, feed, feed_epoch, walk, beats, work, ready }
+        Self { config, metadata, disks, map, feed, feed_epoch, walk, beats, sweep: false, work, ready }
     }
 
     /// Runs until a stop is asked for.
@@ -150,14 +162,16 @@ impl Control {
             return Err(RpcError::internal("the heartbeat got another answer"));
         };
         self.map.update(topology);
-        self.work.send_replace(work);
         self.report_rotten().await?;
-        if self.walk.is_none() && self.beats.is_multiple_of(SWEEP_EVERY) {
+        self.sweep |= self.beats.is_multiple_of(SWEEP_EVERY);
+        if self.walk.is_none() && std::mem::take(&mut self.sweep) {
             self.walk = Some(Walk { all: false, disk: 0, after: None, then: None });
         }
         self.beats += 1;
         let more = match feed {
             FeedPage::Items { position, items, more } => {
+                // Whether a piece whose claims are void is committed all the same, the metadata nodes know.
+                self.sweep |= items.iter().any(|item| matches!(item, FeedItem::Fenced { .. }));
                 self.follow(items, position, feed_epoch);
                 more
             }
@@ -166,11 +180,14 @@ impl Control {
                 let then = (position, feed_epoch);
                 if self.walk.as_ref().and_then(|w| w.then).is_none_or(|t| t.1 != feed_epoch) {
                     self.walk = Some(Walk { all: true, disk: 0, after: None, then: Some(then) });
+                    self.disks.iter().for_each(|d| d.set_walking(true));
                 }
                 false
             }
         };
         let walking = self.walk_on().await?;
+        // Last, so that nobody fills what the feed has yet to take away.
+        self.work.send_replace(work);
         Ok(more || walking)
     }
 
@@ -192,6 +209,7 @@ impl Control {
             self.walk = None;
             if let Some((position, epoch)) = then {
                 self.follow(Vec::new(), position, epoch);
+                self.disks.iter().for_each(|d| d.set_walking(false));
             }
             return Ok(false);
         };
@@ -215,7 +233,7 @@ impl Control {
     async fn report_rotten(&self) -> Result<(), RpcError> {
         for disk in self.disks.iter() {
             let Some(id) = disk.id() else { continue };
-            if disk.lost() {
+            if disk.lost() && !disk.usage().failed {
                 self.metadata.call(&Request::ReportLoss { disk: id }).await?;
                 disk.loss_reported();
             }
@@ -227,5 +245,19 @@ impl Control {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_feed_goes_on_only_where_all_disks_stand_at_one_place() {
+        assert_eq!(start_of(&[Some((7, 3)), Some((7, 3))]), (7, 3));
+        for places in [vec![Some((7, 3)), Some((6, 3))], vec![Some((7, 3)), None], vec![None], vec![]] {
+            assert_eq!(start_of(&places), (0, NOWHERE), "{places:?}");
+        }
+        assert_eq!(start_of(&[Some((7, 3)), Some((7, 4))]), (0, NOWHERE), "another life of the metadata");
     }
 }

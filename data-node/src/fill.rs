@@ -27,6 +27,10 @@ use crate::service::BadPiece;
 const PARALLEL: usize = 4;
 /// How long one fetch may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the feed may take to reach a listing; it comes once a second.
+const ABREAST: Duration = Duration::from_secs(5);
+/// Between looks at it.
+const LOOK: Duration = Duration::from_millis(20);
 /// Between passes over work that did not end well, growing up to the second number.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -87,12 +91,16 @@ impl Filler {
             };
             first.get_or_insert((as_of, groups));
             if !pieces.is_empty() {
+                // A deletion that is still on its way would take what is vouched for now.
+                if !self.wait_abreast(disk, as_of).await {
+                    return Ok(false);
+                }
                 tracing::info!(disk = %disk.name, pieces = pieces.len(), "filling");
                 let (receipts, missed) = self.fetch_all(disk, pieces).await;
                 complete &= missed.is_empty();
                 failed.extend(missed.iter().filter_map(|p| self.group_of(p)));
                 let committed: Vec<FeedItem> = receipts.iter().map(committed).collect();
-                self.close(id, receipts, Vec::new(), 0).await?;
+                self.close(id, receipts, Vec::new(), as_of).await?;
                 // Only committed chunks are ever listed as missing.
                 disk.follow(committed, None);
             }
@@ -108,6 +116,18 @@ impl Filler {
             }
         }
         Ok(complete)
+    }
+
+    /// Waits until the disk has heard of all that the metadata nodes knew at this index.
+    async fn wait_abreast(&self, disk: &DiskStore, index: u64) -> bool {
+        let deadline = tokio::time::Instant::now() + ABREAST;
+        while !disk.is_abreast(index) {
+            if tokio::time::Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        true
     }
 
     fn group_of(&self, piece: &MissingPiece) -> Option<(PoolId, PgId)> {

@@ -136,11 +136,18 @@ fn snapshot_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Writes a backup again and again. Runs as long as it is not aborted; a failure is logged, and the next
 /// round tries again.
-pub(crate) async fn run(config: BackupConfig, state: Arc<State>, snapshots: Arc<SnapshotFolder>) {
+pub(crate) async fn run(
+    config: BackupConfig,
+    member: String,
+    state: Arc<State>,
+    snapshots: Arc<SnapshotFolder>,
+) {
     loop {
         tokio::time::sleep(Duration::from_secs(config.every_s.max(1))).await;
-        let (config, state, snapshots) = (config.clone(), state.clone(), snapshots.clone());
-        let written = tokio::task::spawn_blocking(move || backup_once(&config, &state, &snapshots)).await;
+        let (config, member) = (config.clone(), member.clone());
+        let (state, snapshots) = (state.clone(), snapshots.clone());
+        let written =
+            tokio::task::spawn_blocking(move || backup_once(&config, &member, &state, &snapshots)).await;
         match written {
             Ok(Ok(path)) => tracing::info!(path = %path.display(), "a backup was written"),
             Ok(Err(error)) => tracing::error!(%error, "no backup could be written"),
@@ -149,16 +156,18 @@ pub(crate) async fn run(config: BackupConfig, state: Arc<State>, snapshots: Arc<
     }
 }
 
+/// Members may share a folder, so a file has its member's name.
 fn backup_once(
     config: &BackupConfig,
+    member: &str,
     state: &State,
     snapshots: &SnapshotFolder,
 ) -> Result<PathBuf, SnapshotError> {
     fs::create_dir_all(&config.dir)?;
-    let temporary = config.dir.join("backup.new");
+    let temporary = config.dir.join(format!("{member}.new"));
     let meta = snapshots.write(state, &temporary)?;
     let index = meta.last_log_id.map_or(0, |id| id.index);
-    let name = format!("{:013}-{index:020}.snap", wmall_runtime::clock::now_ms());
+    let name = format!("{:013}-{index:020}-{member}.snap", wmall_runtime::clock::now_ms());
     let path = config.dir.join(name);
     fs::rename(&temporary, &path)?;
     File::open(&config.dir)?.sync_all()?;
@@ -199,7 +208,7 @@ pub async fn restore(config: &Config, file: &Path) -> Result<SnapshotSummary, Re
     if summary.cluster != cluster.to_string() {
         return Err(SnapshotError::WrongCluster { path: file.display().to_string() }.into());
     }
-    crate::init::init(config)?;
+    crate::init::prepare(config)?;
     let folder = &config.raw.data_dir;
     let snapshots = SnapshotFolder::open(&folder.join("snapshots"), cluster.0).map_err(SnapshotError::Io)?;
     let state = State::open(Box::new(Buffered::new(SledStore::create_anew(&folder.join("view"))?)))?;
@@ -214,6 +223,7 @@ pub async fn restore(config: &Config, file: &Path) -> Result<SnapshotSummary, Re
     let mut log = LogStore::open(&folder.join("raft"), cluster.0, config.id, config.raw.name.as_str())?;
     let term = meta.last_log_id.map_or(0, |id| id.leader_id.term);
     log.save_vote(&Vote::new(term, config.id)).await.map_err(|e| RestoreError::Vote(e.to_string()))?;
+    crate::init::finish(config)?;
     Ok(summary)
 }
 

@@ -28,12 +28,25 @@ pub enum InitError {
 
 /// Makes the folder that the configuration names, durably.
 pub fn init(config: &Config) -> Result<(), InitError> {
+    prepare(config)?;
+    finish(config)
+}
+
+/// Makes the folder, or finds it empty.
+pub(crate) fn prepare(config: &Config) -> Result<(), InitError> {
     let folder = &config.raw.data_dir;
     let failed = |source| InitError::Io { path: folder.display().to_string(), source };
     fs::create_dir_all(folder).map_err(failed)?;
     if fs::read_dir(folder).map_err(failed)?.next().is_some() {
         return Err(InitError::NotEmpty(folder.display().to_string()));
     }
+    Ok(())
+}
+
+/// Writes the born record, without which no node starts: the last step.
+pub(crate) fn finish(config: &Config) -> Result<(), InitError> {
+    let folder = &config.raw.data_dir;
+    let failed = |source| InitError::Io { path: folder.display().to_string(), source };
     let record = format!("{{\"version\":1,\"role\":\"metadata\",\"id\":{}}}\n", config.id);
     write_born(folder, &record).map_err(failed)
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
-use openraft::error::{ClientWriteError, RaftError};
+use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use wmall_proto::rpc::{MemberCommand, Response};
 use wmall_proto::{ErrorCode, RpcError};
 
@@ -85,7 +85,14 @@ impl Members {
         if present.len() == 1 {
             return Err(RpcError::new(ErrorCode::OutOfBounds, "the last member can't be removed"));
         }
-        let change = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
+        // One that was never caught up is no voter, and goes another way.
+        let voter = {
+            let metrics = self.0.metrics();
+            let metrics = metrics.borrow();
+            metrics.membership_config.membership().voter_ids().any(|v| v == id)
+        };
+        let ids = BTreeSet::from([id]);
+        let change = if voter { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
         self.0.change_membership(change, false).await.map_err(|e| refused(&e))?;
         Ok(Response::Done)
     }
@@ -97,7 +104,11 @@ fn refused(error: &RaftError<u64, ClientWriteError<u64, Member>>) -> RpcError {
             not_leader(forward.leader_node.as_ref())
         }
         RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
-            RpcError::new(ErrorCode::Busy, error.to_string()).hint("wait for the other change and try again")
+            let code = match error {
+                ChangeMembershipError::InProgress(_) => ErrorCode::Busy,
+                _ => ErrorCode::BadRequest,
+            };
+            RpcError::new(code, error.to_string()).hint("`wmall meta member ls` shows the members")
         }
         RaftError::Fatal(fatal) => {
             RpcError::new(ErrorCode::ShuttingDown, format!("this metadata node stopped: {fatal}"))

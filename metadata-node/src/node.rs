@@ -106,7 +106,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         Collector { raft: raft.clone(), state: state.clone(), proposer: proposer.clone(), graces };
     let collector = tokio::spawn(collector.run());
     let backup = config.raw.backup.clone();
-    let backup = backup.map(|b| tokio::spawn(backup::run(b, state.clone(), snapshots.clone())));
+    let backup = backup
+        .map(|b| tokio::spawn(backup::run(b, config.raw.name.to_string(), state.clone(), snapshots.clone())));
     let service = Arc::new(Service {
         cluster,
         raft: raft.clone(),

@@ -21,6 +21,7 @@ use wmall_proto::topology::{ClusterId, Topology};
 use wmall_proto::{
     ChunkId, DiskId, ErrorCode, PgId, PoolId, PoolName, RequestId, RpcError, Scheme, UploadId,
 };
+use wmall_runtime::clock::now_ms;
 use wmall_runtime::metrics::CallMetrics;
 use wmall_runtime::view::StoreError;
 use wmall_transport::{Handler, Incoming, Replier};
@@ -43,6 +44,8 @@ const MAX_MAP_BYTES: usize = wmall_proto::codec::MAX_MESSAGE / 4 * 3;
 fn row_bytes(scheme: Scheme) -> usize {
     size_of::<wmall_proto::PgRow>().max(24 + 13 * scheme.width())
 }
+/// How far ahead a client's clock may be: an upload from the future would not be fenced when it should.
+const CLOCK_SKEW_MS: u64 = 3_600_000;
 /// Disks that a node may have.
 const MAX_DISKS: usize = 64;
 /// Entries that one list in a request may have.
@@ -221,6 +224,10 @@ impl Service {
                 (*upload, *pool, chunks)
             }
         };
+        if upload.started_ms() > now_ms().saturating_add(CLOCK_SKEW_MS) {
+            let reason = format!("upload {upload} begins more than an hour from now");
+            return Err(RpcError::new(ErrorCode::BadRequest, reason).hint("check this machine's clock"));
+        }
         if chunks.len() > MAX_CHUNKS_PER_COMMIT {
             let reason = format!("{} chunks in one commit; {MAX_CHUNKS_PER_COMMIT} at most", chunks.len());
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
@@ -269,6 +276,9 @@ impl Service {
 
     async fn name(&self, request: RequestId, command: NameCommand) -> Result<Response, RpcError> {
         self.must_lead()?;
+        if let NameCommand::Purge { versions, .. } = &command {
+            bounded(versions.len())?;
+        }
         self.proposer.propose(Some(request), Command::Name(command)).await
     }
 

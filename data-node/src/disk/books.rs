@@ -23,6 +23,8 @@ pub(super) struct Books {
     failed: AtomicBool,
     /// A put found no room, and none has been made since.
     full: AtomicBool,
+    /// The place in the feed is lost, and all pieces are being asked about.
+    walking: AtomicBool,
     /// Something was lost that can't be named, and the metadata nodes do not know yet.
     lost: AtomicBool,
     rotten: Mutex<Vec<PoolChunk>>,
@@ -63,6 +65,14 @@ impl Books {
 
     pub(super) fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::Release);
+    }
+
+    pub(super) fn set_walking(&self, walking: bool) {
+        self.walking.store(walking, Ordering::Release);
+    }
+
+    pub(super) fn walking(&self) -> bool {
+        self.walking.load(Ordering::Acquire)
     }
 
     pub(super) fn set_lost(&self, lost: bool) {

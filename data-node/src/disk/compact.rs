@@ -26,6 +26,14 @@ const WORTH: f64 = 0.5;
 const WORTH_WHEN_FULL: f64 = 0.95;
 /// Bytes that are copied together.
 const BATCH_BYTES: u64 = 8 << 20;
+/// Records that are copied together: fewer than the journal's queue takes.
+const BATCH_RECORDS: usize = 1024;
+/// A segment that could not be compacted is left alone for so long.
+const GIVE_UP_FOR: Duration = Duration::from_secs(60);
+/// A disk that was found full is given a try after so long: room may have come from elsewhere.
+const FULL_FOR: Duration = Duration::from_secs(30);
+/// Bytes that a tombstone takes in a segment.
+const TOMBSTONE_BYTES: u64 = 96;
 /// Between looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -37,8 +45,10 @@ pub(super) struct Compactor {
     /// Makes room for copies when the file system itself is full.
     pub(super) ballast: super::ballast::Ballast,
     pub(super) name: String,
-    /// Segments that could not be compacted; not tried again before the next start.
-    pub(super) given_up: Vec<u64>,
+    /// Segments that could not be compacted, and when.
+    pub(super) given_up: Vec<(u64, Instant)>,
+    /// The segment that must go first, since it keeps too many tombstones alive.
+    pub(super) first: Option<u64>,
 }
 
 /// Why a segment was left as it is.
@@ -56,6 +66,8 @@ pub(super) enum Left {
     Retire(std::io::Error),
     #[error("something in it is still wanted")]
     StillWanted,
+    #[error("it is mostly tombstones, which the oldest segment keeps alive")]
+    OldestFirst(u64),
     #[error("the disk is being closed")]
     Closing,
 }
@@ -70,7 +82,13 @@ enum Carried {
 impl Compactor {
     /// Runs until the other end of `stop` is dropped.
     pub(super) fn run(mut self, stop: &mpsc::Receiver<()>) {
+        let mut looked = Instant::now();
         while let Err(mpsc::RecvTimeoutError::Timeout) = stop.recv_timeout(LOOK_EVERY) {
+            self.given_up.retain(|(_, at)| at.elapsed() < GIVE_UP_FOR);
+            if looked.elapsed() >= FULL_FOR {
+                looked = Instant::now();
+                self.books.set_full(false);
+            }
             while let Some(segment) = self.victim() {
                 match self.compact(segment, stop) {
                     Ok(()) => {
@@ -78,9 +96,10 @@ impl Compactor {
                         tracing::info!(disk = %self.name, segment, "a segment was compacted away");
                     }
                     Err(Left::Closing) => return,
+                    Err(Left::OldestFirst(oldest)) => self.first = Some(oldest),
                     Err(error) => {
                         tracing::warn!(%error, disk = %self.name, segment, "a segment stays as it is");
-                        self.given_up.push(segment);
+                        self.given_up.push((segment, Instant::now()));
                     }
                 }
             }
@@ -89,12 +108,15 @@ impl Compactor {
     }
 
     /// The segment with the least that is wanted, if that is little enough.
-    fn victim(&self) -> Option<u64> {
+    fn victim(&mut self) -> Option<u64> {
         if self.books.failed() || self.journal.fenced().is_some() {
             return None;
         }
         let mut segments = self.journal.segments();
         segments.pop();
+        if let Some(first) = self.first.take().filter(|s| segments.contains(s)) {
+            return Some(first);
+        }
         let wanted = self.books.wanted();
         let worth = if self.books.full() { WORTH_WHEN_FULL } else { WORTH };
         let share = |segment: &u64| {
@@ -103,7 +125,7 @@ impl Compactor {
         };
         segments
             .into_iter()
-            .filter(|s| !self.given_up.contains(s))
+            .filter(|s| self.given_up.iter().all(|(given, _)| given != s))
             .map(|s| (share(&s), s))
             .filter(|(share, _)| *share < worth)
             .min_by(|a, b| a.0.total_cmp(&b.0))
@@ -125,6 +147,11 @@ impl Compactor {
         })?;
         if let Some(error) = failed {
             return Err(error.into());
+        }
+        let stones = carried.iter().filter(|c| matches!(c, Carried::Tombstone(_))).count() as u64;
+        let size = self.journal.segment_bytes(segment).unwrap_or(u64::MAX);
+        if segment != oldest && stones * TOMBSTONE_BYTES > size / 4 {
+            return Err(Left::OldestFirst(oldest));
         }
         let mut rest = carried.as_slice();
         while !rest.is_empty() {
@@ -151,9 +178,14 @@ impl Compactor {
         let held = |header: &PieceHeader| self.reader.held(&header.key());
         Ok(match entry {
             Entry::Piece(header) | Entry::Copy(header) => {
-                let here = held(header)?
-                    .is_some_and(|h| h.located.position == position && h.located.state != PieceState::Trash);
-                here.then_some(Carried::Piece(*header, position, length))
+                let Some(held) = held(header)?.filter(|h| h.located.state != PieceState::Trash) else {
+                    return Ok(None);
+                };
+                if held.located.position == position {
+                    return Ok(Some(Carried::Piece(*header, position, length)));
+                }
+                // A later piece has replaced it, and its upload may still commit.
+                held.claims.contains(&header.upload).then_some(Carried::Stamp(*header))
             }
             Entry::Stamp(header) => {
                 let claims = held(header)?.is_some_and(|h| h.claims.contains(&header.upload));
@@ -297,5 +329,5 @@ fn batch_length(carried: &[Carried]) -> usize {
         };
         bytes <= BATCH_BYTES
     };
-    carried.iter().take_while(fits).count().max(1)
+    carried.iter().take(BATCH_RECORDS).take_while(fits).count().max(1)
 }

@@ -5,7 +5,7 @@
 //! What holds a piece: the commit of its chunk (`live`), and the claims of uploads that may still commit.
 //! A piece that nothing holds is trash: invisible, waiting for its tombstone to be durable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,6 +88,9 @@ pub(crate) struct Index {
     pub(crate) wanted: BTreeMap<u64, u64>,
     /// Segments whose wanted bytes have changed since the last batch.
     touched: BTreeSet<u64>,
+    /// Only while the journal is replayed: claims whose piece comes later, since compaction has moved it behind
+    /// them.
+    early: Option<HashMap<PoolChunk, Vec<UploadId>>>,
     pub(crate) fenced_before_ms: u64,
 }
 
@@ -135,9 +138,9 @@ impl IndexReader {
         self.keys(TRASH, None, limit)
     }
 
-    /// How far the feed has been read, and in which life of the metadata.
-    pub(crate) fn feed(&self) -> Result<(u64, u64), StoreError> {
-        Ok(self.0.get(FEED_KEY)?.and_then(|b| decode_pair(&b)).unwrap_or_default())
+    /// How far the feed has been read, and in which life of the metadata; none if it never was.
+    pub(crate) fn feed(&self) -> Result<Option<(u64, u64)>, StoreError> {
+        Ok(self.0.get(FEED_KEY)?.and_then(|b| decode_pair(&b)))
     }
 
     pub(crate) fn flush(&self) {
@@ -177,7 +180,28 @@ impl Index {
             wanted.extend(segment.zip(decode_pair(&value).map(|p| p.0)));
         }
         let (reader, touched) = (IndexReader(store), BTreeSet::new());
-        Ok((Self { reader, counts, wanted, touched, fenced_before_ms }, position))
+        let early = Some(HashMap::new());
+        Ok((Self { reader, counts, wanted, touched, early, fenced_before_ms }, position))
+    }
+
+    /// The journal is replayed; what comes from now on is new.
+    pub(crate) fn replayed(&mut self) {
+        self.early = None;
+    }
+
+    /// Whether no further upload can be promised this piece: as many as there may be hold it already.
+    pub(crate) fn is_crowded(
+        &self,
+        batch: &IndexBatch,
+        key: &PoolChunk,
+        upload: UploadId,
+    ) -> Result<bool, StoreError> {
+        let held = self.held(batch, key)?.filter(|h| h.located.state != PieceState::Trash);
+        let fence = self.fenced_before_ms;
+        Ok(held.is_some_and(|h| {
+            !h.claims.contains(&upload)
+                && h.claims.iter().filter(|c| c.started_ms() >= fence).count() >= MAX_CLAIMS
+        }))
     }
 
     pub(crate) fn reader(&self) -> IndexReader {
@@ -227,9 +251,12 @@ impl Index {
                 self.discount(&old.located);
                 (old.located.state, old.claims)
             }
-            None => (PieceState::Staged, Vec::new()),
+            None => {
+                let early = self.early.as_mut().and_then(|e| e.remove(&key));
+                (PieceState::Staged, early.unwrap_or_default())
+            }
         };
-        add_claim(&mut claims, header.upload);
+        add_claim(&mut claims, header.upload, self.fenced_before_ms);
         let located = Located { position, length, slot: header.slot, state };
         self.count(&located);
         self.put(batch, &key, Held { located, claims });
@@ -241,11 +268,16 @@ impl Index {
         let key = header.key();
         match self.held(batch, &key)? {
             Some(mut held) if held.located.state != PieceState::Trash => {
-                add_claim(&mut held.claims, header.upload);
+                add_claim(&mut held.claims, header.upload, self.fenced_before_ms);
                 self.put(batch, &key, held);
                 Ok(true)
             }
-            _ => Ok(false),
+            _ => {
+                if let Some(early) = &mut self.early {
+                    add_claim(early.entry(key).or_default(), header.upload, self.fenced_before_ms);
+                }
+                Ok(false)
+            }
         }
     }
 
@@ -359,6 +391,9 @@ impl Index {
         key: &PoolChunk,
         up_to: Position,
     ) -> Result<(), StoreError> {
+        if let Some(early) = &mut self.early {
+            early.remove(key);
+        }
         let Some(held) = self.held(batch, key)? else { return Ok(()) };
         if held.located.position > up_to {
             return Ok(());
@@ -433,9 +468,11 @@ impl Index {
     }
 }
 
-/// Beyond the bound the oldest goes: it is fenced before the others are.
-fn add_claim(claims: &mut Vec<UploadId>, upload: UploadId) {
+/// What is fenced makes room. Beyond the bound, which only a replay of settled claims goes, the oldest goes: it is
+/// fenced before the others are.
+fn add_claim(claims: &mut Vec<UploadId>, upload: UploadId, fenced_before_ms: u64) {
     if !claims.contains(&upload) {
+        claims.retain(|c| c.started_ms() >= fenced_before_ms);
         claims.push(upload);
         claims.sort_unstable();
         if claims.len() > MAX_CLAIMS {

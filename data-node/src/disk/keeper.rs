@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use wmall_journal::{AppendError, Journal, Position, Record};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
-use wmall_proto::{RpcError, UploadId};
+use wmall_proto::{ErrorCode, RpcError, UploadId};
 use wmall_runtime::view::StoreError;
 
 use super::books::Books;
@@ -24,8 +24,6 @@ use super::piece::{Entry, KIND_TOMBSTONE, PieceHeader, Tombstone};
 const BATCH: usize = 512;
 /// How often the index is written out, which bounds what the next start replays.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
-/// Staged pieces that are looked at together when uploads are fenced.
-const FENCE_PAGE: usize = 1024;
 
 /// A piece that was copied.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +79,10 @@ enum Reply {
     Piece(oneshot::Sender<Result<(), RpcError>>),
     Stamp(oneshot::Sender<Result<bool, RpcError>>, bool),
     Moves(mpsc::Sender<()>),
+}
+
+fn crowded() -> RpcError {
+    RpcError::new(ErrorCode::Busy, "too many uploads of these bytes are under way; try again later")
 }
 
 impl Keeper {
@@ -164,6 +166,12 @@ impl Keeper {
     fn take_one(&mut self, work: Work, replies: &mut Vec<Reply>) -> Result<(), StoreError> {
         let Self { index, batch, .. } = self;
         match work {
+            Work::Piece(header, _, _, reply) if index.is_crowded(batch, &header.key(), header.upload)? => {
+                let _ = reply.send(Err(crowded()));
+            }
+            Work::Stamp(header, _, reply) if index.is_crowded(batch, &header.key(), header.upload)? => {
+                let _ = reply.send(Err(crowded()));
+            }
             Work::Piece(header, length, position, reply) => {
                 replies.push(Reply::Piece(reply));
                 index.enter(batch, &Entry::Piece(header), position, length)?;
@@ -212,21 +220,8 @@ impl Keeper {
             FeedItem::Deleted(chunk) => self.release(chunk),
             FeedItem::Fenced { before_ms } => {
                 self.index.set_fence(&mut self.batch, *before_ms);
-                self.sweep()
+                Ok(())
             }
-        }
-    }
-
-    /// Staged pieces whose claims are all void go.
-    fn sweep(&mut self) -> Result<(), StoreError> {
-        let mut after = None;
-        loop {
-            // The scan sees the view only, so what waits goes in first.
-            self.apply()?;
-            let page = self.index.reader().staged(after.as_ref(), FENCE_PAGE)?;
-            let Some(&last) = page.last() else { return Ok(()) };
-            after = Some(last);
-            page.iter().try_for_each(|key| self.release(key))?;
         }
     }
 
@@ -288,7 +283,14 @@ impl Keeper {
             self.index.moved(&mut self.batch, &done.key, done.from, to)?;
         }
         if bury {
-            self.burials.push(Tombstone { key: done.key, up_to: done.to.unwrap_or(done.from) });
+            let copied = done.to.unwrap_or(done.from);
+            // It may have come again while it was moved, and then only what was before is over.
+            let up_to = match self.index.held(&self.batch, &done.key)? {
+                Some(held) if held.located.state == PieceState::Trash => held.located.position.max(copied),
+                Some(_) => done.from,
+                None => copied,
+            };
+            self.burials.push(Tombstone { key: done.key, up_to });
         }
         Ok(())
     }

@@ -168,6 +168,7 @@ impl DiskStore {
             ballast,
             name: self.name.clone(),
             given_up: Vec::new(),
+            first: None,
         }
     }
 
@@ -370,9 +371,20 @@ impl DiskStore {
         let _ = self.work.send(Work::Known(asked, known));
     }
 
-    /// How far the feed had been read when the index was last written.
-    pub(crate) fn feed(&self) -> Result<(u64, u64), StoreError> {
+    /// How far the feed has been read, and in which life of the metadata; none if it never was.
+    pub(crate) fn feed(&self) -> Result<Option<(u64, u64)>, StoreError> {
         self.reader.feed()
+    }
+
+    /// Whether what the metadata nodes knew at this index is known here too: the feed has been read up to it,
+    /// and no walk over all pieces is under way.
+    pub(crate) fn is_abreast(&self, index: u64) -> bool {
+        !self.books.walking() && matches!(self.reader.feed(), Ok(Some((position, _))) if position >= index)
+    }
+
+    /// A walk over all pieces begins, or has ended.
+    pub(crate) fn set_walking(&self, walking: bool) {
+        self.books.set_walking(walking);
     }
 
     /// Pieces that are not known to be committed.
@@ -487,6 +499,7 @@ fn replay(
     let gone: Vec<u64> = index.wanted.keys().copied().filter(|s| !there.contains(s)).collect();
     gone.into_iter().for_each(|segment| index.forget_segment(&mut batch, segment));
     index.apply(batch)?;
+    index.replayed();
     Ok(journal)
 }
 

@@ -27,6 +27,9 @@ const MAX_COMMANDS: usize = 256;
 const MAX_BYTES: usize = 1 << 20;
 /// Bytes that one command may have: an entry must fit in a message, with room for the next command.
 const MAX_COMMAND: usize = 4 << 20;
+/// Entries above this are decoded once more before they are proposed: a value takes at most a few times in
+/// memory what it takes encoded, and memory is what the decoder's limit counts.
+const CHECKED: usize = 512 << 10;
 /// Entries under way.
 const IN_FLIGHT: usize = 3;
 /// How long a command may take; after that its caller does not know and asks again with the same id.
@@ -97,6 +100,15 @@ async fn run(raft: Raft, mut commands: mpsc::Receiver<Waiting>) {
         }
         let (envelopes, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.envelope, w.reply)).unzip();
         let payload = Bytes::from(codec::encode(&Batch { now_ms: now_ms(), items: envelopes }));
+        // What an apply could not decode would stop every member for good.
+        if payload.len() > CHECKED && codec::decode::<Batch>(&payload).is_err() {
+            let code = if replies.len() > 1 { ErrorCode::Busy } else { ErrorCode::OutOfBounds };
+            let error = RpcError::new(code, "too much for one entry of the log").hint("send less at once");
+            for reply in replies {
+                let _ = reply.send(Err(error.clone()));
+            }
+            continue;
+        }
         let raft = raft.clone();
         tokio::spawn(async move {
             let outcome = raft.client_write(payload).await;

@@ -17,6 +17,8 @@ use crate::command::PromisedChunk;
 
 /// Parts that an upload may have: files of some four million chunks.
 const MAX_PARTS: u32 = 1024;
+/// Chunks that an answer names as needed.
+const MAX_NEEDED: usize = 16;
 /// Chunk ids per stored page of a file.
 pub(super) const LEAVES_PER_PAGE: usize = MAX_CHUNKS_PER_COMMIT;
 
@@ -145,7 +147,9 @@ impl Context<'_> {
             } else {
                 match self.judge_known(pool, chunk)? {
                     Some(known) => judged.push(known),
-                    None => need.push(chunk.id),
+                    // The answer is kept, so it names a few; whoever gets it sends everything.
+                    None if need.len() < MAX_NEEDED => need.push(chunk.id),
+                    None => {}
                 }
             }
         }
@@ -292,7 +296,7 @@ impl Context<'_> {
             condemned: None,
         });
         self.lift_sentence(pool, &judged.chunk, &mut record);
-        record.references += u32::from(reference);
+        record.references = record.references.saturating_add(u32::from(reference));
         self.txn.put(key, &record);
         let chunk = PoolChunk { pool, chunk: judged.chunk };
         self.feed.push(FeedItem::Committed { chunk, upload: file.upload });

@@ -9,9 +9,9 @@ use wmall_proto::chunk::{ChunkRecord, Condemned};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
 use wmall_proto::file::{FileRecord, Pin};
 use wmall_proto::rpc::Response;
-use wmall_proto::{ChunkId, FileId, PoolId, RpcError, UploadId};
+use wmall_proto::{ChunkId, FileId, PoolId, UploadId};
 
-use super::apply::{Context, Outcome, Refusal};
+use super::apply::{Context, Outcome};
 use super::commit::LEAVES_PER_PAGE;
 use super::txn::decode;
 use super::{State, keys};
@@ -28,8 +28,9 @@ impl Context<'_> {
             match what {
                 Due::Trash(bucket, name, version) => self.drop_version(&bucket, &name, version)?,
                 Due::Pin(id) => {
-                    let (mut file, key) = self.file(&id)?;
-                    self.forget_due(&id, &file);
+                    self.txn.remove(keys::due(at_ms, &Due::Pin(id)));
+                    let key = keys::file(&id);
+                    let Some(mut file) = self.txn.get::<FileRecord>(&key)? else { continue };
                     file.pin = Pin::None;
                     self.txn.put(key, &file);
                     self.release_if_unused(&id)?;
@@ -39,17 +40,23 @@ impl Context<'_> {
         Ok(Response::Done)
     }
 
-    pub(super) fn change_references(&mut self, id: &FileId, change: i64) -> Result<(), Refusal> {
-        let (mut file, key) = self.file(id)?;
-        let changed = file.references.checked_add_signed(change);
-        file.references = changed.ok_or_else(|| RpcError::internal("a file with less than no references"))?;
+    /// Counts a reference more or less. What should be there and is not is told, and is no reason to stop: a
+    /// command that is refused half-way would leave the counters in memory ahead of the map.
+    pub(super) fn change_references(&mut self, id: &FileId, change: i64) -> Result<(), StoreError> {
+        let key = keys::file(id);
+        let Some(mut file) = self.txn.get::<FileRecord>(&key)? else {
+            tracing::error!(%id, "a name points to a file that has no record");
+            return Ok(());
+        };
+        file.references = file.references.saturating_add_signed(change);
         self.txn.put(key, &file);
         self.release_if_unused(id)
     }
 
     /// Releases a file that nothing holds any more.
-    pub(super) fn release_if_unused(&mut self, id: &FileId) -> Result<(), Refusal> {
-        let (file, key) = self.file(id)?;
+    pub(super) fn release_if_unused(&mut self, id: &FileId) -> Result<(), StoreError> {
+        let key = keys::file(id);
+        let Some(file) = self.txn.get::<FileRecord>(&key)? else { return Ok(()) };
         if file.references > 0 || file.pin != Pin::None {
             return Ok(());
         }
@@ -61,7 +68,7 @@ impl Context<'_> {
         Ok(())
     }
 
-    fn release_page(&mut self, id: &FileId, file: &FileRecord, page: u32) -> Result<(), Refusal> {
+    fn release_page(&mut self, id: &FileId, file: &FileRecord, page: u32) -> Result<(), StoreError> {
         let leaves = keys::leaves(id, page);
         let chunks: Vec<ChunkId> = self.txn.get(&leaves)?.unwrap_or_default();
         for chunk in chunks {
@@ -73,7 +80,7 @@ impl Context<'_> {
         Ok(())
     }
 
-    fn release_chunk(&mut self, pool: PoolId, chunk: &ChunkId) -> Result<(), Refusal> {
+    fn release_chunk(&mut self, pool: PoolId, chunk: &ChunkId) -> Result<(), StoreError> {
         let key = keys::chunk(pool, chunk);
         let Some(mut record) = self.txn.get::<ChunkRecord>(&key)? else {
             tracing::error!(%chunk, "a file's chunk has no record");
@@ -112,8 +119,8 @@ impl Context<'_> {
             if record.references > 0 || record.condemned.map(|c| c.at) != Some(at) {
                 continue;
             }
-            let unknown = || RpcError::internal("a chunk outside every group");
-            let (group, row) = self.derived.topology.row_of(pool, &chunk).ok_or_else(unknown)?;
+            // Pools are never removed, so every chunk has its row.
+            let Some((group, row)) = self.derived.topology.row_of(pool, &chunk) else { continue };
             for disk in row.slots.clone() {
                 self.close_ticket(disk, group, &chunk, |_| true)?;
             }

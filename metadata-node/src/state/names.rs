@@ -148,7 +148,7 @@ impl Context<'_> {
     }
 
     fn restore_name(&mut self, bucket: &BucketName, name: &ObjectName, version: Option<u64>) -> Outcome {
-        let record = self.bucket(bucket)?;
+        self.bucket(bucket)?;
         if self.txn.get::<ObjectRecord>(&keys::object(bucket, name))?.is_some() {
             let reason = format!("{bucket}/{name} points to something; remove it first");
             return Err(RpcError::new(ErrorCode::AlreadyExists, reason).into());
@@ -165,7 +165,6 @@ impl Context<'_> {
         let trash = trash.ok_or_else(missing)?;
         let place = (bucket.clone(), name.clone());
         self.check_point(&place, Condition::Absent, &trash.object.file, trash.object.size)?;
-        drop(record);
         // The new reference comes before the old one goes, so that the file is held all the time.
         self.point(&place, trash.object.file, trash.object.size)?;
         self.drop_version(bucket, name, version)?;
@@ -207,7 +206,7 @@ impl Context<'_> {
             self.txn.put(keys::bucket(bucket), &record);
         }
         self.derived.counters.trash = self.derived.counters.trash.saturating_sub(1);
-        self.change_references(&trash.object.file, -1)
+        Ok(self.change_references(&trash.object.file, -1)?)
     }
 
     fn unpin(&mut self, id: &FileId, purge: bool) -> Outcome {

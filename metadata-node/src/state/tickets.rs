@@ -50,7 +50,7 @@ impl Context<'_> {
     ) -> Result<(), Refusal> {
         let row = self.derived.topology.row_of(group.0, chunk).map(|(_, row)| row);
         let Some(&disk) = row.and_then(|r| r.slots.get(usize::from(slot))) else { return Ok(()) };
-        self.close_ticket(disk, group, chunk, |reason| reason == TicketReason::MissedWrite)
+        self.close_ticket(disk, group, chunk, |t| t.reason == TicketReason::MissedWrite)
     }
 
     pub(super) fn close_ticket(
@@ -58,14 +58,14 @@ impl Context<'_> {
         disk: DiskId,
         group: PgKey,
         chunk: &ChunkId,
-        closes: impl Fn(TicketReason) -> bool,
+        closes: impl Fn(&Ticket) -> bool,
     ) -> Result<(), Refusal> {
         // Most disks have none; asking the counter first saves the look-up on every commit.
         if self.derived.counters.tickets.get(&disk).is_none_or(|&n| n == 0) {
             return Ok(());
         }
         let key = keys::ticket(disk, group.0, chunk);
-        if self.txn.get::<Ticket>(&key)?.is_some_and(|t| closes(t.reason)) {
+        if self.txn.get::<Ticket>(&key)?.is_some_and(|t| closes(&t)) {
             self.txn.remove(key);
             let lower = |n: &mut u64| *n = n.saturating_sub(1);
             self.derived.counters.tickets.entry(disk).and_modify(lower);
@@ -87,7 +87,8 @@ impl Context<'_> {
         self.check_life(disk, Some(incarnation))?;
         for (pool, chunk) in pieces {
             if let Some((group, _)) = self.derived.topology.row_of(*pool, chunk) {
-                self.close_ticket(disk, group, chunk, |_| true)?;
+                // A ticket from after the listing is of another piece than the one that was fetched.
+                self.close_ticket(disk, group, chunk, |t| t.since <= as_of)?;
             }
         }
         for &group in clean {

@@ -141,6 +141,8 @@ pub(crate) struct Writer {
     queue: Arc<Queue>,
     limits: Limits,
     tail: Option<Tail>,
+    /// Up to here the present segment is known to be durable. A mark is behind it.
+    synced: u64,
     /// Whether the last batch has no mark behind it.
     unmarked: bool,
     /// Up to here the present segment's blocks have been written once, if only with zeros.
@@ -170,7 +172,9 @@ impl Writer {
         limits: Limits,
         tail: Option<Tail>,
     ) -> Self {
-        Self { segments, queue, limits, tail, unmarked: false, zeroed: 0 }
+        // Recovery has synced what it found.
+        let synced = tail.as_ref().map_or(0, |t| t.offset);
+        Self { segments, queue, limits, tail, synced, unmarked: false, zeroed: 0 }
     }
 
     pub(crate) fn run(mut self) {
@@ -219,7 +223,7 @@ impl Writer {
             let mut positions = Vec::with_capacity(append.records.len());
             for record in &append.records {
                 let position = Position { segment: tail.segment, offset };
-                encode(record, position, start, &mut parts);
+                encode(record, position, self.synced, &mut parts);
                 offset += record.size();
                 positions.push(position);
             }
@@ -237,6 +241,7 @@ impl Writer {
         match written {
             Ok(()) => {
                 tail.offset = offset;
+                self.synced = offset;
                 self.unmarked = true;
                 self.zeroed = zeroed;
                 for (done, positions) in taken {
@@ -265,7 +270,7 @@ impl Writer {
         }
         let mut parts = Vec::new();
         let position = Position { segment: tail.segment, offset: tail.offset };
-        encode(&record, position, tail.offset, &mut parts);
+        encode(&record, position, self.synced, &mut parts);
         if tail.file.write_at(&parts, tail.offset).is_ok() {
             tail.offset += record.size();
         }
@@ -293,10 +298,11 @@ impl Writer {
             _ => Stop::Fence(error),
         })?;
         if let Some(old) = &self.tail {
-            seal(old).map_err(Stop::Fence)?;
+            seal(old, self.synced).map_err(Stop::Fence)?;
         }
         self.segments.publish(number, file.clone()).map_err(Stop::Fence)?;
         self.tail = Some(Tail { segment: number, file, offset: SEGMENT_HEADER, size });
+        self.synced = SEGMENT_HEADER;
         self.zeroed = 0;
         Ok(())
     }
@@ -312,13 +318,13 @@ impl Writer {
 }
 
 /// Closes a segment. One that was recovered with its seal in place has no room left and needs none.
-fn seal(tail: &Tail) -> io::Result<()> {
+fn seal(tail: &Tail, synced: u64) -> io::Result<()> {
     if tail.offset == tail.size {
         return Ok(());
     }
     let mut parts = Vec::new();
     let position = Position { segment: tail.segment, offset: tail.offset };
-    encode(&Record { kind: KIND_SEAL, ..Record::default() }, position, tail.offset, &mut parts);
+    encode(&Record { kind: KIND_SEAL, ..Record::default() }, position, synced, &mut parts);
     tail.file.write_at(&parts, tail.offset)?;
     tail.file.sync_data()
 }

@@ -78,7 +78,7 @@ pub enum Request {
         receipts: Vec<SignedReceipt>,
         /// Groups whose dirty mark may go: the node has fetched all that `ListMissing` named for them.
         clean: Vec<(crate::PoolId, crate::PgId)>,
-        /// `as_of` of the first page of that listing: what went missing later keeps a group's mark.
+        /// `as_of` of the listing's page, or of its first page for groups: what went missing later stays so.
         as_of: u64,
     },
     /// What a disk should hold and does not, a page at a time: tickets, and the chunks of its dirty
@@ -248,8 +248,8 @@ pub enum Response {
     Status(Box<crate::status::ClusterStatus>),
     /// To [`Request::Commit`].
     Committed(CommitOutcome),
-    /// To [`Request::Commit`]: these chunks were claimed to be there already and are not, or not safely.
-    /// Nothing has changed; send them and commit again under a new request id.
+    /// To [`Request::Commit`]: chunks were claimed to be there already and are not, or not safely; these are a
+    /// few of them. Nothing has changed; send all and commit again under a new request id.
     NeedChunks(Vec<crate::ChunkId>),
     /// To a request whose success has nothing to add.
     Done,

@@ -13,7 +13,7 @@ use quinn::{RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use wmall_proto::codec;
 use wmall_proto::rpc::{Request, Response};
-use wmall_proto::{ErrorCode, RpcError};
+use wmall_proto::{ErrorCode, Role, RpcError};
 
 use crate::body::Body;
 use crate::endpoint::{Endpoint, server_config};
@@ -27,8 +27,9 @@ const MAX_CONNECTIONS: usize = 1024;
 const WINDOW_BUDGET: u64 = 512 << 20;
 /// Connections that are counted as there at least, so that the first gets no more than the tuned window.
 const FEW_CONNECTIONS: u64 = 8;
-/// Bytes of large headers that are being received at once.
-const HEADER_BYTES: usize = 128 << 20;
+/// Bytes of large headers that are being received at once from users, and as many from nodes: users must not
+/// hold Raft's messages off.
+const HEADER_BYTES: usize = 64 << 20;
 /// A header up to this size needs no place.
 const FREE_HEADER: usize = 64 << 10;
 /// How long a handshake may take: who has no certificate holds a place no longer.
@@ -103,7 +104,7 @@ impl Endpoint {
     /// Answers calls until the endpoint is closed.
     pub async fn serve<H: Handler>(&self, handler: Arc<H>) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let headers = Arc::new(Semaphore::new(HEADER_BYTES));
+        let headers = Headers::default();
         while let Some(incoming) = self.quinn.accept().await {
             // An address that may be forged gets a token first, and no state of ours.
             if !incoming.remote_address_validated() && incoming.may_retry() {
@@ -134,10 +135,33 @@ impl Endpoint {
     }
 }
 
+/// Places for large headers.
+#[derive(Clone)]
+struct Headers {
+    nodes: Arc<Semaphore>,
+    users: Arc<Semaphore>,
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        let places = || Arc::new(Semaphore::new(HEADER_BYTES));
+        Self { nodes: places(), users: places() }
+    }
+}
+
+impl Headers {
+    fn of(&self, role: Role) -> Arc<Semaphore> {
+        match role {
+            Role::Metadata | Role::Data => self.nodes.clone(),
+            Role::Validator | Role::Client | Role::Admin => self.users.clone(),
+        }
+    }
+}
+
 async fn serve_connection<H: Handler>(
     connection: quinn::Connection,
     own: Peer,
-    headers: Arc<Semaphore>,
+    headers: Headers,
     handler: Arc<H>,
 ) {
     let Some(peer) = peer_of(&connection).filter(|p| p.cluster == own.cluster) else {
@@ -145,9 +169,9 @@ async fn serve_connection<H: Handler>(
         return;
     };
     while let Ok((send, receive)) = connection.accept_bi().await {
-        let (peer, handler, headers) = (peer.clone(), handler.clone(), headers.clone());
+        let (peer, handler, headers) = (peer.clone(), handler.clone(), headers.of(peer.role));
         tokio::spawn(async move {
-            let answering = serve_call(send, receive, peer, &headers, handler);
+            let answering = serve_call(send, receive, peer, headers, handler);
             if tokio::time::timeout(HANDLER_TIMEOUT, answering).await.is_err() {
                 tracing::warn!("a call took longer than {HANDLER_TIMEOUT:?} and was cut off");
             }
@@ -159,11 +183,11 @@ async fn serve_call<H: Handler>(
     send: SendStream,
     mut receive: RecvStream,
     peer: Peer,
-    headers: &Semaphore,
+    headers: Arc<Semaphore>,
     handler: Arc<H>,
 ) {
     let replier = Replier { send, started: false };
-    let request = match tokio::time::timeout(HEADER_TIMEOUT, read_request(&mut receive, headers)).await {
+    let request = match tokio::time::timeout(HEADER_TIMEOUT, read_request(&mut receive, &headers)).await {
         Ok(Ok(request)) => request,
         Ok(Err(error)) => return replier.send(Err(error)).await,
         Err(_) => return,

@@ -58,7 +58,7 @@ fn pieces_are_counted_once_and_keep_what_holds_them() {
     drop(index);
     let (index, from) = Index::open(&folder.path().join("index")).unwrap();
     assert_eq!(from, Some(at(2, 256)));
-    assert_eq!((index.counts.pieces, index.reader().feed().unwrap()), (1, (77, 3)));
+    assert_eq!((index.counts.pieces, index.reader().feed().unwrap()), (1, Some((77, 3))));
     assert_eq!(index.wanted[&2], Journal::record_bytes(HEADER, 10));
 }
 
@@ -125,10 +125,37 @@ fn a_moved_piece_is_where_it_was_moved_to_and_dead_where_it_was() {
 }
 
 #[test]
+fn a_claim_whose_piece_was_moved_behind_it_outlives_a_rebuild() {
+    let (_folder, mut index) = open();
+    // The stamp at 7 was given for a piece at 3, which is at 9 now; segment 3 is gone.
+    change(&mut index, |i, b| i.enter(b, &Entry::Stamp(header(1, 50)), at(7, 64), 0)).unwrap();
+    change(&mut index, |i, b| i.enter(b, &Entry::Copy(header(1, 5)), at(9, 64), 10)).unwrap();
+    index.replayed();
+    assert_eq!(index.reader().held(&key(1)).unwrap().unwrap().claims, [upload(5), upload(50)]);
+    // Once the journal is replayed, a claim on nothing is nothing.
+    assert!(!change(&mut index, |i, b| i.claim(b, &header(2, 60))).unwrap());
+    insert(&mut index, 2, 70, at(9, 128));
+    assert_eq!(index.reader().held(&key(2)).unwrap().unwrap().claims, [upload(70)]);
+}
+
+#[test]
+fn no_more_uploads_are_promised_a_piece_than_it_remembers() {
+    let (_folder, mut index) = open();
+    insert(&mut index, 1, 5, at(1, 64));
+    (100..131).for_each(|ms| assert!(change(&mut index, |i, b| i.claim(b, &header(1, ms))).unwrap()));
+    let crowded = |i: &Index, ms| i.is_crowded(&IndexBatch::default(), &key(1), upload(ms)).unwrap();
+    assert!(crowded(&index, 200) && !crowded(&index, 110), "one of them may ask again");
+    change(&mut index, |i, b| i.set_fence(b, 101));
+    assert!(!crowded(&index, 200));
+}
+
+#[test]
 fn claims_are_bounded_and_the_oldest_goes_first() {
     let mut claims = Vec::new();
-    (0..100).rev().for_each(|ms| add_claim(&mut claims, upload(ms)));
+    (0..100).rev().for_each(|ms| add_claim(&mut claims, upload(ms), 0));
     assert_eq!(claims, (68..100).map(upload).collect::<Vec<_>>());
+    add_claim(&mut claims, upload(200), 90);
+    assert_eq!(claims.len(), 11, "what is fenced makes room");
 }
 
 #[test]

@@ -189,7 +189,47 @@ async fn a_deleted_piece_stays_gone_and_one_that_is_claimed_stays() {
     let disk = open(folder.path());
     disk.follow(vec![FeedItem::Fenced { before_ms: 7 }], Some((11, 0)));
     settle(&disk);
-    assert_eq!(disk.usage().pieces, 0);
+    assert_eq!(disk.usage().pieces, 2, "whether they are committed, others know");
+    let known = PiecesKnown { committed: vec![key(&again)], fenced_before_ms: 7, deletion_held: false };
+    disk.reconcile(vec![key(&claimed), key(&again)], known);
+    settle(&disk);
+    assert_eq!(disk.usage().pieces, 1);
+    assert_eq!(content_of(&disk, &again), again);
+}
+
+/// Deleted, put again and promised, all while compaction moves the first piece.
+#[tokio::test]
+async fn a_piece_that_comes_again_while_it_is_moved_outlives_the_tombstone_of_the_first() {
+    let disk = SimDisk::new();
+    let store = simulated(&disk, Arc::default()).unwrap();
+    let content = bytes(1);
+    try_put(&store, &content, 1).await.unwrap();
+    store.follow(vec![committed(&content, 1)], Some((5, 0)));
+    settle(&store);
+    let from = store.locate(&key(&content)).unwrap().unwrap().position;
+    let (sender, answers) = mpsc::channel();
+    store.work.send(Work::BeginMoves(vec![(key(&content), from)], sender)).unwrap();
+    assert_eq!(answers.recv().unwrap(), [true]);
+    store.follow(vec![FeedItem::Deleted(key(&content))], Some((6, 0)));
+    try_put(&store, &content, 20).await.unwrap();
+    let copy = Record {
+        kind: super::super::piece::KIND_COPY,
+        meta: header(&content, 1).encode(),
+        payload: vec![Bytes::from(content.clone())],
+        payload_crc: None,
+    };
+    let to = store.journal.append_and_wait(vec![copy]).unwrap().first().copied();
+    let (sender, ended) = mpsc::channel();
+    let done = super::super::keeper::Move { key: key(&content), from, to };
+    store.work.send(Work::EndMoves(vec![done], sender)).unwrap();
+    ended.recv().unwrap();
+    settle(&store);
+    assert_eq!(content_of(&store, &content), content, "it was promised to the second upload");
+    drop(store);
+    let store = simulated(&disk.killed(), Arc::default()).unwrap();
+    assert_eq!(content_of(&store, &content), content, "and a rebuild finds it");
+    let held = store.reader.held(&key(&content)).unwrap().unwrap();
+    assert!(held.claims.contains(&upload(20)));
 }
 
 #[tokio::test]

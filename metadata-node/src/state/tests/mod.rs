@@ -183,6 +183,8 @@ fn tickets_close_by_receipts_and_rot_only_by_the_disk_itself() {
     m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
     assert_eq!(m.tickets(), 1, "a receipt from before the rot was found proves nothing");
     m.close(2, &[id(1)], vec![], 0);
+    assert_eq!(m.tickets(), 1, "a ticket from after the listing stays");
+    m.close(2, &[id(1)], vec![], m.index);
     assert_eq!(m.tickets(), 0);
     let void = Command::CloseTickets {
         disk,

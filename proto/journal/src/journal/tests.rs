@@ -265,6 +265,32 @@ fn rot_in_the_last_batch_is_told_from_a_torn_tail_once_it_has_its_mark() {
     assert_eq!(reopen(Arc::new(disk)).unwrap().1, [0, 1]);
 }
 
+/// A mark is not synced. If a power cut takes it and leaves a part of the batch behind it, that is a torn tail
+/// and no rot.
+#[test]
+fn a_batch_behind_a_lost_mark_does_not_vouch_for_it() {
+    let disk = SimDisk::new();
+    let (journal, _) = reopen(Arc::new(disk.clone())).unwrap();
+    let first = journal.append_and_wait(vec![record(0, 100)]).unwrap()[0];
+    let before = disk.operations();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while disk.operations() == before {
+        assert!(std::time::Instant::now() < deadline, "no mark is written");
+        std::thread::yield_now();
+    }
+    let second = journal.append_and_wait(vec![record(1, 100)]).unwrap()[0];
+    drop(journal);
+    // As if the second batch's sync had not come, and the sector with the mark had not reached the disk.
+    let after = disk.crash(Crash::Drop, 0);
+    let mark = first.offset + record(0, 100).size();
+    let gap = vec![0u8; (second.offset - mark) as usize];
+    assert!(!gap.is_empty(), "there is a mark between the two");
+    let file = after.open("0000000000.seg").unwrap();
+    file.write_at(&[gap.into()], mark).unwrap();
+    file.sync_all().unwrap();
+    assert_eq!(reopen(Arc::new(after)).unwrap().1, [0]);
+}
+
 #[test]
 fn a_foreign_or_missing_segment_is_refused() {
     let disk = SimDisk::new();
