@@ -39,6 +39,29 @@ pub struct Promise {
     pub incarnation: Incarnation,
 }
 
+/// What a commit says of its file.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct FileCommit {
+    /// The upload.
+    pub upload: UploadId,
+    /// Where its chunks live.
+    pub pool: PoolId,
+    /// The file.
+    pub id: FileId,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes of every chunk but the last.
+    pub chunk_size: u32,
+    /// The name to point to it.
+    pub object: Option<(BucketName, ObjectName)>,
+    /// What must hold of that name.
+    pub condition: Condition,
+    /// Parts that went before.
+    pub parts: u32,
+    /// When each chunk counts as durable.
+    pub ack: Ack,
+}
+
 /// Something whose grace ends at a known time.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Due {
@@ -144,26 +167,10 @@ pub enum Command {
     },
     /// A file, or the last part of one.
     CommitFile {
-        /// The upload.
-        upload: UploadId,
-        /// Where its chunks live.
-        pool: PoolId,
         /// The file.
-        id: FileId,
-        /// Bytes.
-        size: u64,
-        /// Bytes of every chunk but the last.
-        chunk_size: u32,
-        /// The name to point to it.
-        object: Option<(BucketName, ObjectName)>,
-        /// What must hold of that name.
-        condition: Condition,
-        /// Parts that went before.
-        parts: u32,
-        /// The remaining chunks.
+        file: FileCommit,
+        /// Its chunks, or those that no part has brought.
         chunks: Vec<PromisedChunk>,
-        /// When each counts as durable.
-        ack: Ack,
     },
     /// A data node and its disks.
     Register(Registration),
@@ -223,8 +230,8 @@ impl Command {
                 chunks,
                 ack,
             } => {
-                let chunks = strip(chunks);
-                Self::CommitFile { upload, pool, id, size, chunk_size, object, condition, parts, chunks, ack }
+                let file = FileCommit { upload, pool, id, size, chunk_size, object, condition, parts, ack };
+                Self::CommitFile { file, chunks: strip(chunks) }
             }
         }
     }

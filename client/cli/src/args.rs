@@ -135,7 +135,7 @@ pub(crate) struct PutArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) ack: AckArg,
     /// The pool, if not the bucket's or the only one.
-    #[arg(long, conflicts_with = "object")]
+    #[arg(long)]
     pub(crate) pool: Option<PoolName>,
     /// Only if the name points to nothing.
     #[arg(long, requires = "object")]

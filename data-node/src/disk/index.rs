@@ -5,34 +5,23 @@
 //! What holds a piece: the commit of its chunk (`live`), and the claims of uploads that may still commit.
 //! A piece that nothing holds is trash: invisible, waiting for its tombstone to be durable.
 
+mod layout;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
 use wmall_journal::{Journal, Position};
+use wmall_proto::UploadId;
 use wmall_proto::feed::PoolChunk;
-use wmall_proto::{ChunkId, PoolId, UploadId};
 use wmall_runtime::view::{Buffered, Changes, SledStore, Store, StoreError};
 
 use super::piece::{Entry, HEADER, PieceHeader};
+use layout::{
+    COUNTS_KEY, FEED_KEY, FENCE_KEY, LOSS_KEY, PIECES, POSITION_KEY, SEGMENTS, STAGED, TRASH, decode_held,
+    decode_pair, encode_held, encode_pair, kind_key, parse_key, piece_key, segment_key,
+};
 
-/// How far the journal is in the index.
-const POSITION_KEY: &[u8] = b"\x01position";
-/// How far the feed has been read.
-const FEED_KEY: &[u8] = b"\x01feed";
-/// Before which time uploads are fenced.
-const FENCE_KEY: &[u8] = b"\x01fence";
-/// Something was lost that can't be named, and the metadata nodes have not been told yet.
-const LOSS_KEY: &[u8] = b"\x01loss";
-const COUNTS_KEY: &[u8] = b"\x01usage";
-/// Pieces.
-const PIECES: u8 = b'p';
-/// Pieces that are staged, so that they are found without a walk over all.
-const STAGED: u8 = b's';
-/// Pieces that are trash, likewise.
-const TRASH: u8 = b't';
-/// Bytes of records that are wanted, by segment.
-const SEGMENTS: u8 = b'u';
 /// Claims that a piece may have: more uploads of the same bytes at once are told to wait.
 pub(crate) const MAX_CLAIMS: usize = 32;
 
@@ -479,61 +468,6 @@ fn add_claim(claims: &mut Vec<UploadId>, upload: UploadId, fenced_before_ms: u64
             claims.remove(0);
         }
     }
-}
-
-fn kind_key(kind: u8, key: &PoolChunk) -> Vec<u8> {
-    let mut out = Vec::with_capacity(35);
-    out.push(kind);
-    out.extend_from_slice(&key.pool.0.to_be_bytes());
-    out.extend_from_slice(&key.chunk.0);
-    out
-}
-
-fn piece_key(key: &PoolChunk) -> Vec<u8> {
-    kind_key(PIECES, key)
-}
-
-fn segment_key(segment: u64) -> Vec<u8> {
-    [&[SEGMENTS], segment.to_be_bytes().as_slice()].concat()
-}
-
-fn parse_key(key: &[u8]) -> Option<PoolChunk> {
-    let pool = u16::from_be_bytes(*key.get(1..)?.first_chunk()?);
-    Some(PoolChunk { pool: PoolId(pool), chunk: ChunkId(key.get(3..)?.try_into().ok()?) })
-}
-
-fn encode_pair(a: u64, b: u64) -> Vec<u8> {
-    [a.to_le_bytes(), b.to_le_bytes()].concat()
-}
-
-fn decode_pair(bytes: &[u8]) -> Option<(u64, u64)> {
-    let (a, rest) = bytes.split_first_chunk::<8>()?;
-    Some((u64::from_le_bytes(*a), u64::from_le_bytes(rest.try_into().ok()?)))
-}
-
-fn encode_held(held: &Held) -> Vec<u8> {
-    let located = &held.located;
-    let mut out = encode_pair(located.position.segment, located.position.offset);
-    out.extend_from_slice(&located.length.to_le_bytes());
-    out.push(located.slot);
-    out.push(located.state as u8);
-    held.claims.iter().for_each(|c| out.extend_from_slice(&c.0));
-    out
-}
-
-fn decode_held(bytes: &[u8]) -> Option<Held> {
-    let (segment, offset) = decode_pair(bytes.get(..16)?)?;
-    let (&[a, b, c, d, slot, state], claims) = bytes.get(16..)?.split_first_chunk::<6>()?;
-    let state = match state {
-        0 => PieceState::Staged,
-        1 => PieceState::Live,
-        2 => PieceState::Trash,
-        _ => return None,
-    };
-    let (claims, []) = claims.as_chunks::<16>() else { return None };
-    let claims = claims.iter().copied().map(UploadId).collect();
-    let length = u32::from_le_bytes([a, b, c, d]);
-    Some(Held { located: Located { position: Position { segment, offset }, length, slot, state }, claims })
 }
 
 #[cfg(test)]

@@ -177,31 +177,7 @@ impl<'a> Context<'a> {
             Command::CommitPart { upload, pool, part, chunks, ack } => {
                 self.commit_part(upload, pool, part, chunks, ack)
             }
-            Command::CommitFile {
-                upload,
-                pool,
-                id,
-                size,
-                chunk_size,
-                object,
-                condition,
-                parts,
-                chunks,
-                ack,
-            } => {
-                let file = super::commit::FileCommit {
-                    upload,
-                    pool,
-                    id,
-                    size,
-                    chunk_size,
-                    object,
-                    condition,
-                    parts,
-                    ack,
-                };
-                self.commit_file(file, chunks)
-            }
+            Command::CommitFile { file, chunks } => self.commit_file(file, chunks),
             Command::Register(registration) => self.register(registration),
             Command::CloseTickets { disk, incarnation, pieces, clean, as_of } => {
                 self.close_tickets(disk, incarnation, &pieces, &clean, as_of)

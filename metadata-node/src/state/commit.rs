@@ -8,12 +8,12 @@ use wmall_proto::chunk::{ChunkRecord, MAX_CHUNKS_PER_COMMIT, Ticket, TicketReaso
 use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::file::{FileRecord, Pin};
 use wmall_proto::pg::{PgKey, PgRow};
-use wmall_proto::rpc::{Ack, CommitOutcome, Condition, Response};
-use wmall_proto::{BucketName, ChunkId, ErrorCode, FileId, ObjectName, PoolId, RpcError, UploadId};
+use wmall_proto::rpc::{Ack, CommitOutcome, Response};
+use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError, UploadId};
 
 use super::apply::{Context, Outcome, Refusal};
 use super::keys;
-use crate::command::PromisedChunk;
+use crate::command::{FileCommit, PromisedChunk};
 
 /// Parts that an upload may have: files of some four million chunks.
 const MAX_PARTS: u32 = 1024;
@@ -21,19 +21,6 @@ const MAX_PARTS: u32 = 1024;
 const MAX_NEEDED: usize = 16;
 /// Chunk ids per stored page of a file.
 pub(super) const LEAVES_PER_PAGE: usize = MAX_CHUNKS_PER_COMMIT;
-
-/// A `CommitFile` without its chunks.
-pub(super) struct FileCommit {
-    pub(super) upload: UploadId,
-    pub(super) pool: PoolId,
-    pub(super) id: FileId,
-    pub(super) size: u64,
-    pub(super) chunk_size: u32,
-    pub(super) object: Option<(BucketName, ObjectName)>,
-    pub(super) condition: Condition,
-    pub(super) parts: u32,
-    pub(super) ack: Ack,
-}
 
 /// A chunk that has been judged: what to write for it.
 struct Judged {

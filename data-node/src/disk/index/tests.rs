@@ -1,3 +1,5 @@
+use wmall_proto::{ChunkId, PoolId};
+
 use super::*;
 
 fn key(n: u8) -> PoolChunk {

@@ -9,16 +9,16 @@ use wmall_proto::{FileId, ObjectName};
 
 fn named(chunks: &[u64], name: &str, condition: Condition) -> Command {
     let mut command = file(chunks.iter().map(|&n| chunk(n, &[0, 1, 2])).collect(), Ack::All);
-    if let Command::CommitFile { object, condition: c, .. } = &mut command {
-        *object = Some((b(), name.parse().unwrap()));
-        *c = condition;
+    if let Command::CommitFile { file, .. } = &mut command {
+        file.object = Some((b(), name.parse().unwrap()));
+        file.condition = condition;
     }
     command
 }
 
 fn file_of(chunks: &[u64]) -> FileId {
     match file(chunks.iter().map(|&n| chunk(n, &[])).collect(), Ack::All) {
-        Command::CommitFile { id, .. } => id,
+        Command::CommitFile { file, .. } => file.id,
         other => panic!("{other:?}"),
     }
 }
@@ -259,8 +259,8 @@ fn a_fenced_upload_never_commits_and_its_parts_go() {
     assert_eq!(m.feed(), [FeedItem::Fenced { before_ms: 60 }]);
     assert_eq!(code(m.run(part(59))), Err(ErrorCode::UploadFenced));
     let mut late = file(vec![chunk(1, &[0, 1, 2])], Ack::All);
-    if let Command::CommitFile { upload: u, .. } = &mut late {
-        *u = upload(59);
+    if let Command::CommitFile { file, .. } = &mut late {
+        file.upload = upload(59);
     }
     assert_eq!(code(m.run(late)), Err(ErrorCode::UploadFenced));
     let parts = m.state.fenced_parts(10).unwrap();

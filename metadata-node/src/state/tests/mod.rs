@@ -14,7 +14,7 @@ use wmall_proto::{
 use wmall_runtime::view::MemoryStore;
 
 use super::*;
-use crate::command::{Batch, Command, Envelope, Promise, PromisedChunk};
+use crate::command::{Batch, Command, Envelope, FileCommit, Promise, PromisedChunk};
 
 const POOL: PoolId = PoolId(1);
 const CHUNK: u32 = 65_536;
@@ -130,7 +130,7 @@ fn file(chunks: Vec<PromisedChunk>, ack: Ack) -> Command {
     let ids: Vec<ChunkId> = chunks.iter().map(|c| c.id).collect();
     let size = u64::from(CHUNK) * ids.len() as u64;
     let manifest = Manifest::new(size, CHUNK, ids).unwrap();
-    Command::CommitFile {
+    let file = FileCommit {
         upload: UploadId([1; 16]),
         pool: POOL,
         id: manifest.id(),
@@ -139,9 +139,9 @@ fn file(chunks: Vec<PromisedChunk>, ack: Ack) -> Command {
         object: None,
         condition: Condition::None,
         parts: 0,
-        chunks,
         ack,
-    }
+    };
+    Command::CommitFile { file, chunks }
 }
 
 fn code(answer: Result<Response, RpcError>) -> Result<(), ErrorCode> {
@@ -255,22 +255,11 @@ fn parts_belong_to_their_upload_and_pool_and_show_only_with_the_file() {
     let all: Vec<PromisedChunk> =
         (0..MAX_CHUNKS_PER_COMMIT as u64 + 10).map(|n| chunk(n, &[0, 1, 2])).collect();
     let whole = file(all.clone(), Ack::All);
-    let Command::CommitFile { upload, pool, id: file_id, size, chunk_size, ack, .. } = whole else {
-        panic!("a file")
-    };
+    let Command::CommitFile { file: whole, .. } = whole else { panic!("a file") };
     let (first, rest) = all.split_at(MAX_CHUNKS_PER_COMMIT);
-    let last = |parts| Command::CommitFile {
-        upload,
-        pool,
-        id: file_id,
-        size,
-        chunk_size,
-        object: None,
-        condition: Condition::None,
-        parts,
-        chunks: rest.to_vec(),
-        ack,
-    };
+    let FileCommit { upload, id: file_id, ack, .. } = whole;
+    let last =
+        |parts| Command::CommitFile { file: FileCommit { parts, ..whole.clone() }, chunks: rest.to_vec() };
     assert_eq!(code(m.run(last(1))), Err(ErrorCode::NotFound), "the part has not come");
     let part = |pool| Command::CommitPart { upload, pool, part: 0, chunks: first.to_vec(), ack };
     assert_eq!(code(m.run(part(PoolId(9)))), Err(ErrorCode::NotFound));
@@ -293,8 +282,8 @@ fn names_move_and_buckets_count() {
     let mut m = Machine::new();
     let name = |n: u64, object: &str| {
         let mut command = file(vec![chunk(n, &[0, 1, 2])], Ack::All);
-        if let Command::CommitFile { object: place, .. } = &mut command {
-            *place = Some(("b".parse().unwrap(), object.parse().unwrap()));
+        if let Command::CommitFile { file, .. } = &mut command {
+            file.object = Some(("b".parse().unwrap(), object.parse().unwrap()));
         }
         command
     };
@@ -307,7 +296,8 @@ fn names_move_and_buckets_count() {
     };
     assert_eq!(bucket(&m), (2, 2 * u64::from(CHUNK)));
     let references = |m: &Machine, n: u64| {
-        let Command::CommitFile { id, .. } = file(vec![chunk(n, &[])], Ack::All) else { panic!() };
+        let Command::CommitFile { file, .. } = file(vec![chunk(n, &[])], Ack::All) else { panic!() };
+        let id = file.id;
         match m.state.query(&Query::File { id, first: 0 }, &Silent::new()) {
             Ok(QueryReply::File(page)) => page.record.references,
             other => panic!("{other:?}"),
