@@ -253,15 +253,16 @@ impl Devnet {
     /// Waits until a node answers on its operations port, or has ended instead.
     fn wait_started(&mut self, i: usize) -> Result<(), DevnetError> {
         let node = self.state.nodes[i].clone();
-        let config = self.layout.config(&node.name, &node.kind);
         let deadline = Instant::now() + READY;
         loop {
             if TcpStream::connect_timeout(&node.ops, POLL).is_ok() {
                 return Ok(());
             }
-            self.reap();
-            let what = if !is_running(node.pid, &config) {
-                format!("{} ended at once instead of coming up", node.name)
+            // Not by its command line, which it has only some time after it has begun.
+            let child = self.tied.iter_mut().find(|c| c.id() == node.pid);
+            let ended = child.and_then(|c| c.try_wait().ok().flatten());
+            let what = if let Some(status) = ended {
+                format!("{} ended at once ({status}) instead of coming up", node.name)
             } else if Instant::now() >= deadline {
                 format!("{} did not come up", node.name)
             } else {

@@ -59,10 +59,22 @@ pub(crate) fn signal(pid: u32, config: &Path, signal: Signal) {
     }
 }
 
+/// Whether nothing is left of the process: neither it nor, while it is ending, its sockets and locks. A process
+/// that ends loses its command line first and its files later.
+fn is_gone(pid: u32, config: &Path) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // The state follows the name, which is in parentheses and may hold anything.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return true };
+    // The first of its threads may end before the others, which hold the files as long as they are there.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    (matches!(state, Some('Z' | 'X')) && threads <= 1) || (!line.is_empty() && !is_running(pid, config))
+}
+
 /// Waits until the process is gone.
 pub(crate) fn wait_gone(pid: u32, config: &Path, limit: Duration) -> bool {
     let deadline = Instant::now() + limit;
-    while is_running(pid, config) {
+    while !is_gone(pid, config) {
         if Instant::now() >= deadline {
             return false;
         }
