@@ -76,7 +76,6 @@ impl Control {
         work: watch::Sender<Vec<DiskId>>,
         ready: Arc<AtomicBool>,
     ) -> Self {
-        // The disk that has read least decides where the feed goes on.
         let places: Vec<_> = disks.iter().map(|d| d.feed().ok().flatten()).collect();
         let (feed, feed_epoch) = start_of(&places);
         disks.iter().for_each(|d| d.set_walking(feed_epoch == NOWHERE));

@@ -163,16 +163,10 @@ impl Handler for Service {
                 replier.send(answer).await;
                 ok
             }
-            Request::ReadPiece(read) => match self.read(&read, &mut replier).await {
-                Ok(()) => {
-                    replier.finish();
-                    true
-                }
-                Err(error) => {
-                    replier.refuse(error).await;
-                    false
-                }
-            },
+            Request::ReadPiece(read) => {
+                let sent = self.read(&read, &mut replier).await;
+                replier.conclude(sent).await
+            }
             Request::Attest { pool, chunk, nonce } => {
                 let answer = self.attest(PoolChunk { pool, chunk }, nonce);
                 let ok = answer.is_ok();

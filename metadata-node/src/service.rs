@@ -165,16 +165,7 @@ impl Service {
             Ok(file) => file.send(&mut replier).await,
             Err(error) => Err(error),
         };
-        match sent {
-            Ok(()) => {
-                replier.finish();
-                true
-            }
-            Err(error) => {
-                replier.refuse(error).await;
-                false
-            }
-        }
+        replier.conclude(sent).await
     }
 
     fn silent(&self, topology: &Topology) -> Silent {

@@ -16,7 +16,7 @@ use super::commit::LEAVES_PER_PAGE;
 use super::derived::{Counters, Derived, each};
 use super::txn::decode;
 use super::{State, keys};
-use wmall_runtime::view::StoreError;
+use wmall_runtime::view::{Pair, StoreError};
 
 /// The most lines a listing has.
 const MAX_LISTING: u32 = 1000;
@@ -47,10 +47,8 @@ impl State {
             }
             Query::Buckets { after, limit } => {
                 let after = after.as_ref().map(keys::bucket);
-                let limit = (*limit).clamp(1, MAX_LISTING) as usize;
-                let pairs = self.store.scan(keys::BUCKETS, after.as_deref(), limit + 1)?;
-                let more = pairs.len() > limit;
-                let buckets = pairs.iter().take(limit).map(|(_, value)| decode::<Bucket>(value));
+                let (pairs, more) = self.page(keys::BUCKETS, after.as_deref(), *limit)?;
+                let buckets = pairs.iter().map(|(_, value)| decode::<Bucket>(value));
                 Ok(QueryReply::Buckets { buckets: buckets.collect::<Result<_, _>>()?, more })
             }
             Query::Bucket(name) => Ok(QueryReply::Bucket(self.bucket(name)?)),
@@ -99,6 +97,15 @@ impl State {
         Ok(decode(&stored.ok_or_else(missing)?)?)
     }
 
+    /// A page of a listing: what begins with this and comes after that, and whether there is more.
+    fn page(&self, start: &[u8], after: Option<&[u8]>, limit: u32) -> Result<(Vec<Pair>, bool), StoreError> {
+        let limit = limit.clamp(1, MAX_LISTING) as usize;
+        let mut pairs = self.store.scan(start, after, limit + 1)?;
+        let more = pairs.len() > limit;
+        pairs.truncate(limit);
+        Ok((pairs, more))
+    }
+
     fn objects(
         &self,
         bucket: &BucketName,
@@ -111,10 +118,7 @@ impl State {
         let mut start = base.clone();
         start.extend_from_slice(prefix.as_bytes());
         let after = after.map(|name| keys::object(bucket, name));
-        let limit = limit.clamp(1, MAX_LISTING) as usize;
-        let mut pairs = self.store.scan(&start, after.as_deref(), limit + 1)?;
-        let more = pairs.len() > limit;
-        pairs.truncate(limit);
+        let (pairs, more) = self.page(&start, after.as_deref(), limit)?;
         let mut entries = Vec::with_capacity(pairs.len());
         for (key, value) in pairs {
             let name = String::from_utf8_lossy(&key[base.len()..]).into_owned();
@@ -135,10 +139,7 @@ impl State {
         let mut start = keys::trash_of(bucket);
         start.extend_from_slice(prefix.as_bytes());
         let after = after.map(|(name, version)| keys::trash(bucket, name, *version));
-        let limit = limit.clamp(1, MAX_LISTING) as usize;
-        let mut pairs = self.store.scan(&start, after.as_deref(), limit + 1)?;
-        let more = pairs.len() > limit;
-        pairs.truncate(limit);
+        let (pairs, more) = self.page(&start, after.as_deref(), limit)?;
         let mut entries = Vec::with_capacity(pairs.len());
         for (key, value) in pairs {
             let damaged = || StoreError("a key of the trash is damaged".into());

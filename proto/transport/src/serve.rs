@@ -98,6 +98,16 @@ impl Replier {
             self.send(Err(error)).await;
         }
     }
+
+    /// Ends the bulk bytes, whole or broken off. True if whole.
+    pub async fn conclude(self, outcome: Result<(), RpcError>) -> bool {
+        let ok = outcome.is_ok();
+        match outcome {
+            Ok(()) => self.finish(),
+            Err(error) => self.refuse(error).await,
+        }
+        ok
+    }
 }
 
 impl Endpoint {
