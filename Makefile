@@ -49,6 +49,7 @@ fix: ## What `check` complains about and can be mended by a machine
 
 audit: ## Licences, sources and bans of every dependency
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny@$(DENY)
+	$(CARGO) fetch --locked
 	$(CARGO) deny --offline check bans licenses sources
 
 bench: tools ## How fast, against references in the same run; docs/benchmarks.md keeps the figures

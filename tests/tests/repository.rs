@@ -41,9 +41,14 @@ const EDGES: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &["wmall-proto", "wmall-manifest", "wmall-placement", "wmall-rbft"];
 const IMPURE: &[&str] = &["tokio", "quinn", "sled", "prometheus", "openraft", "rand"];
 
+/// What cargo says of the workspace as built here: a fresh machine has fetched the crates of
+/// its own platform and no others, so those of other platforms must not be asked for.
 fn metadata() -> Value {
+    let version = Command::new(env!("CARGO")).arg("-vV").output().unwrap();
+    let version = String::from_utf8(version.stdout).unwrap();
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", host])
         .current_dir(repository())
         .output()
         .unwrap();
