@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use wmall_proto::rpc::{ReadRequest, Request, Response};
 use wmall_proto::topology::ClusterId;
 use wmall_proto::{ChunkId, NodeName, PoolId, Role};
-use wmall_transport::{CertificateAuthority, Endpoint, Handler, Identity, Incoming, Target};
+use wmall_transport::{Endpoint, Handler, Identity, Incoming, Target, create_authority};
 
 use crate::{RUNS, median};
 
@@ -36,18 +36,18 @@ impl Handler for Source {
 
 /// Bytes per second, median of the runs.
 pub(crate) fn loopback_rate(folder: &Path) -> Result<f64> {
-    let authority = CertificateAuthority::create(&folder.join("net-ca"), ClusterId([1; 16]))?;
+    let issuer = create_authority(&folder.join("net-ca"), ClusterId([1; 16]))?;
     let day = Duration::from_secs(86_400);
     let node = NodeName::new("source")?;
-    authority.issue(&folder.join("source"), Role::Data, &node, day)?;
-    authority.issue(&folder.join("sink"), Role::Client, &NodeName::new("sink")?, day)?;
+    issuer.issue(&folder.join("source"), Role::Data, &node, day)?;
+    issuer.issue(&folder.join("sink"), Role::Client, &NodeName::new("sink")?, day)?;
     let (source, sink) = (Identity::load(&folder.join("source"))?, Identity::load(&folder.join("sink"))?);
     let (announce, address) = std::sync::mpsc::channel();
     std::thread::spawn(move || -> Result<()> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let endpoint = Endpoint::server(any, Arc::new(source))?;
+            let endpoint = Endpoint::server(any, &source)?;
             announce.send(endpoint.address()?)?;
             endpoint.serve(Arc::new(Source(Bytes::from(vec![7; MESSAGE])))).await;
             Ok(())
@@ -56,7 +56,7 @@ pub(crate) fn loopback_rate(folder: &Path) -> Result<f64> {
     let target = Target { node, address: address.recv()? };
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let endpoint = Endpoint::client(Arc::new(sink))?;
+        let endpoint = Endpoint::client(&sink)?;
         let mut rates = Vec::new();
         for _ in 0..RUNS {
             let started = Instant::now();

@@ -24,7 +24,7 @@ const MEMBER_TIMEOUT: Duration = Duration::from_secs(100);
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(110);
 
 impl Store {
-    async fn administer(&self, command: UserCommand) -> Result<(), ClientError> {
+    pub(crate) async fn administer(&self, command: UserCommand) -> Result<(), ClientError> {
         let request = RequestId(wmall_runtime::random::bytes());
         self.inner.ask(&Request::Administer { request, command }).await?;
         Ok(())

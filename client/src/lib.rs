@@ -10,6 +10,7 @@ mod admin;
 mod config;
 mod error;
 mod get;
+mod identity;
 mod latency;
 mod map;
 mod put;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use wmall_proto::pool::Bucket;
 use wmall_proto::rpc::{Query, QueryReply, Request, Response};
 use wmall_proto::{BucketName, ErrorCode, Pool, PoolId, PoolName, RpcError, Topology};
-use wmall_transport::{Endpoint, Identity, Members};
+use wmall_transport::{Endpoint, Identity, Members, RenewBy, Renewal};
 
 use crate::config::ClientConfig;
 use crate::error::ClientError;
@@ -15,6 +15,9 @@ use crate::map::Map;
 
 /// Buckets whose pool is remembered.
 const MAX_BUCKETS: usize = 4096;
+
+/// How long a command may be held up by the renewal of its certificate.
+const RENEWAL: Duration = Duration::from_secs(2);
 
 /// Called with the bytes that are done, as they are.
 pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
@@ -27,7 +30,7 @@ pub struct Store {
 
 pub(crate) struct Inner {
     pub(crate) endpoint: Endpoint,
-    pub(crate) members: Members,
+    pub(crate) members: Arc<Members>,
     pub(crate) map: Map,
     timeout: Duration,
     /// Since when the present wait for the metadata nodes lasts; none if there is none. Reading the map and the
@@ -39,9 +42,15 @@ pub(crate) struct Inner {
 impl Store {
     /// Loads the identity, binds a socket and reads the map. Needs a tokio runtime around it.
     pub async fn connect(config: &ClientConfig) -> Result<Self, ClientError> {
-        let identity = Arc::new(Identity::load(&config.identity_dir)?);
-        let endpoint = Endpoint::client(identity)?;
-        let members = Members::new(endpoint.clone(), &config.metadata);
+        let identity = Identity::load(&config.identity_dir)?;
+        let endpoint = Endpoint::client(&identity)?;
+        let members = Arc::new(Members::new(endpoint.clone(), &config.metadata));
+        if identity.peer().renew_at_ms() <= wmall_runtime::clock::now_ms() {
+            let trying = renew(config, &endpoint, &members);
+            if tokio::time::timeout(RENEWAL, trying).await.is_err() {
+                tracing::warn!("the certificate ends soon and was not renewed in time");
+            }
+        }
         let inner = Inner {
             endpoint,
             members,
@@ -114,6 +123,7 @@ impl Inner {
         match self.ask(&request).await? {
             Response::Topology(reply) => {
                 self.map.update(reply);
+                self.endpoint.set_revoked(&self.map.topology().revoked);
                 Ok(())
             }
             _ => Err(unexpected()),
@@ -151,6 +161,19 @@ impl Inner {
 
     pub(crate) fn forget_bucket(&self, name: &BucketName) {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+}
+
+/// A certificate that is due for renewal, and good for a while yet: one try, so that nobody waits for long.
+async fn renew(config: &ClientConfig, endpoint: &Endpoint, members: &Arc<Members>) {
+    let renewal = Renewal { folder: config.identity_dir.clone(), by: RenewBy::Members(members.clone()) };
+    match renewal.renew().await {
+        Ok(identity) => {
+            if let Err(error) = endpoint.renew(&identity) {
+                tracing::warn!(%error, "the new certificate can't be shown");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the certificate ends soon and could not be renewed"),
     }
 }
 

@@ -12,7 +12,7 @@ use wmall_proto::rpc::{
 };
 use wmall_proto::{DiskId, ErrorCode, RpcError};
 use wmall_runtime::Shutdown;
-use wmall_transport::Members;
+use wmall_transport::{Endpoint, Members};
 
 use crate::config::RawConfig;
 use crate::disk::DiskStore;
@@ -22,6 +22,8 @@ use crate::map::Map;
 const BEAT: Duration = Duration::from_secs(1);
 /// Between tries when no metadata node takes them.
 const RETRY: Duration = Duration::from_millis(300);
+/// The same when they will have nothing to do with this node: only an operator can change that.
+const DENIED_RETRY: Duration = Duration::from_secs(5);
 /// Pieces that are asked about at once.
 const CHECK_PAGE: usize = 4096;
 /// Between looks at the pieces that are staged, in heartbeats: what a restart has brought back without a
@@ -46,6 +48,7 @@ struct Walk {
 /// The control loop.
 pub(crate) struct Control {
     config: RawConfig,
+    endpoint: Endpoint,
     metadata: Arc<Members>,
     disks: Arc<Vec<Arc<DiskStore>>>,
     map: Arc<Map>,
@@ -70,6 +73,7 @@ fn start_of(places: &[Option<(u64, u64)>]) -> (u64, u64) {
 impl Control {
     pub(crate) fn new(
         config: RawConfig,
+        endpoint: Endpoint,
         metadata: Arc<Members>,
         disks: Arc<Vec<Arc<DiskStore>>>,
         map: Arc<Map>,
@@ -80,7 +84,20 @@ impl Control {
         let (feed, feed_epoch) = start_of(&places);
         disks.iter().for_each(|d| d.set_walking(feed_epoch == NOWHERE));
         let (walk, beats) = (None, 0);
-        Self { config, metadata, disks, map, feed, feed_epoch, walk, beats, sweep: false, work, ready }
+        Self {
+            config,
+            endpoint,
+            metadata,
+            disks,
+            map,
+            feed,
+            feed_epoch,
+            walk,
+            beats,
+            sweep: false,
+            work,
+            ready,
+        }
     }
 
     /// Runs until a stop is asked for.
@@ -100,10 +117,10 @@ impl Control {
                         registered = false;
                     }
                     tracing::warn!(%error, "the metadata nodes do not take the heartbeat");
-                    RETRY
+                    if error.code == ErrorCode::Denied { DENIED_RETRY } else { RETRY }
                 }
             };
-            self.ready.store(registered && wait != RETRY, Ordering::Release);
+            self.ready.store(registered && wait <= BEAT && wait != RETRY, Ordering::Release);
             shutdown.or(tokio::time::sleep(wait)).await;
         }
     }
@@ -161,6 +178,7 @@ impl Control {
             return Err(RpcError::internal("the heartbeat got another answer"));
         };
         self.map.update(topology);
+        self.endpoint.set_revoked(&self.map.get().topology.revoked);
         self.report_rotten().await?;
         self.sweep |= self.beats.is_multiple_of(SWEEP_EVERY);
         if self.walk.is_none() && std::mem::take(&mut self.sweep) {

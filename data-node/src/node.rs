@@ -14,7 +14,7 @@ use wmall_proto::topology::ClusterId;
 use wmall_runtime::Shutdown;
 use wmall_runtime::metrics::Metrics;
 use wmall_runtime::ops::{self, Ops, Readiness};
-use wmall_transport::{BindError, Endpoint, Identity, IdentityError, Members};
+use wmall_transport::{BindError, Endpoint, Identity, IdentityError, Members, RenewBy, Renewal};
 
 use crate::config::Config;
 use crate::control::Control;
@@ -45,17 +45,26 @@ pub enum RunError {
 
 /// Runs a data node until the shutdown is requested.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
-    let identity = Arc::new(load_identity(&config)?);
+    let identity = load_identity(&config)?;
     let cluster = identity.cluster();
     let disks = Arc::new(open_disks(&config, cluster)?);
-    let endpoint = Endpoint::server(config.raw.listen, identity)?;
+    let endpoint = Endpoint::server(config.raw.listen, &identity)?;
     let map = Arc::new(Map::new());
     let metadata = Arc::new(Members::new(endpoint.clone(), &config.raw.metadata));
     let ready = Arc::new(AtomicBool::new(false));
     let (work, work_seen) = watch::channel(Vec::new());
     let (bad, bad_seen) = mpsc::channel(BAD_QUEUE);
-    let control =
-        Control::new(config.raw.clone(), metadata.clone(), disks.clone(), map.clone(), work, ready.clone());
+    let control = Control::new(
+        config.raw.clone(),
+        endpoint.clone(),
+        metadata.clone(),
+        disks.clone(),
+        map.clone(),
+        work,
+        ready.clone(),
+    );
+    let renewal = Renewal { folder: config.raw.identity_dir.clone(), by: RenewBy::Members(metadata.clone()) };
+    let renewal = tokio::spawn(renewal.run(endpoint.clone(), |_| {}));
     let filler = Filler {
         endpoint: endpoint.clone(),
         metadata: metadata.clone(),
@@ -89,6 +98,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         }
     }
     reporter.abort();
+    renewal.abort();
     endpoint.close().await;
     let ending = async {
         let _ = tokio::join!(control, filler);

@@ -3,11 +3,12 @@
 
 use bincode::{Decode, Encode};
 use wmall_proto::chunk::ChunkCommit;
+use wmall_proto::identity::{Actor, TokenId, TokenRecord, User};
 use wmall_proto::pool::{BucketChange, BucketRules};
 use wmall_proto::rpc::{Ack, CommitRequest, Condition, NameCommand, Registration};
 use wmall_proto::{
-    BucketName, ChunkId, DiskId, FileId, Incarnation, ObjectName, PgId, PoolId, PoolName, RequestId, Scheme,
-    UploadId,
+    BucketName, ChunkId, DiskId, FileId, Incarnation, NodeName, ObjectName, PgId, PoolId, PoolName,
+    RequestId, Scheme, UploadId,
 };
 
 /// The payload of a Raft entry: commands of several callers, applied in order.
@@ -24,6 +25,8 @@ pub struct Batch {
 pub struct Envelope {
     /// None for commands that are safe to apply twice.
     pub request: Option<RequestId>,
+    /// Whose act it is, for the audit log; none for what no operator does.
+    pub by: Option<Actor>,
     /// What to do.
     pub command: Command,
 }
@@ -186,6 +189,28 @@ pub enum Command {
         clean: Vec<(PoolId, PgId)>,
         /// Raft index of the first page of that listing.
         as_of: u64,
+    },
+    /// A join token.
+    CreateToken(TokenRecord),
+    /// Makes a token void.
+    DropToken(TokenId),
+    /// Uses a token up.
+    UseToken {
+        /// Which.
+        id: TokenId,
+        /// The name that its holder will have.
+        name: NodeName,
+        /// BLAKE3 of the holder's public key.
+        key: [u8; 32],
+    },
+    /// Has everybody refuse this holder's certificates of before now.
+    Revoke(Actor),
+    /// Says what a user may do.
+    SetScopes(User),
+    /// An act that leaves no trace in the map, for the audit log.
+    Note {
+        /// What was done.
+        act: String,
     },
     /// A disk can't tell what it has lost: nothing of it is vouched for any more.
     MarkDirty(DiskId),

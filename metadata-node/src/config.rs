@@ -10,6 +10,10 @@ use wmall_runtime::logging::LogConfig;
 use wmall_runtime::ops::OpsConfig;
 
 use crate::backup::BackupConfig;
+use crate::state::LONGEST_LIFE_MS;
+
+/// Long enough to be renewed at all.
+const SHORTEST_LIFE_MS: u64 = 3_000;
 
 /// `metadata-node.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +27,14 @@ pub struct RawConfig {
     pub identity_dir: PathBuf,
     /// UDP address for calls.
     pub listen: SocketAddr,
+    /// UDP address where those are answered who have a token; none if absent, and then nobody joins here.
+    pub join_listen: Option<SocketAddr>,
+    /// How long a node's certificate is valid. It renews itself after two thirds of that.
+    #[serde(default = "default_node_certificate_ms")]
+    pub node_certificate_ms: u64,
+    /// How long a user's certificate is valid, likewise.
+    #[serde(default = "default_user_certificate_ms")]
+    pub user_certificate_ms: u64,
     /// The members that the cluster starts with, this one among them.
     pub members: Vec<MemberEntry>,
     /// Whether this member is new in a cluster that runs: it waits until `wmall meta member add` takes it in.
@@ -68,6 +80,14 @@ fn default_snapshot_entries() -> u64 {
     20_000
 }
 
+fn default_node_certificate_ms() -> u64 {
+    30 * 86_400_000
+}
+
+fn default_user_certificate_ms() -> u64 {
+    180 * 86_400_000
+}
+
 fn default_suspect_ms() -> u64 {
     3_000
 }
@@ -102,6 +122,35 @@ impl Config {
 }
 
 impl RawConfig {
+    /// The defaults, for a member of this name and these places.
+    pub fn new(
+        name: NodeName,
+        data_dir: PathBuf,
+        identity_dir: PathBuf,
+        listen: SocketAddr,
+        members: Vec<MemberEntry>,
+    ) -> Self {
+        Self {
+            name,
+            data_dir,
+            identity_dir,
+            listen,
+            join_listen: None,
+            node_certificate_ms: default_node_certificate_ms(),
+            user_certificate_ms: default_user_certificate_ms(),
+            members,
+            join: false,
+            backup: None,
+            snapshot_entries: default_snapshot_entries(),
+            suspect_after_ms: default_suspect_ms(),
+            down_after_ms: default_down_ms(),
+            condemned_grace_ms: default_condemned_ms(),
+            upload_grace_ms: default_upload_ms(),
+            ops: None,
+            log: LogConfig::default(),
+        }
+    }
+
     /// Checks that the values go together.
     pub fn validate(self) -> Result<Config, String> {
         if !self.join && !matches!(self.members.len(), 1 | 3 | 5) {
@@ -120,6 +169,17 @@ impl RawConfig {
         }
         if self.upload_grace_ms < 1000 {
             return Err("`upload_grace_ms` is at least 1000".into());
+        }
+        for (what, ms) in [
+            ("node_certificate_ms", self.node_certificate_ms),
+            ("user_certificate_ms", self.user_certificate_ms),
+        ] {
+            if !(SHORTEST_LIFE_MS..=LONGEST_LIFE_MS).contains(&ms) {
+                return Err(format!("`{what}` is between {SHORTEST_LIFE_MS} and {LONGEST_LIFE_MS}"));
+            }
+        }
+        if self.join_listen.is_some_and(|a| a.ip().is_unspecified() || a.port() == 0 || a == self.listen) {
+            return Err("`join_listen` is an address that others can reach, and not that of `listen`".into());
         }
         let id = own.id;
         Ok(Config { id, raw: self })

@@ -5,10 +5,12 @@
 //! log (`raft/log_store.rs`, on the journal), and from there, on every member, to `state/apply.rs`.
 //! Deliberately absent: pieces, and any decision about placement, which is in the crate `placement`.
 
+mod authorize;
 mod backup;
 mod command;
 mod config;
 mod init;
+mod join;
 mod leader;
 mod members;
 mod node;

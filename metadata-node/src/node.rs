@@ -8,16 +8,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openraft::SnapshotPolicy;
-use wmall_proto::Role;
+use wmall_proto::join::JoinAddress;
 use wmall_proto::rpc::CallKind;
+use wmall_proto::{Role, RpcError};
 use wmall_runtime::metrics::Metrics;
 use wmall_runtime::ops::{self, Ops, Readiness};
 use wmall_runtime::{FolderError, FolderLock, Shutdown};
-use wmall_transport::{BindError, Endpoint, Identity, IdentityError};
+use wmall_transport::{
+    AuthorityError, BindError, Endpoint, Identity, IdentityError, Issuer, JoinServer, RenewBy, Renewal,
+};
 
 use crate::backup::{self, Backups};
 use crate::config::Config;
 use crate::init::BORN_FILE;
+use crate::join::{Door, Lifetimes};
 use crate::leader::{Collector, Graces, Liveness, Proposer, ReadIndex};
 use crate::members::Members;
 use crate::raft::{LogStore, LogStoreError, Machine, Network, SnapshotFolder};
@@ -50,6 +54,10 @@ pub enum RunError {
     Folder(#[from] FolderError),
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Issuer(#[from] AuthorityError),
+    #[error("the certificate is due for renewal, and can't be renewed: {0}")]
+    Renewal(RpcError),
     #[error("the certificate is for {found}, but the configuration is for metadata node {expected}")]
     WrongIdentity { found: String, expected: String },
     #[error(transparent)]
@@ -73,9 +81,20 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         return Err(RunError::NotInitialised(folder.display().to_string()));
     }
     let _lock = FolderLock::acquire(&folder)?;
-    let identity = Arc::new(load_identity(&config)?);
+    let lifetimes = Lifetimes {
+        node: Duration::from_millis(config.raw.node_certificate_ms),
+        user: Duration::from_millis(config.raw.user_certificate_ms),
+    };
+    let issuer = Arc::new(Issuer::load(&config.raw.identity_dir)?);
+    let renewal = Renewal {
+        folder: config.raw.identity_dir.clone(),
+        by: RenewBy::Issuer(issuer.clone(), lifetimes.node),
+    };
+    let identity = load_identity(&config, &renewal).await?;
     let cluster = identity.cluster();
-    let endpoint = Endpoint::server(config.raw.listen, identity)?;
+    let endpoint = Endpoint::server(config.raw.listen, &identity)?;
+    let join_port = config.raw.join_listen.map(|address| JoinServer::bind(address, &identity)).transpose()?;
+    let join_port = join_port.map(Arc::new);
     let log = LogStore::open(&folder.join("raft"), cluster.0, config.id, config.raw.name.as_str())?;
     let snapshots = Arc::new(SnapshotFolder::open(&folder.join("snapshots"), cluster.0)?);
     let state = Arc::new(view::open(&folder, &log, &snapshots)?);
@@ -108,12 +127,40 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let backup = config.raw.backup.clone();
     let backup = backup
         .map(|b| tokio::spawn(backup::run(b, config.raw.name.to_string(), state.clone(), snapshots.clone())));
+    let reads = ReadIndex::start(raft.clone());
+    let door = Arc::new(Door {
+        issuer,
+        lifetimes,
+        state: state.clone(),
+        proposer: proposer.clone(),
+        reads: reads.clone(),
+    });
+    let mut tasks = vec![watch, collector];
+    tasks.extend(backup);
+    tasks.push(tokio::spawn(refuse_revoked(state.clone(), endpoint.clone())));
+    let shown = join_port.clone();
+    tasks.push(tokio::spawn(renewal.run(endpoint.clone(), move |identity| {
+        if let Some(Err(error)) = shown.as_ref().map(|port| port.renew(identity)) {
+            tracing::error!(%error, "the join port can't show the new certificate");
+        }
+    })));
+    if let Some(port) = join_port {
+        let door = door.clone();
+        tasks.push(tokio::spawn(async move { port.serve(door).await }));
+    }
+    let join_address = config.raw.join_listen.map(|join| JoinAddress {
+        name: config.raw.name.clone(),
+        address: config.raw.listen,
+        join,
+    });
     let service = Arc::new(Service {
         cluster,
         raft: raft.clone(),
         state: state.clone(),
         proposer,
-        reads: ReadIndex::start(raft.clone()),
+        reads,
+        door,
+        join_address,
         liveness,
         status: status.clone(),
         calls: metrics.calls(&CallKind::ALL.map(CallKind::as_str)),
@@ -137,17 +184,19 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         () = shutdown.requested() => Ok(()),
         why = raft_died(&raft) => Err(RunError::Raft(why)),
     };
-    watch.abort();
-    collector.abort();
-    backup.iter().for_each(tokio::task::JoinHandle::abort);
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
     endpoint.close().await;
     let _ = tokio::time::timeout(wmall_runtime::shutdown::GRACE, raft.shutdown()).await;
     state.flush();
     outcome
 }
 
-fn load_identity(config: &Config) -> Result<Identity, RunError> {
-    let identity = Identity::load(&config.raw.identity_dir)?;
+/// A member that was off for long may find its certificate ended: it has the issuer, and renews it first.
+async fn load_identity(config: &Config, renewal: &Renewal) -> Result<Identity, RunError> {
+    let mut identity = Identity::load(&config.raw.identity_dir)?;
+    if identity.peer().renew_at_ms() <= wmall_runtime::clock::now_ms() {
+        identity = renewal.renew().await.map_err(RunError::Renewal)?;
+    }
     let peer = identity.peer();
     if peer.role != Role::Metadata || peer.node != config.raw.name {
         let (found, expected) = (format!("{} {}", peer.role, peer.node), config.raw.name.to_string());
@@ -164,7 +213,7 @@ async fn start_raft(
     snapshots: Arc<SnapshotFolder>,
 ) -> Result<Raft, RunError> {
     let settings = openraft::Config {
-        cluster_name: endpoint.peer().cluster.to_string(),
+        cluster_name: endpoint.cluster().to_string(),
         heartbeat_interval: HEARTBEAT_MS,
         election_timeout_min: ELECTION_MIN_MS,
         election_timeout_max: ELECTION_MAX_MS,
@@ -179,6 +228,14 @@ async fn start_raft(
     let machine = Machine::new(state, snapshots);
     let raft = Raft::new(config.id, settings, Network::new(endpoint.clone()), log, machine).await;
     raft.map_err(|e| RunError::Raft(e.to_string()))
+}
+
+/// Lets the endpoint know whose certificates are refused, as the state machine learns of it.
+async fn refuse_revoked(state: Arc<State>, endpoint: Endpoint) {
+    let mut versions = state.map_versions();
+    while versions.changed().await.is_ok() {
+        endpoint.set_revoked(&state.topology().revoked);
+    }
 }
 
 /// Tells the table of heartbeats when this member begins and ceases to lead.

@@ -10,23 +10,27 @@ use wmall_manifest::check_chunk_size;
 use wmall_placement::{Candidate, propose_rows};
 use wmall_proto::chunk::{ChunkCommit, MAX_CHUNKS_PER_COMMIT};
 use wmall_proto::feed::PoolChunk;
+use wmall_proto::identity::{Actor, MAX_SCOPES, TokenRecord};
+use wmall_proto::join::JoinAddress;
 use wmall_proto::pg::MAX_PG_BITS;
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{
-    CommitRequest, Heartbeat, HeartbeatReply, NameCommand, Query, Registration, Request, Response,
-    TopologyReply, UserCommand,
+    CommitRequest, Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, Registration, Request,
+    Response, TopologyReply, UserCommand,
 };
 use wmall_proto::scheme::MAX_WIDTH;
 use wmall_proto::topology::{ClusterId, Topology};
 use wmall_proto::{
-    ChunkId, DiskId, ErrorCode, PgId, PoolId, PoolName, RequestId, RpcError, Scheme, UploadId,
+    ChunkId, DiskId, ErrorCode, PgId, PoolId, PoolName, RequestId, Role, RpcError, Scheme, UploadId,
 };
 use wmall_runtime::clock::now_ms;
 use wmall_runtime::metrics::CallMetrics;
 use wmall_runtime::view::StoreError;
 use wmall_transport::{Handler, Incoming, Replier};
 
+use crate::authorize::authorize;
 use crate::command::Command;
+use crate::join::Door;
 use crate::leader::{Liveness, Proposer, ReadIndex, new_epoch, not_leader};
 use crate::raft;
 use crate::state::{NO_EPOCH, QueryError, Silent, State};
@@ -48,6 +52,9 @@ fn row_bytes(scheme: Scheme) -> usize {
 const CLOCK_SKEW_MS: u64 = 3_600_000;
 /// Disks that a node may have.
 const MAX_DISKS: usize = 64;
+/// How long a join token may be good.
+const MIN_TTL_MS: u64 = 1_000;
+const MAX_TTL_MS: u64 = 30 * 86_400_000;
 /// Entries that one list in a request may have.
 const MAX_LIST: usize = 8192;
 
@@ -63,6 +70,9 @@ pub struct Service {
     pub(crate) calls: Option<CallMetrics>,
     pub(crate) keys: KeyCache,
     pub(crate) members: crate::members::Members,
+    pub(crate) door: Arc<Door>,
+    /// Where this member answers strangers, if it does.
+    pub(crate) join_address: Option<JoinAddress>,
     pub(crate) backups: crate::backup::Backups,
 }
 
@@ -104,6 +114,7 @@ impl Handler for Service {
 
 impl Service {
     async fn answer(&self, peer: &wmall_transport::Peer, request: Request) -> Result<Response, RpcError> {
+        authorize(peer.role, &request, || self.state.scopes(&peer.node).map_err(|e| store_failed(&e)))?;
         match request {
             Request::Raft(message) => raft::answer(&self.raft, message).await,
             Request::GetTopology { known } => Ok(Response::Topology(self.topology(known))),
@@ -111,8 +122,14 @@ impl Service {
             Request::Status => self.cluster_status().await,
             Request::Commit { request, commit } => self.commit(request, commit).await,
             Request::Name { request, command } => self.name(request, command).await,
-            Request::Administer { request, command } => self.administer(request, command).await,
-            Request::Member(command) => self.members.change(command).await,
+            Request::Administer { request, command } => self.administer(request, peer.actor(), command).await,
+            Request::Member(command) => self.change_member(peer.actor(), command).await,
+            Request::Renew { csr } => self.door.renew(peer, &csr).map(Response::Renewed),
+            Request::Issuer => {
+                let (certificate, key) = self.door.issuer.to_pem();
+                Ok(Response::Issuer { certificate, key })
+            }
+            Request::JoinAddress => Ok(Response::JoinAddress(self.join_address.clone())),
             Request::ListSnapshots => self.backups.list().map(Response::Snapshots),
             Request::Snapshot => Err(RpcError::internal("a snapshot is not an answer of one message")),
             Request::Register(registration) => {
@@ -273,23 +290,56 @@ impl Service {
         self.proposer.propose(Some(request), Command::Name(command)).await
     }
 
-    async fn administer(&self, request: RequestId, command: UserCommand) -> Result<Response, RpcError> {
+    async fn change_member(&self, by: Actor, command: MemberCommand) -> Result<Response, RpcError> {
+        let act = match &command {
+            MemberCommand::Add { id, name, address } => format!("meta member add {name}={address} --id {id}"),
+            MemberCommand::Remove { id } => format!("meta member rm {id}"),
+        };
+        let changed = self.members.change(command).await?;
+        // The membership has an entry of its own in the log; this one is for those who ask later who did it.
+        if let Err(error) = self.proposer.propose_act(None, by, Command::Note { act }).await {
+            tracing::warn!(%error, "a change of members is not in the audit log");
+        }
+        Ok(changed)
+    }
+
+    async fn administer(
+        &self,
+        request: RequestId,
+        by: Actor,
+        command: UserCommand,
+    ) -> Result<Response, RpcError> {
         self.must_lead()?;
         let command = match command {
             UserCommand::CreatePool { name, scheme, pg_bits } => {
-                return self.create_pool(request, name, scheme, pg_bits).await;
+                return self.create_pool(request, by, name, scheme, pg_bits).await;
             }
+            UserCommand::CreateToken { id, role, name, scopes, ttl_ms } => {
+                let expires_ms = now_ms().saturating_add(ttl_ms);
+                let created_by = Some(by.clone());
+                let token = TokenRecord { id, role, name, scopes, expires_ms, created_by, used: None };
+                check_token(&token, ttl_ms)?;
+                Command::CreateToken(token)
+            }
+            UserCommand::DropToken(id) => Command::DropToken(id),
+            UserCommand::Revoke(actor) if actor == by => {
+                let reason = "nobody revokes their own certificate";
+                return Err(RpcError::new(ErrorCode::BadRequest, reason).hint("let another operator do it"));
+            }
+            UserCommand::Revoke(actor) => Command::Revoke(actor),
+            UserCommand::SetScopes(user) => Command::SetScopes(user),
             UserCommand::CreateBucket { name, pool, rules } => Command::CreateBucket { name, pool, rules },
             UserCommand::RemoveBucket { name } => Command::RemoveBucket { name },
             UserCommand::ChangeBucket { name, change } => Command::ChangeBucket { name, change },
             UserCommand::AllowDeletion => Command::AllowDeletion { epoch: new_epoch() },
         };
-        self.proposer.propose(Some(request), command).await
+        self.proposer.propose_act(Some(request), by, command).await
     }
 
     async fn create_pool(
         &self,
         request: RequestId,
+        by: Actor,
         name: PoolName,
         scheme: Scheme,
         pg_bits: u8,
@@ -320,7 +370,7 @@ impl Service {
             })?;
             let command =
                 Command::CreatePool { name: name.clone(), scheme, pg_bits, rows, based_on: topology.version };
-            match self.proposer.propose(Some(request), command).await {
+            match self.proposer.propose_act(Some(request), by.clone(), command).await {
                 Err(error) if error.code == ErrorCode::Busy => {
                     request = RequestId(wmall_runtime::random::bytes());
                 }
@@ -464,6 +514,25 @@ fn candidates(topology: &Topology) -> Vec<Candidate> {
         Some(Candidate { disk: disk.id, node: disk.node.clone(), zone, weight: disk.weight })
     };
     topology.disks.values().filter_map(candidate).collect()
+}
+
+/// What a token may promise.
+fn check_token(token: &TokenRecord, ttl_ms: u64) -> Result<(), RpcError> {
+    let is_user = matches!(token.role, Role::Client | Role::Validator);
+    let refused = |code, why: &str| Err(RpcError::new(code, why));
+    if !(MIN_TTL_MS..=MAX_TTL_MS).contains(&ttl_ms) {
+        return refused(ErrorCode::OutOfBounds, "a token is good for a second at least and 30 days at most");
+    }
+    if token.name.is_none() && !matches!(token.role, Role::Data | Role::Metadata) {
+        return refused(ErrorCode::BadRequest, "a token for a user or an operator is for one name");
+    }
+    if token.scopes.len() > MAX_SCOPES {
+        return refused(ErrorCode::OutOfBounds, "a user has at most 256 scopes");
+    }
+    if !is_user && !token.scopes.is_empty() {
+        return refused(ErrorCode::BadRequest, "only clients and validators have scopes");
+    }
+    Ok(())
 }
 
 fn own_name(peer: &wmall_transport::Peer, claimed: &str) -> Result<(), RpcError> {

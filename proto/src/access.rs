@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::rpc::CallKind;
 
 /// What a certificate says its holder is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// A metadata node.
@@ -43,10 +45,11 @@ impl Role {
     pub fn may_call(self, call: CallKind) -> bool {
         use CallKind as C;
         match self {
-            Self::Metadata => matches!(call, C::Raft | C::Status),
+            Self::Metadata => matches!(call, C::Raft | C::Status | C::Renew | C::Issuer),
             Self::Data => matches!(
                 call,
-                C::Register
+                C::Renew
+                    | C::Register
                     | C::Heartbeat
                     | C::CloseTickets
                     | C::ListMissing
@@ -59,11 +62,13 @@ impl Role {
             ),
             Self::Validator | Self::Client => matches!(
                 call,
-                C::GetTopology
+                C::Renew
+                    | C::GetTopology
                     | C::Read
                     | C::Status
                     | C::Commit
                     | C::Name
+                    | C::Administer
                     | C::Put
                     | C::ReadPiece
                     | C::CheckPiece
@@ -71,12 +76,14 @@ impl Role {
             ),
             Self::Admin => matches!(
                 call,
-                C::GetTopology
+                C::Renew
+                    | C::GetTopology
                     | C::Read
                     | C::Status
                     | C::Commit
                     | C::Name
                     | C::Administer
+                    | C::JoinAddress
                     | C::Member
                     | C::Snapshot
                     | C::ListSnapshots
@@ -99,5 +106,48 @@ impl FromStr for Role {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
         Self::ALL.into_iter().find(|r| r.as_str() == text).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who may make each call, one letter a role. A call that is not in here is nobody's.
+    const TABLE: [(CallKind, &str); 24] = [
+        (CallKind::Raft, "m"),
+        (CallKind::GetTopology, "dvca"),
+        (CallKind::Read, "vca"),
+        (CallKind::Status, "mvca"),
+        (CallKind::Commit, "vca"),
+        (CallKind::Name, "vca"),
+        (CallKind::Administer, "vca"),
+        (CallKind::Member, "a"),
+        (CallKind::Snapshot, "a"),
+        (CallKind::Renew, "mdvca"),
+        (CallKind::Issuer, "m"),
+        (CallKind::JoinAddress, "a"),
+        (CallKind::ListSnapshots, "a"),
+        (CallKind::Register, "d"),
+        (CallKind::Heartbeat, "d"),
+        (CallKind::CloseTickets, "d"),
+        (CallKind::ListMissing, "d"),
+        (CallKind::CheckCommitted, "d"),
+        (CallKind::ReportBad, "d"),
+        (CallKind::ReportLoss, "d"),
+        (CallKind::Attest, "vca"),
+        (CallKind::Put, "dvca"),
+        (CallKind::ReadPiece, "dvca"),
+        (CallKind::CheckPiece, "vca"),
+    ];
+
+    #[test]
+    fn the_table_is_as_it_should_be_for_every_role_and_call() {
+        for kind in CallKind::ALL {
+            let (_, expected) = TABLE.iter().find(|(k, _)| *k == kind).expect("a row for every call");
+            let letter = |role: &Role| role.as_str().as_bytes()[0] as char;
+            let found: String = Role::ALL.iter().filter(|r| r.may_call(kind)).map(letter).collect();
+            assert_eq!(found, *expected, "{}", kind.as_str());
+        }
     }
 }

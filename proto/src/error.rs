@@ -67,6 +67,8 @@ pub enum ErrorCode {
     ShuttingDown,
     /// A defect of ours.
     Internal,
+    /// A join token that is unknown, used up or expired.
+    BadToken,
 }
 
 impl ErrorCode {
@@ -79,6 +81,7 @@ impl ErrorCode {
             Self::AlreadyExists => "already_exists",
             Self::NotEmpty => "not_empty",
             Self::RangeOutOfBounds => "range_out_of_bounds",
+            Self::BadToken => "bad_token",
             Self::OutOfBounds => "out_of_bounds",
             Self::PreconditionFailed => "precondition_failed",
             Self::Locked => "locked",

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::Revocation;
 use crate::ids::{ChunkId, DiskId, Incarnation, PoolId};
 use crate::names::{NodeName, PoolName, ZoneName};
 use crate::pg::{PgId, PgKey, PgRow};
@@ -89,12 +90,20 @@ pub struct Topology {
     pub disks: BTreeMap<DiskId, DiskInfo>,
     /// Data nodes.
     pub nodes: BTreeMap<NodeName, NodeInfo>,
+    /// Certificates that are refused, in the order of their holders.
+    pub revoked: Vec<Revocation>,
 }
 
 impl Topology {
     /// An empty map.
     pub fn empty() -> Self {
-        Self { version: 0, pools: BTreeMap::new(), disks: BTreeMap::new(), nodes: BTreeMap::new() }
+        Self {
+            version: 0,
+            pools: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            revoked: Vec::new(),
+        }
     }
 
     /// A pool by name.

@@ -55,8 +55,10 @@ fn who_may_not_and_who_cannot() {
     let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3"]);
     let file = cluster.write("in", &bytes(2, 1000));
     let config = std::fs::read_to_string(cluster.config()).unwrap();
-    // A client may store and read, and may not administer.
+    // A client may do nothing until somebody says what; then store and read, and not administer.
     let client = cluster.write("c.toml", config.replace("identities/admin", "identities/client").as_bytes());
+    wmall_fails(&["--config", &client, "-q", "put", &file]).expect(77, "denied");
+    cluster.run(&["user", "set", "client", "*:write"]);
     assert!(wmall(&["--config", &client, "-q", "put", &file]).status.success());
     wmall_fails(&["--config", &client, "bucket", "create", "b"]).expect(77, "denied");
     // A data node's certificate is no client's.

@@ -1,13 +1,17 @@
 //! Calls that the command line never makes: stale rows, wrong bytes, roles that overstep.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use wmall_client::{PutOptions, Store};
+use wmall_client::{ClientConfig, PutOptions, Store};
 use wmall_devnet::{InProcess, UpOptions};
-use wmall_proto::rpc::{Ack, PutRequest, RaftRequest, ReadRequest, Request, Response};
-use wmall_proto::{ChunkId, ErrorCode, NodeName, PoolId, RpcError, UploadId};
-use wmall_transport::{Endpoint, Identity, Target};
+use wmall_proto::rpc::{
+    Ack, CallKind, CommitRequest, Heartbeat, MemberCommand, NameCommand, PutRequest, Query, RaftRequest,
+    ReadRequest, Registration, Request, Response, UserCommand,
+};
+use wmall_proto::{
+    ChunkId, DiskId, ErrorCode, FileId, NodeName, PoolId, RequestId, Role, RpcError, UploadId,
+};
+use wmall_transport::{Endpoint, Identity, Issuer, Target};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -28,7 +32,7 @@ async fn fixture() -> Fixture {
 impl Fixture {
     fn endpoint(&self, identity: &str) -> Endpoint {
         let folder = self.cluster.layout().root().join(identity);
-        Endpoint::client(Arc::new(Identity::load(&folder).unwrap())).unwrap()
+        Endpoint::client(&Identity::load(&folder).unwrap()).unwrap()
     }
 
     /// The node of slot 0 of a chunk, and the row's version.
@@ -99,16 +103,86 @@ async fn data_nodes_take_only_what_is_what_it_says() {
     fixture.cluster.down().await;
 }
 
+/// A request of every kind, as small as it can be.
+fn one_of_each() -> Vec<Request> {
+    let (pool, chunk, disk) = (PoolId(1), ChunkId([0; 32]), DiskId(1));
+    let (request, name) = (RequestId([9; 16]), NodeName::new("nobody").unwrap());
+    let commit =
+        CommitRequest::Part { upload: UploadId([0; 16]), pool, part: 0, chunks: vec![], ack: Ack::All };
+    let heartbeat = Heartbeat { node: name.clone(), disks: vec![], topology: 0, feed: 0, feed_epoch: 0 };
+    let address = "127.0.0.1:1".parse().unwrap();
+    let zone = "z".parse().unwrap();
+    let all = vec![
+        Request::Raft(RaftRequest::Vote(Vec::new())),
+        Request::GetTopology { known: u64::MAX },
+        Request::Read { linearizable: false, query: Query::Chunk(chunk) },
+        Request::Status,
+        Request::Commit { request, commit },
+        Request::Name { request, command: NameCommand::Repin(FileId([0; 32])) },
+        Request::Administer { request, command: UserCommand::RemoveBucket { name: "none".parse().unwrap() } },
+        Request::Member(MemberCommand::Remove { id: 99 }),
+        Request::Snapshot,
+        Request::Renew { csr: vec![] },
+        Request::Issuer,
+        Request::JoinAddress,
+        Request::ListSnapshots,
+        Request::Register(Registration { node: name, zone, address, disks: vec![] }),
+        Request::Heartbeat(heartbeat),
+        Request::CloseTickets { disk, receipts: vec![], clean: vec![], as_of: 0 },
+        Request::ListMissing { disk, after: None },
+        Request::CheckCommitted(vec![]),
+        Request::ReportBad { disk, chunks: vec![] },
+        Request::ReportLoss { disk },
+        Request::Attest { pool, chunk, nonce: [0; 16] },
+        Request::Put(put_request(chunk, 0, u64::MAX)),
+        Request::ReadPiece(ReadRequest { pool, chunk, offset: 0, length: 1 }),
+        Request::CheckPiece { pool, chunk },
+    ];
+    let kinds: Vec<CallKind> = all.iter().map(Request::kind).collect();
+    assert_eq!(kinds, CallKind::ALL, "one of each");
+    all
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn roles_do_not_overstep() {
+async fn every_call_of_every_role_is_answered_or_denied_as_the_table_says() {
     let fixture = fixture().await;
-    let data = fixture.store.topology().nodes.values().next().unwrap().clone();
-    let data = Target { node: data.name, address: data.address };
-    let raft = Request::Raft(RaftRequest::Vote(Vec::new()));
-    for identity in ["identities/client", "identities/admin", "nodes/data-1/identity"] {
-        let endpoint = fixture.endpoint(identity);
-        let answer = endpoint.call(&data, &raft, TIMEOUT).await;
-        assert_eq!(answer.unwrap_err().code, ErrorCode::Denied, "{identity}");
+    let root = fixture.cluster.layout().root().to_path_buf();
+    let issuer = Issuer::load(&root.join("ca")).unwrap();
+    let topology = fixture.store.topology();
+    let data = topology.nodes.values().next().unwrap();
+    let client = ClientConfig::load(&fixture.cluster.layout().client()).unwrap();
+    let metadata = &client.metadata[0];
+    let nodes = [
+        Target { node: data.name.clone(), address: data.address },
+        Target { node: metadata.name.clone(), address: metadata.address },
+    ];
+    for role in Role::ALL {
+        // A name of its own: what a stranger of that role may do, not what the node itself may.
+        let folder = root.join(format!("matrix-{role}"));
+        let name = NodeName::new("matrix").unwrap();
+        issuer.issue(&folder, role, &name, Duration::from_secs(600)).unwrap();
+        let endpoint = Endpoint::client(&Identity::load(&folder).unwrap()).unwrap();
+        for target in &nodes {
+            for request in one_of_each() {
+                let answer = endpoint.call(target, &request, TIMEOUT).await;
+                let by_role = |e: &RpcError| e.code == ErrorCode::Denied && e.reason.contains("may not call");
+                let denied = answer.as_ref().err().is_some_and(by_role);
+                let kind = request.kind();
+                let case = format!("{role} calls {} of {}", kind.as_str(), target.node);
+                assert_eq!(denied, !role.may_call(kind), "{case}: {answer:?}");
+                // What is let through by its role alone is still no way to speak for another, or to get at
+                // what takes a scope; and never a way to bring a node down.
+                let code = answer.as_ref().err().map(|e| e.code);
+                assert_ne!(code, Some(ErrorCode::Internal), "{case}: {answer:?}");
+                assert_ne!(code, Some(ErrorCode::Unreachable), "{case}: {answer:?}");
+                if role == Role::Data && matches!(kind, CallKind::Register | CallKind::Heartbeat) {
+                    let expected =
+                        if *target == nodes[1] { ErrorCode::Denied } else { ErrorCode::BadRequest };
+                    assert_eq!(code, Some(expected), "{case}: {answer:?}");
+                }
+            }
+        }
+        endpoint.close().await;
     }
     // A node that is reached under another name than its certificate's is not talked to.
     let client = fixture.endpoint("identities/client");

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use wmall_client::ClientError;
 use wmall_devnet::DevnetError;
-use wmall_proto::ErrorCode;
+use wmall_proto::{ErrorCode, RpcError};
 use wmall_runtime::ConfigError;
+use wmall_transport::JoinError;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -92,6 +93,24 @@ impl From<ClientError> for Failure {
             _ => FAILED,
         };
         Self::new(code.as_str(), reason, exit).hint(error.hint())
+    }
+}
+
+impl From<RpcError> for Failure {
+    fn from(error: RpcError) -> Self {
+        ClientError::from(error).into()
+    }
+}
+
+impl From<JoinError> for Failure {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::Refused(error) => error.into(),
+            JoinError::OtherRole { .. } | JoinError::OtherName(_) => Self::usage(error),
+            JoinError::HasIdentity(_) => Self::new("already_exists", error.to_string(), FAILED)
+                .hint("remove that folder first, if the identity in it is of no use any more"),
+            other => Self::new("local", chain(&other), FAILED),
+        }
     }
 }
 

@@ -39,22 +39,32 @@ pub struct UpOptions {
     pub condemned_grace: Duration,
     /// How long an upload may take before it is given up.
     pub upload_grace: Duration,
+    /// How long certificates are valid that are issued later.
+    pub certificate_life: Duration,
     /// Whether the nodes outlive the caller.
     pub detach: bool,
 }
 
 impl Default for UpOptions {
     fn default() -> Self {
-        let Settings { condemned_grace, upload_grace, .. } = Settings::default();
-        let (zones, max_bytes) = (None, 8 << 30);
-        Self { metadata: 3, data: 5, zones, max_bytes, condemned_grace, upload_grace, detach: true }
+        let Settings { condemned_grace, upload_grace, certificate_life, .. } = Settings::default();
+        Self {
+            metadata: 3,
+            data: 5,
+            zones: None,
+            max_bytes: 8 << 30,
+            condemned_grace,
+            upload_grace,
+            certificate_life,
+            detach: true,
+        }
     }
 }
 
 impl UpOptions {
     pub(crate) fn settings(&self) -> Settings {
-        let Self { max_bytes, condemned_grace, upload_grace, .. } = *self;
-        Settings { max_bytes, condemned_grace, upload_grace }
+        let Self { max_bytes, condemned_grace, upload_grace, certificate_life, .. } = *self;
+        Settings { max_bytes, condemned_grace, upload_grace, certificate_life }
     }
 }
 
@@ -225,23 +235,20 @@ impl Devnet {
         let store = self.connect().await?;
         let members = store.status().await?.members;
         let ids = self.state.nodes.iter().filter_map(|n| match n.kind {
-            NodeKind::MetadataNode { id } => Some(id),
+            NodeKind::MetadataNode { id, .. } => Some(id),
             NodeKind::DataNode { .. } => None,
         });
         let id = ids.chain(members.iter().map(|m| m.id)).max().unwrap_or(0) + 1;
         if let Some(old) = members.iter().find(|m| m.name == node.name.as_str()) {
             store.remove_member(old.id).await?;
         }
-        rejoin_config(&self.layout, &node.name, id)?;
+        let NodeKind::MetadataNode { join, .. } = node.kind else { return Ok(()) };
+        let kind = NodeKind::MetadataNode { id, join };
+        rejoin_config(&self.layout, &node.name, &kind)?;
         let data = self.layout.node(&node.name).join("data");
         fs::remove_dir_all(&data).map_err(at(&data))?;
-        self.state.nodes[i].kind = NodeKind::MetadataNode { id };
-        let plan = NodePlan {
-            name: node.name.clone(),
-            kind: NodeKind::MetadataNode { id },
-            address: node.address,
-            ops: Some(node.ops),
-        };
+        self.state.nodes[i].kind = kind.clone();
+        let plan = NodePlan { name: node.name.clone(), kind, address: node.address, ops: Some(node.ops) };
         init_node(&self.layout, &plan)?;
         self.launch(i)?;
         self.wait_started(i)?;
@@ -433,7 +440,8 @@ pub(crate) fn plan(options: &UpOptions) -> Result<Vec<NodePlan>, DevnetError> {
     let mut plans = Vec::new();
     for i in 1..=options.metadata {
         let (address, ops) = port()?;
-        let kind = NodeKind::MetadataNode { id: u64::from(i) };
+        let (join, _) = port()?;
+        let kind = NodeKind::MetadataNode { id: u64::from(i), join };
         plans.push(NodePlan { name: name("metadata", i)?, kind, address, ops: Some(ops) });
     }
     for i in 1..=options.data {

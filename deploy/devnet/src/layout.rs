@@ -10,12 +10,13 @@ use wmall_proto::topology::{ClusterId, MetadataAddress};
 use wmall_proto::{NodeName, Role, ZoneName};
 use wmall_runtime::logging::LogConfig;
 use wmall_runtime::ops::OpsConfig;
-use wmall_transport::CertificateAuthority;
+use wmall_transport::{Issuer, create_authority};
 
 use crate::error::{DevnetError, at};
 
-/// How long identities are valid.
-const LIFETIME: Duration = Duration::from_secs(365 * 86_400);
+/// How long the first certificates are valid. Those of running nodes renew themselves.
+const NODE_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+const USER_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 
 /// What a node is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
@@ -25,6 +26,8 @@ pub enum NodeKind {
     MetadataNode {
         /// Its Raft id.
         id: u64,
+        /// Where it answers those who have a token.
+        join: SocketAddr,
     },
     /// A data node.
     DataNode {
@@ -110,6 +113,8 @@ pub struct Settings {
     pub condemned_grace: Duration,
     /// How long an upload may take before it is given up.
     pub upload_grace: Duration,
+    /// How long certificates are valid that are issued later.
+    pub certificate_life: Duration,
 }
 
 impl Default for Settings {
@@ -118,6 +123,7 @@ impl Default for Settings {
             max_bytes: 64 << 30,
             condemned_grace: Duration::from_secs(600),
             upload_grace: Duration::from_secs(86_400),
+            certificate_life: NODE_LIFETIME,
         }
     }
 }
@@ -129,17 +135,19 @@ pub fn write_cluster(root: &Path, nodes: &[NodePlan], settings: &Settings) -> Re
     let root = root.canonicalize().map_err(at(root))?;
     let layout = Layout::new(&root);
     let cluster = ClusterId(wmall_runtime::random::bytes());
-    let authority = CertificateAuthority::create(&root.join("ca"), cluster)?;
+    let issuer = create_authority(&root.join("ca"), cluster)?;
     let metadata: Vec<&NodePlan> =
         nodes.iter().filter(|n| matches!(n.kind, NodeKind::MetadataNode { .. })).collect();
     for node in nodes {
         let folder = layout.node(&node.name);
         let identity = folder.join("identity");
-        authority.issue(&identity, node.kind.role(), &node.name, LIFETIME)?;
+        issuer.issue(&identity, node.kind.role(), &node.name, NODE_LIFETIME)?;
         let config = layout.config(&node.name, &node.kind);
         match &node.kind {
             NodeKind::MetadataNode { .. } => {
-                write(&config, &metadata_config(node, &metadata, &folder, settings))?
+                let (certificate, key) = issuer.to_pem();
+                Issuer::save(&identity, &certificate, &key)?;
+                write(&config, &metadata_config(node, &metadata, &folder, settings))?;
             }
             NodeKind::DataNode { zone } => {
                 write(&config, &data_config(node, zone, &metadata, &folder, settings.max_bytes))?;
@@ -148,7 +156,7 @@ pub fn write_cluster(root: &Path, nodes: &[NodePlan], settings: &Settings) -> Re
     }
     for (role, name) in [(Role::Admin, "admin"), (Role::Client, "client")] {
         let name = NodeName::new(name).map_err(|e| DevnetError::Plan(e.to_string()))?;
-        authority.issue(&root.join("identities").join(role.as_str()), role, &name, LIFETIME)?;
+        issuer.issue(&root.join("identities").join(role.as_str()), role, &name, USER_LIFETIME)?;
     }
     let client = wmall_client::ClientConfig {
         identity_dir: root.join("identities").join("admin"),
@@ -166,26 +174,25 @@ fn metadata_config(
     settings: &Settings,
 ) -> wmall_metadata_node::RawConfig {
     let member = |n: &&NodePlan| match n.kind {
-        NodeKind::MetadataNode { id } => {
+        NodeKind::MetadataNode { id, .. } => {
             Some(wmall_metadata_node::MemberEntry { id, name: n.name.clone(), address: n.address })
         }
         NodeKind::DataNode { .. } => None,
     };
+    let members = metadata.iter().filter_map(member).collect();
+    let (data, identity) = (folder.join("data"), folder.join("identity"));
+    let life_ms = settings.certificate_life.as_millis() as u64;
     wmall_metadata_node::RawConfig {
-        name: node.name.clone(),
-        data_dir: folder.join("data"),
-        identity_dir: folder.join("identity"),
-        listen: node.address,
-        members: metadata.iter().filter_map(member).collect(),
-        join: false,
-        backup: None,
-        snapshot_entries: 20_000,
-        suspect_after_ms: 3_000,
-        down_after_ms: 600_000,
+        join_listen: match node.kind {
+            NodeKind::MetadataNode { join, .. } => Some(join),
+            NodeKind::DataNode { .. } => None,
+        },
+        node_certificate_ms: life_ms,
+        user_certificate_ms: life_ms,
         condemned_grace_ms: settings.condemned_grace.as_millis() as u64,
         upload_grace_ms: settings.upload_grace.as_millis() as u64,
         ops: node.ops.map(|listen| OpsConfig { listen }),
-        log: LogConfig::default(),
+        ..wmall_metadata_node::RawConfig::new(node.name.clone(), data, identity, node.address, members)
     }
 }
 
@@ -220,8 +227,9 @@ fn data_config(
 }
 
 /// Gives a metadata node another Raft id, under which it waits to be taken in.
-pub(crate) fn rejoin_config(layout: &Layout, name: &NodeName, id: u64) -> Result<(), DevnetError> {
-    let path = layout.config(name, &NodeKind::MetadataNode { id });
+pub(crate) fn rejoin_config(layout: &Layout, name: &NodeName, kind: &NodeKind) -> Result<(), DevnetError> {
+    let NodeKind::MetadataNode { id, .. } = *kind else { return Ok(()) };
+    let path = layout.config(name, kind);
     let text = fs::read_to_string(&path).map_err(at(&path))?;
     let mut config: wmall_metadata_node::RawConfig =
         toml::from_str(&text).map_err(|e| DevnetError::Plan(e.to_string()))?;

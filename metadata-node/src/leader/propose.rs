@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use wmall_proto::identity::Actor;
 use wmall_proto::rpc::Response;
 use wmall_proto::{ErrorCode, RequestId, RpcError, codec};
 use wmall_runtime::clock::now_ms;
@@ -59,7 +60,20 @@ impl Proposer {
 
     /// Proposes a command and waits for its answer.
     pub async fn propose(&self, request: Option<RequestId>, command: Command) -> Result<Response, RpcError> {
-        let envelope = Envelope { request, command };
+        self.queue(Envelope { request, by: None, command }).await
+    }
+
+    /// The same for somebody's act, which goes into the audit log.
+    pub async fn propose_act(
+        &self,
+        request: Option<RequestId>,
+        by: Actor,
+        command: Command,
+    ) -> Result<Response, RpcError> {
+        self.queue(Envelope { request, by: Some(by), command }).await
+    }
+
+    async fn queue(&self, envelope: Envelope) -> Result<Response, RpcError> {
         let bytes = codec::encode(&envelope).len();
         if bytes > MAX_COMMAND {
             let reason = format!("a command of {bytes} bytes; {MAX_COMMAND} at most");

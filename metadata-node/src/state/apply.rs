@@ -12,6 +12,7 @@ use wmall_proto::{
     BucketName, DiskId, ErrorCode, PgId, Pool, PoolId, PoolName, RpcError, Scheme, Topology, codec,
 };
 
+use super::acts::act_of;
 use super::derived::{AnswerPage, Derived, NO_EPOCH};
 use super::txn::Txn;
 use super::{Applied, State, keys};
@@ -84,8 +85,12 @@ impl State {
             context.index = log_id.index;
             outputs.push(context.apply_entry(log_id, entry)?);
         }
+        let map_changed = context.topology_changed.then_some(context.derived.topology.version);
         let changes = context.finish();
         self.store.apply(&changes)?;
+        if let Some(version) = map_changed {
+            self.map_changed.send_replace(version);
+        }
         Ok(outputs)
     }
 }
@@ -120,6 +125,7 @@ impl<'a> Context<'a> {
                 answers.push(answer);
                 continue;
             }
+            let act = item.by.as_ref().and_then(|_| act_of(&item.command));
             let answer: Result<Response, RpcError> = match self.execute(item.command) {
                 Ok(response) => {
                     self.txn.keep();
@@ -133,6 +139,10 @@ impl<'a> Context<'a> {
                     }
                 }
             };
+            if let Some(act) = act {
+                self.note(item.by, act, answer.as_ref().err().map(|e| e.code));
+                self.txn.keep();
+            }
             let answer = codec::encode(&answer);
             kept.extend(item.request.map(|r| (r, answer.clone())));
             answers.push(answer);
@@ -183,6 +193,12 @@ impl<'a> Context<'a> {
                 self.close_tickets(disk, incarnation, &pieces, &clean, as_of)
             }
             Command::ReportBad { disk, chunks } => self.report_bad(disk, &chunks),
+            Command::CreateToken(token) => self.create_token(token),
+            Command::DropToken(id) => self.drop_token(id),
+            Command::UseToken { id, name, key } => self.use_token(id, name, key),
+            Command::Revoke(actor) => self.revoke(actor),
+            Command::SetScopes(user) => self.set_scopes(user),
+            Command::Note { .. } => Ok(Response::Done),
             Command::MarkDirty(disk) => {
                 self.mark_all_dirty(disk);
                 Ok(Response::Done)

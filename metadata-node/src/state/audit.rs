@@ -1,10 +1,11 @@
 //! A recount: everything in the map, held against every counter and every reference in it. It knows the
 //! layout of the map and nothing of the commands that made it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use wmall_proto::chunk::ChunkRecord;
 use wmall_proto::file::{FileRecord, ObjectRecord, Pin, TrashRecord};
+use wmall_proto::identity::AuditRecord;
 use wmall_proto::pool::Bucket;
 use wmall_proto::{ChunkId, DiskId, FileId, PoolId};
 
@@ -47,6 +48,8 @@ pub struct Auditor {
     tickets: HashMap<DiskId, u64>,
     condemned: u64,
     groups: u64,
+    /// Hash of each line of the audit log and of the one before it, by its number.
+    acts: BTreeMap<u64, ([u8; 32], [u8; 32])>,
 }
 
 impl Auditor {
@@ -87,6 +90,10 @@ impl Auditor {
                 let (disk, ..) = keys::parse_ticket(key).ok_or_else(bad)?;
                 *self.tickets.entry(disk).or_default() += 1;
             }
+            Some(b'z') => {
+                let line: AuditRecord = decode(value)?;
+                self.acts.insert(line.number, (line.hash(), line.before));
+            }
             Some(b'w') => self.condemned += 1,
             Some(b'g') => self.groups += decode::<u64>(value)?,
             _ => {}
@@ -111,6 +118,12 @@ impl Auditor {
         for (disk, count) in &c.tickets {
             check(&format!("tickets of {disk}"), *count, self.tickets.get(disk).copied().unwrap_or(0));
         }
+        check("lines of the audit log", c.acts, self.acts.len() as u64);
+        let mut last = [0; 32];
+        let broken =
+            self.acts.values().filter(|(hash, before)| std::mem::replace(&mut last, *hash) != *before);
+        check("lines of the audit log that do not follow from the one before", 0, broken.count() as u64);
+        check("whether the audit log ends as it should", 1, u64::from(last == c.last_act));
         self.check_pools(&mut check);
         self.check_references(&mut check);
         let unknown = |name: &&String| !self.buckets.contains_key(*name);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
+use wmall_proto::identity::{Revocation, TokenId, TokenRecord};
 use wmall_proto::pg::{PgKey, PgRow};
 use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
 use wmall_proto::{DiskId, PgId, Pool, PoolId, RequestId, Topology};
@@ -43,6 +44,10 @@ pub struct Counters {
     pub deletion_held: bool,
     /// The life of the metadata that indices of the feed belong to.
     pub feed_epoch: u64,
+    /// Lines of the audit log.
+    pub acts: u64,
+    /// Hash of its last line.
+    pub last_act: [u8; 32],
 }
 
 /// The epoch of metadata that came out of a snapshot file and has no life of its own yet: the first leader
@@ -69,6 +74,7 @@ pub(crate) struct Derived {
     pub(crate) tickets: HashMap<(DiskId, PgKey), u32>,
     pub(crate) answers: Answers,
     pub(crate) feed: FeedRing,
+    pub(crate) join_tokens: BTreeMap<TokenId, TokenRecord>,
 }
 
 /// The last answers, by request.
@@ -137,9 +143,15 @@ impl Derived {
             }
             Ok(())
         })?;
+        let mut join_tokens = BTreeMap::new();
+        each(store, keys::TOKENS, |_, value| {
+            let token: TokenRecord = decode(value)?;
+            join_tokens.insert(token.id, token);
+            Ok(())
+        })?;
         let start = applied.log_id.map_or(0, |id| id.index);
         let feed = FeedRing::new(start);
-        Ok(Self { applied, topology, counters, groups, tickets, answers, feed })
+        Ok(Self { applied, topology, counters, groups, tickets, answers, feed, join_tokens })
     }
 
     /// The index of the last applied entry.
@@ -175,6 +187,11 @@ fn load_topology(store: &dyn Store, version: u64) -> Result<Topology, StoreError
         topology.nodes.insert(node.name.clone(), node);
         Ok(())
     })?;
+    each(store, keys::REVOKED, |_, value| {
+        topology.revoked.push(decode::<Revocation>(value)?);
+        Ok(())
+    })?;
+    topology.revoked.sort_by(|a, b| a.actor.cmp(&b.actor));
     Ok(topology)
 }
 

@@ -2,7 +2,8 @@
 //! is order of the thing.
 
 use crate::command::Due;
-use wmall_proto::{BucketName, ChunkId, DiskId, FileId, ObjectName, PgId, PoolId, UploadId};
+use wmall_proto::identity::{Actor, TokenId};
+use wmall_proto::{BucketName, ChunkId, DiskId, FileId, NodeName, ObjectName, PgId, PoolId, UploadId};
 
 pub(super) const APPLIED: &[u8] = b"a";
 pub(super) const COUNTERS: &[u8] = b"k";
@@ -148,6 +149,27 @@ pub(super) fn parse_upload_part(key: &[u8]) -> Option<(UploadId, PoolId, u32)> {
     let pool = u16::from_be_bytes(*key.get(17..)?.first_chunk()?);
     let part = u32::from_be_bytes(key.get(19..)?.try_into().ok()?);
     Some((upload, PoolId(pool), part))
+}
+
+pub(super) const TOKENS: &[u8] = b"j";
+pub(super) const USERS: &[u8] = b"i";
+pub(super) const REVOKED: &[u8] = b"v";
+pub(super) const ACTS: &[u8] = b"z";
+
+pub(super) fn token(id: &TokenId) -> Vec<u8> {
+    key(b'j', &[&id.0])
+}
+
+pub(super) fn user(name: &NodeName) -> Vec<u8> {
+    key(b'i', &[name.as_str().as_bytes()])
+}
+
+pub(super) fn revoked(actor: &Actor) -> Vec<u8> {
+    key(b'v', &[actor.role.as_str().as_bytes(), &[0], actor.name.as_str().as_bytes()])
+}
+
+pub(super) fn act(number: u64) -> Vec<u8> {
+    key(b'z', &[&number.to_be_bytes()])
 }
 
 pub(super) fn answers(index: u64) -> Vec<u8> {

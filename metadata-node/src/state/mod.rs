@@ -5,12 +5,14 @@
 //! Applying takes the write lock and queries the read lock, so each sees exactly one index. A dump, which is
 //! long, holds off applying by a lock of its own, and no query.
 
+mod acts;
 mod apply;
 mod audit;
 mod commit;
 mod derived;
 mod feed;
 mod garbage;
+mod identity;
 mod keys;
 mod names;
 mod query;
@@ -23,6 +25,7 @@ mod tests;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use openraft::{LogId, StoredMembership};
+use tokio::sync::watch;
 use wmall_proto::DiskId;
 use wmall_proto::feed::FeedPage;
 
@@ -33,6 +36,7 @@ pub use apply::Entry as StateEntry;
 pub use audit::{Audit, Auditor};
 pub(crate) use derived::Derived;
 pub use derived::{Counters, NO_EPOCH, PoolCounters};
+pub(crate) use identity::LONGEST_LIFE_MS;
 pub use query::{QueryError, Silent};
 
 /// Where the state machine stands in the log.
@@ -48,6 +52,8 @@ pub struct Applied {
 pub struct State {
     store: Box<dyn Store>,
     derived: RwLock<Derived>,
+    /// Told of each new version of the map.
+    map_changed: watch::Sender<u64>,
     /// Held by whoever changes the map or needs it to stand still for long. Queries go on meanwhile.
     changing: Mutex<()>,
 }
@@ -56,7 +62,8 @@ impl State {
     /// Reads the small half from the map.
     pub fn open(store: Box<dyn Store>) -> Result<Self, StoreError> {
         let derived = Derived::load(&*store)?;
-        Ok(Self { store, derived: RwLock::new(derived), changing: Mutex::new(()) })
+        let map_changed = watch::Sender::new(derived.topology.version);
+        Ok(Self { store, derived: RwLock::new(derived), map_changed, changing: Mutex::new(()) })
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Derived> {
@@ -69,6 +76,13 @@ impl State {
 
     fn changing(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees each new version of the map, and the present one at once.
+    pub fn map_versions(&self) -> watch::Receiver<u64> {
+        let mut versions = self.map_changed.subscribe();
+        versions.mark_changed();
+        versions
     }
 
     /// Where it stands.
@@ -144,6 +158,7 @@ impl State {
         }
         self.store.apply(&changes)?;
         *derived = Derived::load(&*self.store)?;
+        self.map_changed.send_replace(derived.topology.version);
         self.store.flush();
         self.store.trust();
         Ok(())

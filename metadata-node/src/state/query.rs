@@ -56,6 +56,19 @@ impl State {
             Query::Trash { bucket, prefix, after, limit } => {
                 self.trash(bucket, prefix, after.as_ref(), *limit)
             }
+            Query::Tokens => Ok(QueryReply::Tokens(derived.join_tokens.values().cloned().collect())),
+            Query::Users { after, limit } => {
+                let after = after.as_ref().map(keys::user);
+                let (pairs, more) = self.page(keys::USERS, after.as_deref(), *limit)?;
+                let users = pairs.iter().map(|(_, value)| decode(value)).collect::<Result<_, _>>()?;
+                Ok(QueryReply::Users { users, more })
+            }
+            Query::Audit { first, limit } => {
+                let after = first.checked_sub(1).map(keys::act);
+                let (pairs, more) = self.page(keys::ACTS, after.as_deref(), *limit)?;
+                let lines = pairs.iter().map(|(_, value)| decode(value)).collect::<Result<_, _>>()?;
+                Ok(QueryReply::Audit { lines, more })
+            }
             Query::Known { pool, chunk } => {
                 let record = self.chunk_record(*pool, chunk)?;
                 Ok(QueryReply::Known(record.is_some_and(|r| r.condemned.is_none())))

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::Role;
 use crate::chunk::{ChunkCommit, ChunkView};
 use crate::feed::FeedPage;
 use crate::file::{FilePage, ObjectEntry, ObjectRecord, TrashEntry};
+use crate::identity::{Actor, AuditRecord, Scope, TokenId, TokenRecord, User};
 use crate::ids::{ChunkId, DiskId, FileId, Incarnation, PoolId, UploadId};
 use crate::names::{BucketName, NodeName, ObjectName, PoolName, ZoneName};
 use crate::pool::{Bucket, BucketChange, BucketRules};
@@ -65,6 +67,22 @@ pub enum Query {
         /// At most so many; the server gives at most 1,000.
         limit: u32,
     },
+    /// Tokens that have not expired, used ones among them.
+    Tokens,
+    /// Users and what they may do, in order of their names.
+    Users {
+        /// Only those behind this one.
+        after: Option<NodeName>,
+        /// At most so many; the server gives at most 1,000.
+        limit: u32,
+    },
+    /// Lines of the audit log, in order.
+    Audit {
+        /// Number of the first line wanted.
+        first: u64,
+        /// At most so many; the server gives at most 1,000.
+        limit: u32,
+    },
     /// Whether a chunk is committed in a pool, so that it need not be sent.
     Known {
         /// The pool.
@@ -110,6 +128,22 @@ pub enum QueryReply {
     Trash {
         /// The page, by name and then by version.
         entries: Vec<TrashEntry>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// To [`Query::Tokens`].
+    Tokens(Vec<TokenRecord>),
+    /// To [`Query::Users`].
+    Users {
+        /// The page.
+        users: Vec<User>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// To [`Query::Audit`].
+    Audit {
+        /// The page.
+        lines: Vec<AuditRecord>,
         /// Whether there are more.
         more: bool,
     },
@@ -216,6 +250,25 @@ pub enum UserCommand {
     },
     /// Lets data be deleted again after a restore.
     AllowDeletion,
+    /// Makes a token; whoever has its secret may join once.
+    CreateToken {
+        /// Its id; the secret stays with the operator.
+        id: TokenId,
+        /// What its holder becomes.
+        role: Role,
+        /// Under which name; users and operators must have one.
+        name: Option<NodeName>,
+        /// What the new user may do.
+        scopes: Vec<Scope>,
+        /// How long it is good.
+        ttl_ms: u64,
+    },
+    /// Makes a token void that has not been used.
+    DropToken(TokenId),
+    /// Has everybody refuse this holder's certificates of before now.
+    Revoke(Actor),
+    /// Says what a user may do from now on; with no scopes, nothing.
+    SetScopes(User),
 }
 
 /// A change of the metadata nodes themselves.

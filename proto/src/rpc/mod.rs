@@ -64,6 +64,15 @@ pub enum Request {
     Member(MemberCommand),
     /// All metadata, as of now, from the leader.
     Snapshot,
+    /// A new certificate for who the caller is already, by the caller's own certificate.
+    Renew {
+        /// As in [`crate::join::JoinRequest`].
+        csr: Vec<u8>,
+    },
+    /// The certificate and key that certificates are issued with; from one metadata node to another.
+    Issuer,
+    /// Where the asked member answers those who have a token.
+    JoinAddress,
     /// The snapshots and backups that the asked member keeps.
     ListSnapshots,
     /// A data node says what it is and which disks it has; answered with their numbers.
@@ -138,6 +147,9 @@ pub enum CallKind {
     Administer,
     Member,
     Snapshot,
+    Renew,
+    Issuer,
+    JoinAddress,
     ListSnapshots,
     Register,
     Heartbeat,
@@ -154,7 +166,7 @@ pub enum CallKind {
 
 impl CallKind {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::Raft,
         Self::GetTopology,
         Self::Read,
@@ -164,6 +176,9 @@ impl CallKind {
         Self::Administer,
         Self::Member,
         Self::Snapshot,
+        Self::Renew,
+        Self::Issuer,
+        Self::JoinAddress,
         Self::ListSnapshots,
         Self::Register,
         Self::Heartbeat,
@@ -190,6 +205,9 @@ impl CallKind {
             Self::Administer => "administer",
             Self::Member => "member",
             Self::Snapshot => "snapshot",
+            Self::Renew => "renew",
+            Self::Issuer => "issuer",
+            Self::JoinAddress => "join_address",
             Self::ListSnapshots => "list_snapshots",
             Self::Register => "register",
             Self::Heartbeat => "heartbeat",
@@ -219,6 +237,9 @@ impl Request {
             Self::Administer { .. } => CallKind::Administer,
             Self::Member(_) => CallKind::Member,
             Self::Snapshot => CallKind::Snapshot,
+            Self::Renew { .. } => CallKind::Renew,
+            Self::Issuer => CallKind::Issuer,
+            Self::JoinAddress => CallKind::JoinAddress,
             Self::ListSnapshots => CallKind::ListSnapshots,
             Self::Register(_) => CallKind::Register,
             Self::Heartbeat(_) => CallKind::Heartbeat,
@@ -258,6 +279,17 @@ pub enum Response {
         /// Bytes that follow.
         length: u64,
     },
+    /// To [`Request::Renew`].
+    Renewed(crate::join::IssuedCertificate),
+    /// To [`Request::Issuer`]: certificate and key, both PEM.
+    Issuer {
+        /// The certificate.
+        certificate: String,
+        /// The key.
+        key: String,
+    },
+    /// To [`Request::JoinAddress`]; none if it answers no strangers.
+    JoinAddress(Option<crate::join::JoinAddress>),
     /// To [`Request::ListSnapshots`].
     Snapshots(Vec<SnapshotInfo>),
     /// To [`Request::Register`]: the disks' numbers, in the order of the registration.

@@ -1,28 +1,24 @@
-//! The cluster's own certificate authority, as `wmall cluster init` makes it.
+//! The cluster's own certificate authority, as `wmall cluster init` makes it. Its key signs issuers and
+//! nothing else, and is needed again only when one has to be replaced or a node was off for so long that its
+//! certificate ended.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
-};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use wmall_proto::topology::ClusterId;
-use wmall_proto::{NodeName, Role};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::identity::{CA_FILE, CERT_FILE, IdentityError, KEY_FILE, role_uri};
+use crate::files::write_private;
+use crate::identity::{CA_FILE, IdentityError};
+use crate::issuer::{CLOCK_SKEW, Issuer};
 
 const CA_KEY_FILE: &str = "ca.key";
-/// Ten years: the CA itself is renewed by hand.
+/// Ten years: CA and issuer are renewed by hand.
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// Clocks of peers may differ by this much.
-const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// Why the authority could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -47,106 +43,54 @@ pub enum AuthorityError {
     Certificate(#[from] rcgen::Error),
 }
 
-/// A CA that signs the identities of one cluster.
-pub struct CertificateAuthority {
-    cluster: ClusterId,
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
+/// Makes a CA for a new cluster in this folder, `ca.pem` and `ca.key`, and an issuer beside it, which is
+/// returned.
+pub fn create_authority(folder: &Path, cluster: ClusterId) -> Result<Issuer, AuthorityError> {
+    if folder.join(CA_KEY_FILE).exists() {
+        return Err(AuthorityError::Exists(folder.display().to_string()));
+    }
+    let key = KeyPair::generate()?;
+    let params = ca_params(&format!("wmall {cluster}"), 1)?;
+    let pem = params.self_signed(&key)?.pem();
+    write_private(&folder.join(CA_KEY_FILE), key.serialize_pem().as_bytes())?;
+    write_private(&folder.join(CA_FILE), pem.as_bytes())?;
+    create_issuer(folder)
 }
 
-impl CertificateAuthority {
-    /// Makes a CA for a new cluster in this folder: `ca.pem`, and `ca.key` for its owner only.
-    pub fn create(folder: &Path, cluster: ClusterId) -> Result<Self, AuthorityError> {
-        if folder.join(CA_KEY_FILE).exists() {
-            return Err(AuthorityError::Exists(folder.display().to_string()));
-        }
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.distinguished_name.push(DnType::CommonName, format!("wmall {cluster}"));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        valid_for(&mut params, CA_LIFETIME);
-        let pem = params.self_signed(&key)?.pem();
-        write_private(&folder.join(CA_KEY_FILE), key.serialize_pem().as_bytes())?;
-        write_private(&folder.join(CA_FILE), pem.as_bytes())?;
-        Ok(Self { cluster, issuer: Issuer::new(params, key), pem })
-    }
-
-    /// Loads the CA of this folder.
-    pub fn load(folder: &Path) -> Result<Self, AuthorityError> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            fs::read_to_string(&path)
-                .map_err(|source| IdentityError::Read { path: path.display().to_string(), source })
-        };
-        let (pem, key) = (read(CA_FILE)?, read(CA_KEY_FILE)?);
-        let cluster = cluster_of(&pem).ok_or_else(|| IdentityError::Malformed {
-            path: folder.join(CA_FILE).display().to_string(),
-            what: "certificate of a wmall cluster",
-        })?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&key)?)?;
-        Ok(Self { cluster, pem, issuer })
-    }
-
-    /// The cluster whose identities it signs.
-    pub fn cluster(&self) -> ClusterId {
-        self.cluster
-    }
-
-    /// Makes a key and a certificate for a process and writes them, with the CA's certificate, to a
-    /// folder that [`crate::Identity::load`] reads.
-    pub fn issue(
-        &self,
-        folder: &Path,
-        role: Role,
-        node: &NodeName,
-        lifetime: Duration,
-    ) -> Result<(), AuthorityError> {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec![node.to_string()])?;
-        params.distinguished_name.push(DnType::CommonName, node.to_string());
-        let uri = role_uri(&self.cluster, role, node);
-        params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        valid_for(&mut params, lifetime);
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        write_private(&folder.join(KEY_FILE), key.serialize_pem().as_bytes())?;
-        write_private(&folder.join(CERT_FILE), certificate.pem().as_bytes())?;
-        write_private(&folder.join(CA_FILE), self.pem.as_bytes())
-    }
+/// Makes another issuer with the CA of this folder.
+pub fn create_issuer(folder: &Path) -> Result<Issuer, AuthorityError> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        fs::read_to_string(&path)
+            .map_err(|source| IdentityError::Read { path: path.display().to_string(), source })
+    };
+    let (pem, key) = (read(CA_FILE)?, read(CA_KEY_FILE)?);
+    let cluster = cluster_of(&pem).ok_or_else(|| IdentityError::Malformed {
+        path: folder.join(CA_FILE).display().to_string(),
+        what: "certificate of a wmall cluster",
+    })?;
+    let ca = rcgen::Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&key)?)?;
+    let own = KeyPair::generate()?;
+    let params = ca_params(&format!("wmall issuer {cluster}"), 0)?;
+    let certificate = params.signed_by(&own, &ca)?.pem();
+    Issuer::save(folder, &certificate, &own.serialize_pem())?;
+    Issuer::load(folder)
 }
 
-fn valid_for(params: &mut CertificateParams, lifetime: Duration) {
+fn ca_params(name: &str, below: u8) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let now = SystemTime::now();
     params.not_before = (now - CLOCK_SKEW).into();
-    params.not_after = (now + lifetime).into();
+    params.not_after = (now + CA_LIFETIME).into();
+    Ok(params)
 }
 
-fn cluster_of(pem: &str) -> Option<ClusterId> {
+pub(crate) fn cluster_of(pem: &str) -> Option<ClusterId> {
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
     let (_, parsed) = X509Certificate::from_der(&der).ok()?;
     let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
     wmall_proto::ids::parse_hex(name.strip_prefix("wmall ")?).map(ClusterId)
-}
-
-/// Writes a file that only its owner may read, durably and never half.
-fn write_private(path: &Path, content: &[u8]) -> Result<(), AuthorityError> {
-    let failed = |source| AuthorityError::Write { path: path.display().to_string(), source };
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(failed)?;
-    }
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(failed)?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)?;
-    fs::rename(&temporary, path).map_err(failed)?;
-    let folder = path.parent().map(fs::File::open).transpose().map_err(failed)?;
-    folder.map_or(Ok(()), |f| f.sync_all()).map_err(failed)
 }

@@ -3,8 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+use wmall_proto::identity::Revocation;
+use wmall_proto::topology::ClusterId;
+
 use quinn::{ClientConfig, Runtime, ServerConfig, TokioRuntime};
 
+use crate::credentials::Credentials;
 use crate::identity::{Identity, Peer};
 use crate::pool::Pool;
 use crate::socket::Compact;
@@ -38,7 +43,11 @@ pub enum BindError {
 #[derive(Clone)]
 pub struct Endpoint {
     pub(crate) quinn: quinn::Endpoint,
-    pub(crate) identity: Arc<Identity>,
+    pub(crate) credentials: Arc<Credentials>,
+    cluster: ClusterId,
+    ca_fingerprint: [u8; 32],
+    /// Whose certificates are refused. What has changed is looked at by every connection that stands.
+    pub(crate) revoked: Arc<watch::Sender<Arc<[Revocation]>>>,
     pub(crate) server_tls: Option<Arc<quinn::crypto::rustls::QuicServerConfig>>,
     pub(crate) small_buffers: bool,
     pub(crate) pool: Arc<Pool>,
@@ -46,24 +55,27 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Binds a socket that [`Endpoint::serve`] will answer on. Needs a tokio runtime around it.
-    pub fn server(address: SocketAddr, identity: Arc<Identity>) -> Result<Self, BindError> {
-        let tls = tls::server(&identity)?;
-        Self::bind(address, identity, Some(tls))
+    pub fn server(address: SocketAddr, identity: &Identity) -> Result<Self, BindError> {
+        let credentials = Credentials::new(identity)?;
+        let tls = tls::server(identity, credentials.clone())?;
+        Self::bind(address, identity, credentials, Some(tls))
     }
 
     /// Binds a socket that only calls.
-    pub fn client(identity: Arc<Identity>) -> Result<Self, BindError> {
-        Self::bind(SocketAddr::from(([0, 0, 0, 0], 0)), identity, None)
+    pub fn client(identity: &Identity) -> Result<Self, BindError> {
+        let credentials = Credentials::new(identity)?;
+        Self::bind(SocketAddr::from(([0, 0, 0, 0], 0)), identity, credentials, None)
     }
 
     fn bind(
         address: SocketAddr,
-        identity: Arc<Identity>,
+        identity: &Identity,
+        credentials: Arc<Credentials>,
         server_tls: Option<Arc<quinn::crypto::rustls::QuicServerConfig>>,
     ) -> Result<Self, BindError> {
         let failed = |source| BindError::Socket { address, source };
         let socket = tuning::bind(address).map_err(failed)?;
-        let client_tls = tls::client(&identity)?;
+        let client_tls = tls::client(identity, credentials.clone())?;
         // Each connection gets the settings for its own peer; these are for what comes before.
         let server = server_tls
             .as_ref()
@@ -77,12 +89,15 @@ impl Endpoint {
         )
         .map_err(failed)?;
         let small_buffers = socket.small_buffers;
-        let pool = Arc::new(Pool::new(Box::new(move |address: SocketAddr| {
+        let configure = move |address: SocketAddr| {
             let mut config = ClientConfig::new(client_tls.clone());
             config.transport_config(tuning::transport(address.ip(), small_buffers, tuning::FULL_WINDOW));
             config
-        })));
-        Ok(Self { quinn, identity, server_tls, small_buffers, pool })
+        };
+        let revoked = Arc::new(watch::Sender::new(Arc::from([])));
+        let pool = Arc::new(Pool::new(Box::new(configure), credentials.clone(), revoked.subscribe()));
+        let (cluster, ca_fingerprint) = (identity.cluster(), identity.ca_fingerprint());
+        Ok(Self { quinn, credentials, cluster, ca_fingerprint, revoked, server_tls, small_buffers, pool })
     }
 
     /// Where it listens.
@@ -90,9 +105,40 @@ impl Endpoint {
         self.quinn.local_addr()
     }
 
-    /// Who it is.
-    pub fn peer(&self) -> &Peer {
-        self.identity.peer()
+    /// Who it is, by its present certificate.
+    pub fn peer(&self) -> Peer {
+        self.credentials.peer()
+    }
+
+    /// The cluster it belongs to.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// BLAKE3 of the CA's certificate, as join tokens carry it.
+    pub fn ca_fingerprint(&self) -> [u8; 32] {
+        self.ca_fingerprint
+    }
+
+    /// Shows this identity from now on. Calls under way end on the connections that they began on; the next
+    /// ones are made on new ones.
+    pub fn renew(&self, identity: &Identity) -> Result<(), BindError> {
+        Ok(self.credentials.renew(identity)?)
+    }
+
+    /// Refuses these certificates from now on, and ends the connections that were made with them. The list is
+    /// in the order of its holders.
+    pub fn set_revoked(&self, revoked: &[Revocation]) {
+        let news = self.revoked.send_if_modified(|now| {
+            let news = **now != *revoked;
+            if news {
+                *now = revoked.into();
+            }
+            news
+        });
+        if news {
+            self.pool.drop_revoked();
+        }
     }
 
     /// Closes every connection and waits, briefly, until the peers have heard.

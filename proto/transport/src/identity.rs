@@ -2,15 +2,18 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
+use rcgen::KeyPair;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use wmall_proto::identity::{Actor, Revocation};
 use wmall_proto::ids::parse_hex;
 use wmall_proto::topology::ClusterId;
 use wmall_proto::{NodeName, Role};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// Names of the files in an identity's folder.
+/// Names of the files in an identity's folder. The certificate's file has the issuer's behind its own.
 pub(crate) const CA_FILE: &str = "ca.pem";
 pub(crate) const CERT_FILE: &str = "cert.pem";
 pub(crate) const KEY_FILE: &str = "key.pem";
@@ -40,7 +43,7 @@ pub enum IdentityError {
     NoRole,
 }
 
-/// Whom a certificate names.
+/// Whom a certificate names, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// The cluster.
@@ -49,6 +52,11 @@ pub struct Peer {
     pub role: Role,
     /// Its name.
     pub node: NodeName,
+    /// When the certificate was issued, in milliseconds since the Unix epoch: the upper half of its serial
+    /// number. (Its `notBefore` is earlier, for clocks that are slow.)
+    pub issued_ms: u64,
+    /// When it ends, likewise.
+    pub expires_ms: u64,
 }
 
 /// The SAN URI of a role.
@@ -61,31 +69,55 @@ impl Peer {
     pub(crate) fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, IdentityError> {
         let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| IdentityError::NoRole)?;
         let names = parsed.subject_alternative_name().ok().flatten().ok_or(IdentityError::NoRole)?;
-        names
-            .value
-            .general_names
-            .iter()
-            .find_map(|name| match name {
-                GeneralName::URI(uri) => Self::parse_uri(uri),
-                _ => None,
-            })
-            .ok_or(IdentityError::NoRole)
+        let uri = names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
+        let (cluster, role, node) = uri.and_then(parse_uri).ok_or(IdentityError::NoRole)?;
+        let serial = parsed.raw_serial();
+        let serial = serial.iter().fold(0u128, |n, &b| n << 8 | u128::from(b));
+        let expires = parsed.validity().not_after.timestamp();
+        let expires_ms = u64::try_from(expires).unwrap_or(0).saturating_mul(1000);
+        Ok(Self { cluster, role, node, issued_ms: (serial >> 64) as u64, expires_ms })
     }
 
-    fn parse_uri(uri: &str) -> Option<Self> {
-        let mut parts = uri.strip_prefix("wmall://")?.split('/');
-        let cluster = ClusterId(parse_hex(parts.next()?)?);
-        let role = parts.next()?.parse().ok()?;
-        let node = NodeName::new(parts.next()?).ok()?;
-        parts.next().is_none().then_some(Self { cluster, role, node })
+    /// The holder, without regard to which of its certificates this is.
+    pub fn actor(&self) -> Actor {
+        Actor { role: self.role, name: self.node.clone() }
     }
+
+    /// Whether this certificate is refused.
+    pub fn is_revoked(&self, revoked: &[Revocation]) -> bool {
+        let found = revoked.binary_search_by(|r| (r.actor.role, &r.actor.name).cmp(&(self.role, &self.node)));
+        found.is_ok_and(|at| self.issued_ms < revoked[at].before_ms)
+    }
+
+    /// When, after it was issued, a certificate is due for renewal: two thirds into its life.
+    pub fn renew_at_ms(&self) -> u64 {
+        let life = self.expires_ms.saturating_sub(self.issued_ms);
+        self.issued_ms + life / 3 * 2
+    }
+
+    /// How long it is still valid.
+    pub fn remaining(&self, now_ms: u64) -> Duration {
+        Duration::from_millis(self.expires_ms.saturating_sub(now_ms))
+    }
+}
+
+fn parse_uri(uri: &str) -> Option<(ClusterId, Role, NodeName)> {
+    let mut parts = uri.strip_prefix("wmall://")?.split('/');
+    let cluster = ClusterId(parse_hex(parts.next()?)?);
+    let role = parts.next()?.parse().ok()?;
+    let node = NodeName::new(parts.next()?).ok()?;
+    parts.next().is_none().then_some((cluster, role, node))
 }
 
 /// A process's own identity, ready for TLS.
 #[derive(Debug)]
 pub struct Identity {
     pub(crate) ca: CertificateDer<'static>,
-    pub(crate) certificate: CertificateDer<'static>,
+    /// Its own certificate, then the issuer's.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
     peer: Peer,
 }
@@ -93,17 +125,25 @@ pub struct Identity {
 impl Identity {
     /// Reads `ca.pem`, `cert.pem` and `key.pem` from a folder.
     pub fn load(folder: &Path) -> Result<Self, IdentityError> {
-        let certificate = |name: &str| {
-            let (path, pem) = read(folder, name)?;
-            CertificateDer::from_pem_slice(&pem)
-                .map_err(|_| IdentityError::Malformed { path, what: "certificate" })
+        let malformed = |name: &str, what| IdentityError::Malformed {
+            path: folder.join(name).display().to_string(),
+            what,
         };
-        let (ca, own) = (certificate(CA_FILE)?, certificate(CERT_FILE)?);
-        let (path, pem) = read(folder, KEY_FILE)?;
-        let key = PrivateKeyDer::from_pem_slice(&pem)
-            .map_err(|_| IdentityError::Malformed { path, what: "private key" })?;
-        let peer = Peer::of_certificate(&own)?;
-        Ok(Self { ca, certificate: own, key, peer })
+        let ca = CertificateDer::from_pem_slice(&read(folder, CA_FILE)?)
+            .map_err(|_| malformed(CA_FILE, "certificate"))?;
+        let pem = read(folder, CERT_FILE)?;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        let chain = chain.map_err(|_| malformed(CERT_FILE, "certificate"))?;
+        let own = chain.first().ok_or_else(|| malformed(CERT_FILE, "certificate"))?;
+        let key = PrivateKeyDer::from_pem_slice(&read(folder, KEY_FILE)?)
+            .map_err(|_| malformed(KEY_FILE, "private key"))?;
+        let peer = Peer::of_certificate(own)?;
+        Ok(Self { ca, chain, key, peer })
+    }
+
+    /// Whether this folder holds one.
+    pub fn exists(folder: &Path) -> bool {
+        folder.join(CERT_FILE).exists()
     }
 
     /// Whom it names.
@@ -115,13 +155,19 @@ impl Identity {
     pub fn cluster(&self) -> ClusterId {
         self.peer.cluster
     }
+
+    /// BLAKE3 of the CA's certificate, as join tokens carry it.
+    pub fn ca_fingerprint(&self) -> [u8; 32] {
+        wmall_proto::ChunkId::of(&self.ca).0
+    }
+
+    /// The key once more, for certificate requests.
+    pub(crate) fn key_pair(&self) -> Result<KeyPair, rcgen::Error> {
+        KeyPair::try_from(&self.key)
+    }
 }
 
-fn read(folder: &Path, name: &str) -> Result<(String, Vec<u8>), IdentityError> {
+pub(crate) fn read(folder: &Path, name: &str) -> Result<Vec<u8>, IdentityError> {
     let path = folder.join(name);
-    let text = path.display().to_string();
-    match fs::read(&path) {
-        Ok(bytes) => Ok((text, bytes)),
-        Err(source) => Err(IdentityError::Read { path: text, source }),
-    }
+    fs::read(&path).map_err(|source| IdentityError::Read { path: path.display().to_string(), source })
 }

@@ -11,20 +11,29 @@
 
 mod authority;
 mod body;
+mod clock;
+mod credentials;
 mod endpoint;
+mod files;
 mod identity;
+mod issuer;
+mod join;
 mod members;
 mod outgoing;
 mod pool;
+mod renewal;
 mod serve;
 mod socket;
 mod tls;
 mod tuning;
 
-pub use authority::{AuthorityError, CertificateAuthority};
+pub use authority::{AuthorityError, create_authority, create_issuer};
 pub use body::{Body, collect};
 pub use endpoint::{BindError, Endpoint};
 pub use identity::{Identity, IdentityError, Peer};
+pub use issuer::{Issuer, Subject, requested_key};
+pub use join::{JoinError, JoinHandler, JoinServer, join};
 pub use members::Members;
 pub use outgoing::{Call, Reply, Target};
+pub use renewal::{RenewBy, Renewal};
 pub use serve::{Handler, Incoming, Replier};

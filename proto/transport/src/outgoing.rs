@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream};
+use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
 use wmall_proto::codec;
 use wmall_proto::rpc::{Request, Response};
 use wmall_proto::{ErrorCode, NodeName, RpcError};
@@ -68,10 +68,10 @@ impl Endpoint {
     ) -> Result<Call, RpcError> {
         let deadline = Instant::now() + timeout;
         let opening = async {
-            let connection = self.pool.get(&self.quinn, self.peer(), target).await?;
+            let connection = self.pool.get(&self.quinn, target).await?;
             let (mut send, receive) = connection.open_bi().await.map_err(|e| connection_error(target, &e))?;
             let frame = Bytes::from(codec::encode_frame(request));
-            send.write_chunk(frame).await.map_err(|e| broken(target, &e))?;
+            send.write_chunk(frame).await.map_err(|e| not_written(target, e))?;
             Ok(Call { target: target.clone(), send, receive, deadline })
         };
         within(target, deadline, opening).await
@@ -82,7 +82,7 @@ impl Call {
     /// Sends bulk bytes.
     pub async fn write(&mut self, part: Bytes) -> Result<(), RpcError> {
         let Self { target, send, deadline, .. } = self;
-        let writing = async { send.write_chunk(part).await.map_err(|e| broken(target, &e)) };
+        let writing = async { send.write_chunk(part).await.map_err(|e| not_written(target, e)) };
         within(target, *deadline, writing).await
     }
 
@@ -93,10 +93,10 @@ impl Call {
         let Self { target, mut receive, deadline, .. } = self;
         let reading = async {
             let mut prefix = [0u8; 4];
-            receive.read_exact(&mut prefix).await.map_err(|e| broken(&target, &e))?;
+            receive.read_exact(&mut prefix).await.map_err(|e| not_read(&target, e))?;
             let length = codec::check_frame_length(prefix).map_err(|e| malformed(&target, &e))?;
             let mut bytes = vec![0u8; length];
-            receive.read_exact(&mut bytes).await.map_err(|e| broken(&target, &e))?;
+            receive.read_exact(&mut bytes).await.map_err(|e| not_read(&target, e))?;
             let answer: Result<Response, RpcError> =
                 codec::decode(&bytes).map_err(|e| malformed(&target, &e))?;
             answer
@@ -117,6 +117,21 @@ async fn within<T>(
             let reason = format!("{} at {} did not answer in time", target.node, target.address);
             Err(RpcError::new(ErrorCode::Timeout, reason))
         }
+    }
+}
+
+/// The reason that the peer closed the connection with says more than that it is gone.
+fn not_written(target: &Target, error: WriteError) -> RpcError {
+    match error {
+        WriteError::ConnectionLost(lost) => connection_error(target, &lost),
+        other => broken(target, &other),
+    }
+}
+
+fn not_read(target: &Target, error: ReadExactError) -> RpcError {
+    match error {
+        ReadExactError::ReadError(ReadError::ConnectionLost(lost)) => connection_error(target, &lost),
+        other => broken(target, &other),
     }
 }
 

@@ -9,19 +9,35 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use quinn::{ClientConfig, Connection, ConnectionError};
+use tokio::sync::watch;
+use wmall_proto::identity::Revocation;
 use wmall_proto::{ErrorCode, RpcError};
 
+use crate::credentials::Credentials;
 use crate::identity::Peer;
 use crate::outgoing::Target;
+
+/// Why a connection was closed, as the other side reads it.
+pub(crate) const CLOSED_OTHER_CLUSTER: u32 = 1;
+pub(crate) const CLOSED_REVOKED: u32 = 2;
+pub(crate) const CLOSED_EXPIRED: u32 = 3;
 
 /// The longest a handshake may take.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long a failed dial is not tried again.
 const BACKOFF: Duration = Duration::from_millis(500);
 
+/// A connection, to whom, and with which of our certificates it was made.
+#[derive(Clone)]
+struct Made {
+    connection: Connection,
+    peer: Peer,
+    generation: u64,
+}
+
 #[derive(Default)]
 struct Slot {
-    connection: Option<Connection>,
+    made: Option<Made>,
     failed: Option<(Instant, RpcError)>,
 }
 
@@ -30,40 +46,63 @@ type Configure = Box<dyn Fn(SocketAddr) -> ClientConfig + Send + Sync>;
 
 pub(crate) struct Pool {
     configure: Configure,
+    credentials: Arc<Credentials>,
+    revoked: watch::Receiver<Arc<[Revocation]>>,
     // Bounded by the number of nodes that the topology names.
     slots: Mutex<Slots>,
 }
 
 impl Pool {
-    pub(crate) fn new(configure: Configure) -> Self {
-        Self { configure, slots: Mutex::default() }
+    pub(crate) fn new(
+        configure: Configure,
+        credentials: Arc<Credentials>,
+        revoked: watch::Receiver<Arc<[Revocation]>>,
+    ) -> Self {
+        Self { configure, credentials, revoked, slots: Mutex::default() }
+    }
+
+    fn is_revoked(&self, peer: &Peer) -> bool {
+        peer.is_revoked(&self.revoked.borrow())
+    }
+
+    /// Ends the connections to those whose certificates are refused. One that is being dialled is looked at
+    /// when it stands.
+    pub(crate) fn drop_revoked(&self) {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for slot in slots.values() {
+            let Ok(mut slot) = slot.try_lock() else { continue };
+            if let Some(made) = slot.made.take_if(|m| self.is_revoked(&m.peer)) {
+                made.connection.close(CLOSED_REVOKED.into(), b"revoked");
+            }
+        }
     }
 
     /// A live connection to the target, whose certificate names it.
-    pub(crate) async fn get(
-        &self,
-        quinn: &quinn::Endpoint,
-        own: &Peer,
-        target: &Target,
-    ) -> Result<Connection, RpcError> {
+    pub(crate) async fn get(&self, quinn: &quinn::Endpoint, target: &Target) -> Result<Connection, RpcError> {
         let slot = {
             let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
             slots.entry((target.node.to_string(), target.address)).or_default().clone()
         };
         // Held across the dial, so that many callers share one.
         let mut slot = slot.lock().await;
-        if let Some(connection) = slot.connection.as_ref().filter(|c| c.close_reason().is_none()) {
-            return Ok(connection.clone());
+        let generation = self.credentials.generation();
+        let fit = |m: &&Made| {
+            m.connection.close_reason().is_none() && m.generation == generation && !self.is_revoked(&m.peer)
+        };
+        if let Some(made) = slot.made.as_ref().filter(fit) {
+            return Ok(made.connection.clone());
         }
-        slot.connection = None;
+        // Only this handle goes: calls under way hold the connection until they end.
+        slot.made = None;
         if let Some((at, error)) = &slot.failed
             && at.elapsed() < BACKOFF
         {
             return Err(error.clone());
         }
-        match self.dial(quinn, own, target).await {
-            Ok(connection) => {
-                *slot = Slot { connection: Some(connection.clone()), failed: None };
+        match self.dial(quinn, target).await {
+            Ok((connection, peer)) => {
+                let made = Made { connection: connection.clone(), peer, generation };
+                *slot = Slot { made: Some(made), failed: None };
                 Ok(connection)
             }
             Err(error) => {
@@ -73,12 +112,7 @@ impl Pool {
         }
     }
 
-    async fn dial(
-        &self,
-        quinn: &quinn::Endpoint,
-        own: &Peer,
-        target: &Target,
-    ) -> Result<Connection, RpcError> {
+    async fn dial(&self, quinn: &quinn::Endpoint, target: &Target) -> Result<(Connection, Peer), RpcError> {
         let config = (self.configure)(target.address);
         let connecting = quinn
             .connect_with(config, target.address, target.node.as_str())
@@ -88,12 +122,17 @@ impl Pool {
             Ok(Err(error)) => return Err(connection_error(target, &error)),
             Err(_) => return Err(unreachable(target, "no answer within 1.5 s")),
         };
-        let peer = peer_of(&connection);
-        if peer.as_ref().map(|p| p.cluster) != Some(own.cluster) {
-            connection.close(1u32.into(), b"another cluster");
+        let cluster = self.credentials.peer().cluster;
+        let Some(peer) = peer_of(&connection).filter(|p| p.cluster == cluster) else {
+            connection.close(CLOSED_OTHER_CLUSTER.into(), b"another cluster");
             return Err(denied(target, "its certificate is of another cluster"));
+        };
+        if self.is_revoked(&peer) {
+            connection.close(CLOSED_REVOKED.into(), b"revoked");
+            // As good as gone: another node will do.
+            return Err(unreachable(target, "its certificate was revoked"));
         }
-        Ok(connection)
+        Ok((connection, peer))
     }
 }
 
@@ -118,6 +157,19 @@ fn denied(target: &Target, why: &str) -> RpcError {
 pub(crate) fn connection_error(target: &Target, error: &ConnectionError) -> RpcError {
     // RFC 9001 section 4.8: a TLS alert travels as transport error 0x0100 plus the alert.
     const CRYPTO_ERRORS: std::ops::RangeInclusive<u64> = 0x0100..=0x01ff;
+    if let ConnectionError::ApplicationClosed(close) = error {
+        match u32::try_from(close.error_code.into_inner()) {
+            Ok(CLOSED_OTHER_CLUSTER) => return denied(target, "it is of another cluster"),
+            Ok(CLOSED_REVOKED) => {
+                return RpcError::new(
+                    ErrorCode::Denied,
+                    format!("{} at {}: our certificate was revoked", target.node, target.address),
+                )
+                .hint("ask an operator for a new token: `wmall node token create`");
+            }
+            _ => return unreachable(target, &error.to_string()),
+        }
+    }
     let code = match error {
         ConnectionError::TransportError(e) => Some(u64::from(e.code)),
         ConnectionError::ConnectionClosed(close) => Some(u64::from(close.error_code)),

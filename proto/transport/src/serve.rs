@@ -10,15 +10,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use wmall_proto::codec;
+use wmall_proto::identity::Revocation;
 use wmall_proto::rpc::{Request, Response};
+use wmall_proto::topology::ClusterId;
 use wmall_proto::{ErrorCode, Role, RpcError};
 
 use crate::body::Body;
+use crate::clock::now_ms;
 use crate::endpoint::{Endpoint, server_config};
 use crate::identity::Peer;
-use crate::pool::peer_of;
+use crate::pool::{CLOSED_EXPIRED, CLOSED_OTHER_CLUSTER, CLOSED_REVOKED, peer_of};
 
 /// Peers that may be connected at once.
 const MAX_CONNECTIONS: usize = 1024;
@@ -36,6 +40,8 @@ const FREE_HEADER: usize = 64 << 10;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a caller may take to send its request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timers reach no further than this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(86_400);
 /// How long any call may take.
 const HANDLER_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -129,11 +135,16 @@ impl Endpoint {
             let others = (MAX_CONNECTIONS - places.available_permits()) as u64;
             let window = WINDOW_BUDGET / others.max(FEW_CONNECTIONS);
             let config = server_config(tls, incoming.remote_address().ip(), self.small_buffers, window);
-            let (handler, own, headers) = (handler.clone(), self.peer().clone(), headers.clone());
+            let serving = Serving {
+                cluster: self.cluster(),
+                revoked: self.revoked.subscribe(),
+                headers: headers.clone(),
+                handler: handler.clone(),
+            };
             tokio::spawn(async move {
                 match incoming.accept_with(Arc::new(config)) {
                     Ok(connecting) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
-                        Ok(Ok(connection)) => serve_connection(connection, own, headers, handler).await,
+                        Ok(Ok(connection)) => serving.connection(connection).await,
                         Ok(Err(error)) => tracing::info!(%error, "a handshake failed"),
                         Err(_) => tracing::info!("a handshake took too long"),
                     },
@@ -168,24 +179,63 @@ impl Headers {
     }
 }
 
-async fn serve_connection<H: Handler>(
-    connection: quinn::Connection,
-    own: Peer,
+/// What serving a connection takes.
+struct Serving<H> {
+    cluster: ClusterId,
+    revoked: watch::Receiver<Arc<[Revocation]>>,
     headers: Headers,
     handler: Arc<H>,
-) {
-    let Some(peer) = peer_of(&connection).filter(|p| p.cluster == own.cluster) else {
-        connection.close(1u32.into(), b"another cluster");
-        return;
-    };
-    while let Ok((send, receive)) = connection.accept_bi().await {
-        let (peer, handler, headers) = (peer.clone(), handler.clone(), headers.of(peer.role));
-        tokio::spawn(async move {
-            let answering = serve_call(send, receive, peer, headers, handler);
-            if tokio::time::timeout(HANDLER_TIMEOUT, answering).await.is_err() {
-                tracing::warn!("a call took longer than {HANDLER_TIMEOUT:?} and was cut off");
+}
+
+impl<H: Handler> Serving<H> {
+    /// Answers calls until the peer goes, or its certificate ends or is revoked.
+    async fn connection(mut self, connection: quinn::Connection) {
+        let Some(peer) = peer_of(&connection).filter(|p| p.cluster == self.cluster) else {
+            return connection.close(CLOSED_OTHER_CLUSTER.into(), b"another cluster");
+        };
+        let ends = tokio::time::sleep(peer.remaining(now_ms()).min(LONGEST_SLEEP));
+        tokio::pin!(ends);
+        let mut calls = JoinSet::new();
+        loop {
+            if peer.is_revoked(&self.revoked.borrow_and_update()) {
+                tracing::info!(peer = %peer.actor(), "closing the connection of a revoked certificate");
+                calls.abort_all();
+                return connection.close(CLOSED_REVOKED.into(), b"revoked");
             }
-        });
+            tokio::select! {
+                stream = connection.accept_bi() => {
+                    let Ok((send, receive)) = stream else { break };
+                    let (headers, handler) = (self.headers.of(peer.role), self.handler.clone());
+                    calls.spawn(serve_call_in_time(send, receive, peer.clone(), headers, handler));
+                }
+                Some(_) = calls.join_next() => {}
+                _ = self.revoked.changed() => {}
+                () = &mut ends => {
+                    if !peer.remaining(now_ms()).is_zero() {
+                        ends.as_mut().reset(tokio::time::Instant::now() + peer.remaining(now_ms()).min(LONGEST_SLEEP));
+                        continue;
+                    }
+                    // Who renews in time has made another connection long ago; what is under way here ends well.
+                    while calls.join_next().await.is_some() {}
+                    return connection.close(CLOSED_EXPIRED.into(), b"expired");
+                }
+            }
+        }
+        // The peer is gone; what it began is still brought to its end.
+        calls.detach_all();
+    }
+}
+
+async fn serve_call_in_time<H: Handler>(
+    send: SendStream,
+    receive: RecvStream,
+    peer: Peer,
+    headers: Arc<Semaphore>,
+    handler: Arc<H>,
+) {
+    let answering = serve_call(send, receive, peer, headers, handler);
+    if tokio::time::timeout(HANDLER_TIMEOUT, answering).await.is_err() {
+        tracing::warn!("a call took longer than {HANDLER_TIMEOUT:?} and was cut off");
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) async fn run(context: &Context, command: DevnetCommand) -> Result<(),
             disk_bytes,
             condemned_grace,
             upload_grace,
+            certificate_life,
             in_process,
             detach,
         } => {
@@ -35,6 +36,7 @@ pub(crate) async fn run(context: &Context, command: DevnetCommand) -> Result<(),
                 max_bytes: disk_bytes,
                 condemned_grace,
                 upload_grace,
+                certificate_life,
                 detach,
             };
             if in_process { up_in_process(&dir, &options).await } else { up(&dir, &options).await }

@@ -2,6 +2,8 @@
 
 mod data;
 mod devnet;
+mod identity;
+mod join;
 mod meta;
 mod namespace;
 mod proof;
@@ -79,6 +81,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::Chunk(command) => show::chunk(&context, command).await,
         Command::Status => show::status(&context).await,
         Command::Node(command) => show::node(&context, command).await,
+        Command::User(command) => identity::user(&context, command).await,
+        Command::Audit(args) => identity::audit(&context, &args).await,
         Command::Proof { cid, chunk } => proof::make(&context, cid, chunk).await,
         Command::VerifyProof { proof, cid, data } => proof::check(&proof, cid, data.as_deref()),
         Command::Meta(command) => meta::run(&context, command).await,

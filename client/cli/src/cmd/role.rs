@@ -3,23 +3,27 @@
 use std::net::SocketAddr;
 
 use wmall_devnet::{NodeKind, NodePlan, Settings, write_cluster};
-use wmall_proto::{NodeName, ZoneName};
+use wmall_proto::{NodeName, Role, ZoneName};
 use wmall_runtime::Shutdown;
+use wmall_transport::Issuer;
 
-use super::Context;
-use crate::args::{ClusterCommand, RoleCommand};
+use super::{Context, join};
+use crate::args::{ClusterCommand, ClusterIssueArgs, DataJoinArgs, MetadataJoinArgs, RoleCommand};
 use crate::exit::Failure;
 use crate::output::line;
 
 pub(crate) fn cluster(command: ClusterCommand) -> Result<(), Failure> {
-    let ClusterCommand::Init { dir, metadata, data, disk_bytes } = command;
+    let (dir, metadata, data, disk_bytes) = match command {
+        ClusterCommand::Init { dir, metadata, data, disk_bytes } => (dir, metadata, data, disk_bytes),
+        ClusterCommand::Issue(args) => return issue(&args),
+    };
     if !matches!(metadata.len(), 1 | 3 | 5) {
         return Err(Failure::usage(format!("{} metadata nodes; a cluster has 1, 3 or 5", metadata.len())));
     }
     let mut nodes = Vec::new();
     for (i, text) in metadata.iter().enumerate() {
         let (name, address) = name_and_address(text)?;
-        let kind = NodeKind::MetadataNode { id: i as u64 + 1 };
+        let kind = NodeKind::MetadataNode { id: i as u64 + 1, join: join_address(address) };
         nodes.push(NodePlan { name, kind, address, ops: None });
     }
     for text in &data {
@@ -29,9 +33,20 @@ pub(crate) fn cluster(command: ClusterCommand) -> Result<(), Failure> {
         let zone = ZoneName::new(zone).map_err(Failure::usage)?;
         nodes.push(NodePlan { name, kind: NodeKind::DataNode { zone }, address, ops: None });
     }
+    let join = |node: &NodePlan| match node.kind {
+        NodeKind::MetadataNode { join, .. } => Some(join),
+        NodeKind::DataNode { .. } => None,
+    };
     for (i, node) in nodes.iter().enumerate() {
-        if nodes[..i].iter().any(|n| n.name == node.name || n.address == node.address) {
-            return Err(Failure::usage(format!("{} has the name or the address of another node", node.name)));
+        let clash = |n: &NodePlan| {
+            n.name == node.name
+                || [Some(n.address), join(n)].contains(&Some(node.address))
+                || join(node) == Some(n.address)
+        };
+        if nodes[..i].iter().any(clash) {
+            let reason = format!("{} has the name or an address of another node", node.name);
+            return Err(Failure::usage(reason)
+                .hint("a metadata node also listens a thousand ports on, for those who join"));
         }
     }
     let settings = Settings { max_bytes: disk_bytes, ..Settings::default() };
@@ -40,9 +55,29 @@ pub(crate) fn cluster(command: ClusterCommand) -> Result<(), Failure> {
     line(&format!(
         "{folder}/ca            the certificate authority: keep it off the nodes\n\
          {folder}/nodes/NAME    identity and configuration of each node: copy to its machine, adjust the paths\n\
-         {folder}/identities    the first admin and client\n\
+         {folder}/identities    the first admin, and a client who may do what `wmall user set client …` says\n\
          {folder}/client.toml   for `wmall --config`"
     ))
+}
+
+/// Where strangers are answered, unless the configuration is changed: a thousand ports on.
+fn join_address(listen: SocketAddr) -> SocketAddr {
+    const STEP: u16 = 1000;
+    let port = listen.port().checked_add(STEP).unwrap_or_else(|| listen.port() - STEP);
+    SocketAddr::new(listen.ip(), port)
+}
+
+/// Issues a certificate with the folder of `cluster init`, with no cluster at hand.
+fn issue(args: &ClusterIssueArgs) -> Result<(), Failure> {
+    let failed = |e| Failure::local("the certificate was not issued", &e);
+    let issuer = Issuer::load(&args.dir.join("ca")).map_err(failed)?;
+    let role = Role::from(args.role);
+    issuer.issue(&args.out, role, &args.name, args.lifetime).map_err(failed)?;
+    if role == Role::Metadata {
+        let (certificate, key) = issuer.to_pem();
+        Issuer::save(&args.out, &certificate, &key).map_err(failed)?;
+    }
+    line(&format!("{}: {role} {}", args.out.display(), args.name))
 }
 
 pub(super) fn name_and_address(text: &str) -> Result<(NodeName, SocketAddr), Failure> {
@@ -62,15 +97,22 @@ fn shutdown(exit_with_parent: bool) -> Result<Shutdown, Failure> {
     Ok(shutdown)
 }
 
-pub(crate) async fn metadata_node(context: &Context, command: RoleCommand) -> Result<(), Failure> {
+pub(crate) async fn metadata_node(
+    context: &Context,
+    command: RoleCommand<MetadataJoinArgs>,
+) -> Result<(), Failure> {
     use wmall_metadata_node::{Config, init, run};
+    let command = match command {
+        RoleCommand::Init(args) if args.join.join.is_some() => return join::metadata_node(args).await,
+        other => other,
+    };
     let file = context.role_config()?;
     match command {
         RoleCommand::CheckConfig => {
             Config::load(file)?;
             line("the configuration is good")
         }
-        RoleCommand::Init => {
+        RoleCommand::Init(_) => {
             let config = Config::load(file)?;
             init(&config).map_err(|e| Failure::role("metadata-node init", &e))
         }
@@ -82,15 +124,19 @@ pub(crate) async fn metadata_node(context: &Context, command: RoleCommand) -> Re
     }
 }
 
-pub(crate) async fn data_node(context: &Context, command: RoleCommand) -> Result<(), Failure> {
+pub(crate) async fn data_node(context: &Context, command: RoleCommand<DataJoinArgs>) -> Result<(), Failure> {
     use wmall_data_node::{Config, init, run};
+    let command = match command {
+        RoleCommand::Init(args) if args.join.join.is_some() => return join::data_node(args).await,
+        other => other,
+    };
     let file = context.role_config()?;
     match command {
         RoleCommand::CheckConfig => {
             Config::load(file)?;
             line("the configuration is good")
         }
-        RoleCommand::Init => {
+        RoleCommand::Init(_) => {
             let config = Config::load(file)?;
             let names = init(&config).map_err(|e| Failure::role("data-node init", &e))?;
             line(&format!("formatted: {}", names.join(", ")))

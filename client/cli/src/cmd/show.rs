@@ -5,16 +5,13 @@ use wmall_proto::chunk::{ChunkView, PieceState};
 use wmall_proto::status::{ClusterStatus, NodeStatus};
 use wmall_proto::{ChunkId, FileId, RpcError};
 
-use super::Context;
+use super::{Context, identity};
 use crate::args::{ChunkCommand, FileCommand, NodeCommand};
 use crate::exit::Failure;
 use crate::output::{bytes, table};
 
 pub(crate) async fn status(context: &Context) -> Result<(), Failure> {
-    let store = context.connect().await?;
-    let status = store.status().await?;
-    store.close().await;
-    context.format.print(&status, describe)
+    context.format.print(&fetch_status(context).await?, describe)
 }
 
 fn describe(status: &ClusterStatus) -> String {
@@ -69,13 +66,20 @@ fn nodes(nodes: &[NodeStatus]) -> String {
     )
 }
 
-pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), Failure> {
+async fn fetch_status(context: &Context) -> Result<ClusterStatus, Failure> {
     let store = context.connect().await?;
     let status = store.status().await?;
     store.close().await;
+    Ok(status)
+}
+
+pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), Failure> {
     match command {
-        NodeCommand::Ls => context.format.print(&status.nodes, |all| nodes(all)),
+        NodeCommand::Token(command) => identity::token(context, command).await,
+        NodeCommand::Revoke { name, role } => identity::revoke(context, name, role.into()).await,
+        NodeCommand::Ls => context.format.print(&fetch_status(context).await?.nodes, |all| nodes(all)),
         NodeCommand::Show { name } => {
+            let status = fetch_status(context).await?;
             let node = status.nodes.into_iter().find(|n| n.name.as_str() == name);
             let missing = || RpcError::not_found(format!("data node named {name}")).hint("`wmall node ls`");
             let node = node.ok_or_else(missing).map_err(wmall_client::ClientError::from)?;

@@ -1,6 +1,9 @@
 //! The state machine, one entry after another.
 
 mod garbage;
+mod identity;
+
+use std::collections::BTreeMap;
 
 use openraft::{CommittedLeaderId, LogId};
 use wmall_manifest::Manifest;
@@ -54,7 +57,7 @@ impl Machine {
     }
 
     fn run(&mut self, command: Command) -> Result<Response, RpcError> {
-        self.apply(vec![Envelope { request: None, command }]).remove(0)
+        self.apply(vec![Envelope { request: None, by: None, command }]).remove(0)
     }
 
     /// Node and disk `i`; zones `z1` and `z2` in turn. `life` tells incarnations apart.
@@ -72,6 +75,21 @@ impl Machine {
             address: ([127, 0, 0, 1], u16::from(i)).into(),
             disks: vec![disk],
         }))
+    }
+
+    /// Everything in the map.
+    fn pairs(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        self.state.store.scan(b"", None, usize::MAX).unwrap().into_iter().collect()
+    }
+
+    /// What is held in memory is what a start would read from the map.
+    fn assert_same_after_reload(&self) {
+        let fresh = State::open(Box::new(MemoryStore::default())).unwrap();
+        fresh.load(self.pairs().into_iter().map(Ok)).unwrap();
+        let (now, then) = (self.state.read(), fresh.read());
+        assert_eq!(now.join_tokens, then.join_tokens);
+        assert_eq!(now.topology, then.topology);
+        assert_eq!(now.counters, then.counters);
     }
 
     fn commit(&mut self, chunks: Vec<PromisedChunk>, ack: Ack) -> Result<Response, RpcError> {
@@ -235,6 +253,7 @@ fn too_many_tickets_become_a_dirty_mark_that_later_misses_renew() {
 fn a_request_id_gets_one_answer_and_one_effect() {
     let mut m = Machine::new();
     let item = || Envelope {
+        by: None,
         request: Some(RequestId([5; 16])),
         command: Command::CreateBucket {
             name: "twice".parse().unwrap(),

@@ -1,12 +1,24 @@
 //! The command line.
 
+mod identity;
+mod parse;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use wmall_proto::rpc::Ack;
-use wmall_proto::{BucketName, ChunkId, FileId, ObjectName, PoolName, Scheme};
+use wmall_proto::{BucketName, ChunkId, FileId, NodeName, ObjectName, PoolName, Scheme};
+
+use parse::{
+    parse_bytes, parse_chunk, parse_file, parse_object, parse_quota, parse_quota_bytes, parse_range,
+    parse_source,
+};
 
 use crate::output::Format;
+pub(crate) use identity::{
+    AuditArgs, ClusterIssueArgs, DataJoinArgs, JoinArgs, MetadataJoinArgs, RoleName, TokenCommand,
+    UserCommand,
+};
 
 /// A storage cluster for chain data: what goes in is durable in several places and comes out proven.
 #[derive(Debug, Parser)]
@@ -104,6 +116,11 @@ pub(crate) enum Command {
     /// Buckets: namespaces of objects.
     #[command(subcommand)]
     Bucket(BucketCommand),
+    /// Users, and what they may do.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// What operators did, line by line, each checked against the one before.
+    Audit(AuditArgs),
     /// The metadata nodes: members, snapshots, restores.
     #[command(subcommand)]
     Meta(MetaCommand),
@@ -112,10 +129,10 @@ pub(crate) enum Command {
     Cluster(ClusterCommand),
     /// The metadata node's role.
     #[command(subcommand)]
-    MetadataNode(RoleCommand),
+    MetadataNode(RoleCommand<MetadataJoinArgs>),
     /// The data node's role.
     #[command(subcommand)]
-    DataNode(RoleCommand),
+    DataNode(RoleCommand<DataJoinArgs>),
     /// A whole cluster on this machine.
     #[command(subcommand)]
     Devnet(DevnetCommand),
@@ -241,6 +258,17 @@ pub(crate) enum NodeCommand {
     Show {
         /// Its name.
         name: String,
+    },
+    /// Tokens, with which new nodes and users join.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Have everybody refuse the certificates that somebody has now.
+    Revoke {
+        /// Whose.
+        name: NodeName,
+        /// What they are.
+        #[arg(long, value_enum, default_value_t = RoleName::Data)]
+        role: RoleName,
     },
 }
 
@@ -368,12 +396,14 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_parser = parse_bytes, default_value = "64G", value_name = "N")]
         disk_bytes: u64,
     },
+    /// Issue a certificate by hand, with the CA's folder: for who can't renew theirs any more.
+    Issue(ClusterIssueArgs),
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum RoleCommand {
-    /// Make the node's folders. Done once.
-    Init,
+pub(crate) enum RoleCommand<J: clap::Args> {
+    /// Make the node's folders, once; with --join, its identity and configuration too.
+    Init(J),
     /// Run the node.
     Run {
         /// Stop when standard input ends, that is with the process that started this one.
@@ -409,6 +439,9 @@ pub(crate) enum DevnetCommand {
         /// How long an upload may take before it is given up.
         #[arg(long, value_parser = humantime::parse_duration, default_value = "1day", value_name = "TIME")]
         upload_grace: std::time::Duration,
+        /// How long certificates are valid that are issued later.
+        #[arg(long, value_parser = humantime::parse_duration, default_value = "30days", value_name = "TIME")]
+        certificate_life: std::time::Duration,
         /// All nodes in this process; it must stay in the foreground.
         #[arg(long, conflicts_with = "detach")]
         in_process: bool,
@@ -458,75 +491,6 @@ pub(crate) struct NodeOf {
 
 pub(crate) use wmall_client::Source;
 
-fn parse_file(text: &str) -> Result<FileId, String> {
-    text.parse().map_err(|e: wmall_proto::ids::ParseIdError| e.to_string())
-}
-
-fn parse_chunk(text: &str) -> Result<ChunkId, String> {
-    text.parse().map_err(|e: wmall_proto::ids::ParseIdError| e.to_string())
-}
-
-/// A name has a slash; a CID has none.
-fn parse_source(text: &str) -> Result<Source, String> {
-    if !text.contains('/') {
-        return parse_file(text).map(Source::File);
-    }
-    match parse_object(text)? {
-        (bucket, Some(name)) => Ok(Source::Object(bucket, name)),
-        (_, None) => Err("the object's name is missing behind the slash".into()),
-    }
-}
-
-fn parse_object(text: &str) -> Result<(BucketName, Option<ObjectName>), String> {
-    let (bucket, name) =
-        text.split_once('/').ok_or("write BUCKET/NAME, or BUCKET/ for the file's own name")?;
-    let bucket = BucketName::new(bucket).map_err(|e| e.to_string())?;
-    if name.is_empty() {
-        return Ok((bucket, None));
-    }
-    Ok((bucket, Some(ObjectName::new(name).map_err(|e| e.to_string())?)))
-}
-
-/// A number of bytes, with K, M, G or T for powers of 1024.
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "B" => 0,
-        "K" | "KIB" => 10,
-        "M" | "MIB" => 20,
-        "G" | "GIB" => 30,
-        "T" | "TIB" => 40,
-        unit => return Err(format!("{unit:?} is no unit; write K, M, G or T")),
-    };
-    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no number of bytes"))?;
-    number.checked_shl(shift).filter(|n| n >> shift == number).ok_or_else(|| format!("{text} is too much"))
-}
-
-fn parse_quota_bytes(text: &str) -> Result<Quota, String> {
-    if text == "none" { Ok(Quota(None)) } else { parse_bytes(text).map(|n| Quota(Some(n))) }
-}
-
-fn parse_quota(text: &str) -> Result<Quota, String> {
-    if text == "none" {
-        return Ok(Quota(None));
-    }
-    text.parse().map(|n| Quota(Some(n))).map_err(|_| format!("{text:?} is no number and not `none`"))
-}
-
-fn parse_range(text: &str) -> Result<(u64, Option<u64>), String> {
-    let malformed = || format!("{text:?} is no range; write A-B, both inclusive, or A- up to the end");
-    let (first, last) = text.split_once('-').ok_or_else(malformed)?;
-    let first: u64 = first.parse().map_err(|_| malformed())?;
-    if last.is_empty() {
-        return Ok((first, None));
-    }
-    let last: u64 = last.parse().map_err(|_| malformed())?;
-    if last < first {
-        return Err(format!("the range {text} ends before it starts"));
-    }
-    Ok((first, Some(last)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -535,24 +499,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn bytes_and_ranges() {
-        assert_eq!(parse_bytes("64K"), Ok(65_536));
-        assert_eq!(parse_bytes("4MiB"), Ok(4 << 20));
-        assert!(parse_bytes("4X").is_err() && parse_bytes("").is_err());
-        assert!(parse_bytes("99999999999T").is_err());
-        assert_eq!(parse_range("0-99"), Ok((0, Some(99))));
-        assert_eq!(parse_range("5-"), Ok((5, None)));
-        assert!(parse_range("9-5").is_err() && parse_range("x-5").is_err() && parse_range("5").is_err());
-    }
-
-    #[test]
-    fn names_and_cids_are_told_apart() {
-        assert!(matches!(parse_source("a/b/c"), Ok(Source::Object(..))));
-        assert!(parse_source("a/").is_err());
-        assert!(parse_source("nonsense").is_err());
-        assert!(matches!(parse_source(&"0".repeat(64)), Ok(Source::File(_))));
     }
 }

@@ -1,0 +1,82 @@
+//! Lets new nodes and users in, and gives those that are in new certificates.
+//!
+//! A token is used up by a Raft entry before its certificate is issued: of two who show the same one, one gets
+//! in. Only the leader issues to strangers; renewals come from any member.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wmall_proto::identity::TokenId;
+use wmall_proto::join::{IssuedCertificate, JoinReply, JoinRequest};
+use wmall_proto::{ChunkId, ErrorCode, NodeName, Role, RpcError};
+use wmall_transport::{Issuer, JoinHandler, Peer, Subject};
+
+use crate::command::Command;
+use crate::leader::{Proposer, ReadIndex};
+use crate::state::State;
+
+/// How long certificates are valid.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lifetimes {
+    pub(crate) node: Duration,
+    pub(crate) user: Duration,
+}
+
+impl Lifetimes {
+    fn of(self, role: Role) -> Duration {
+        match role {
+            Role::Metadata | Role::Data | Role::Validator => self.node,
+            Role::Client | Role::Admin => self.user,
+        }
+    }
+}
+
+/// The doorkeeper.
+pub(crate) struct Door {
+    pub(crate) issuer: Arc<Issuer>,
+    pub(crate) lifetimes: Lifetimes,
+    pub(crate) state: Arc<State>,
+    pub(crate) proposer: Proposer,
+    pub(crate) reads: ReadIndex,
+}
+
+impl JoinHandler for Door {
+    async fn join(&self, request: JoinRequest) -> JoinReply {
+        let JoinRequest { secret, name, csr } = request;
+        let id = TokenId::of(&secret);
+        self.reads.wait().await?;
+        // Who knows no token makes no log grow.
+        let Some(token) = self.state.token(&id) else {
+            return Err(RpcError::new(ErrorCode::BadToken, "the token is unknown or has expired")
+                .hint("ask an operator for a new one: `wmall node token create`"));
+        };
+        let key = wmall_transport::requested_key(&csr)?;
+        let key = ChunkId::of(&key).0;
+        self.proposer.propose(None, Command::UseToken { id, name: name.clone(), key }).await?;
+        tracing::info!(token = %id, role = %token.role, %name, "a token was used");
+        self.issue(token.role, name, &csr)
+    }
+}
+
+impl Door {
+    /// A new certificate for a caller whose present one has been accepted.
+    pub(crate) fn renew(&self, peer: &Peer, csr: &[u8]) -> Result<IssuedCertificate, RpcError> {
+        // The connection was let in; what was revoked since then must not live on by renewal.
+        if peer.is_revoked(&self.state.topology().revoked) {
+            return Err(RpcError::new(ErrorCode::Denied, "the certificate was revoked"));
+        }
+        self.issue(peer.role, peer.node.clone(), csr)
+    }
+
+    fn issue(&self, role: Role, node: NodeName, csr: &[u8]) -> Result<IssuedCertificate, RpcError> {
+        let topology = self.state.topology();
+        let revoked = topology.revoked.iter().find(|r| r.actor.role == role && r.actor.name == node);
+        let not_before_ms = revoked.map_or(0, |r| r.before_ms);
+        if not_before_ms == u64::MAX {
+            let reason = format!("metadata node {node} was revoked, for good");
+            return Err(RpcError::new(ErrorCode::Denied, reason).hint("choose another name"));
+        }
+        let lifetime = self.lifetimes.of(role);
+        self.issuer.answer(csr, &Subject { role, node, lifetime, not_before_ms })
+    }
+}

@@ -1,0 +1,160 @@
+//! Who may join, what users may do, and whose certificates are refused.
+//!
+//! Tokens are few and short-lived, and are held in memory beside the map; users are read from the map.
+
+use wmall_proto::identity::{Actor, MAX_SCOPES, Revocation, Scope, TokenId, TokenRecord, User};
+use wmall_proto::rpc::Response;
+use wmall_proto::{ErrorCode, NodeName, Role, RpcError};
+use wmall_runtime::view::StoreError;
+
+use super::apply::{Context, Outcome};
+use super::txn::decode;
+use super::{State, keys};
+
+/// Tokens that may be good at once.
+const MAX_TOKENS: usize = 1024;
+/// Holders whose certificates may be refused at once.
+const MAX_REVOKED: usize = 4096;
+/// No certificate lives longer, so what was revoked before is refused anyway.
+pub(crate) const LONGEST_LIFE_MS: u64 = 400 * 86_400_000;
+
+impl Context<'_> {
+    pub(super) fn create_token(&mut self, token: TokenRecord) -> Outcome {
+        if self.derived.join_tokens.contains_key(&token.id) {
+            return Err(RpcError::new(ErrorCode::AlreadyExists, "there is such a token already").into());
+        }
+        let now = self.now_ms;
+        let expired = self.derived.join_tokens.values().filter(|t| t.expires_ms <= now).map(|t| t.id);
+        let expired: Vec<TokenId> = expired.collect();
+        if self.derived.join_tokens.len() - expired.len() >= MAX_TOKENS {
+            let reason = format!("there are {MAX_TOKENS} tokens that have not expired");
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason)
+                .hint("`wmall node token rm` makes one void")
+                .into());
+        }
+        for id in expired {
+            self.remove_token(id);
+        }
+        self.txn.put(keys::token(&token.id), &token);
+        self.derived.join_tokens.insert(token.id, token);
+        Ok(Response::Done)
+    }
+
+    fn remove_token(&mut self, id: TokenId) {
+        self.txn.remove(keys::token(&id));
+        self.derived.join_tokens.remove(&id);
+    }
+
+    pub(super) fn drop_token(&mut self, id: TokenId) -> Outcome {
+        if !self.derived.join_tokens.contains_key(&id) {
+            return Err(RpcError::not_found(format!("token {id}")).hint("`wmall node token ls`").into());
+        }
+        self.remove_token(id);
+        Ok(Response::Done)
+    }
+
+    /// A token is used once. The same key may ask again, since the answer may have been lost on its way.
+    pub(super) fn use_token(&mut self, id: TokenId, name: NodeName, key: [u8; 32]) -> Outcome {
+        let bad = |why: String| {
+            RpcError::new(ErrorCode::BadToken, why)
+                .hint("ask an operator for a new one: `wmall node token create`")
+        };
+        let token = self.derived.join_tokens.get(&id).filter(|t| t.expires_ms > self.now_ms);
+        let Some(token) = token.cloned() else {
+            return Err(bad("the token is unknown or has expired".into()).into());
+        };
+        match &token.used {
+            Some(used) if *used == (name.clone(), key) => return Ok(Response::Done),
+            Some((by, _)) => return Err(bad(format!("the token was used, by {by}")).into()),
+            None => {}
+        }
+        match &token.name {
+            Some(bound) if *bound != name => {
+                return Err(bad(format!("the token is for {bound}, not for {name}")).into());
+            }
+            None if self.is_taken(token.role, &name) => {
+                let reason = format!("there is a {} {name} already", token.role);
+                return Err(RpcError::new(ErrorCode::AlreadyExists, reason)
+                    .hint("choose another name; a node that is to come back needs a token made for its name")
+                    .into());
+            }
+            _ => {}
+        }
+        if matches!(token.role, Role::Client | Role::Validator) {
+            let known: Option<User> = self.txn.get(&keys::user(&name))?;
+            if known.is_none() || !token.scopes.is_empty() {
+                let scopes = token.scopes.clone();
+                self.txn.put(keys::user(&name), &User { name: name.clone(), scopes });
+            }
+        }
+        self.note(None, format!("join as {} {name} with token {id}", token.role), None);
+        let used = TokenRecord { used: Some((name, key)), ..token };
+        self.txn.put(keys::token(&id), &used);
+        self.derived.join_tokens.insert(id, used);
+        Ok(Response::Done)
+    }
+
+    /// Whether somebody goes by this name already, or is about to.
+    fn is_taken(&self, role: Role, name: &NodeName) -> bool {
+        let promised = |t: &TokenRecord| {
+            let used = t.used.as_ref().map(|(name, _)| name);
+            t.role == role
+                && t.expires_ms > self.now_ms
+                && (t.name.as_ref() == Some(name) || used == Some(name))
+        };
+        let known = match role {
+            Role::Data => self.derived.topology.nodes.contains_key(name),
+            Role::Metadata => {
+                self.derived.applied.membership.nodes().any(|(_, member)| member.name == name.as_str())
+            }
+            Role::Validator | Role::Client | Role::Admin => true,
+        };
+        known || self.derived.join_tokens.values().any(promised)
+    }
+
+    /// Refuses certificates of before now. A metadata node can issue itself another, so its name is refused
+    /// for good.
+    pub(super) fn revoke(&mut self, actor: Actor) -> Outcome {
+        let before_ms = if actor.role == Role::Metadata { u64::MAX } else { self.now_ms + 1 };
+        let ended = |r: &Revocation| r.before_ms.saturating_add(LONGEST_LIFE_MS) < self.now_ms;
+        let revoked = &self.derived.topology.revoked;
+        let expired: Vec<Actor> = revoked.iter().filter(|r| ended(r)).map(|r| r.actor.clone()).collect();
+        if revoked.len() - expired.len() >= MAX_REVOKED {
+            let reason = format!("{MAX_REVOKED} holders are refused already");
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason).into());
+        }
+        expired.iter().for_each(|actor| self.txn.remove(keys::revoked(actor)));
+        let revocation = Revocation { actor: actor.clone(), before_ms };
+        self.txn.put(keys::revoked(&actor), &revocation);
+        let revoked = &mut self.change_topology().revoked;
+        revoked.retain(|r| r.actor != actor && !expired.contains(&r.actor));
+        let at = revoked.partition_point(|r| r.actor < actor);
+        revoked.insert(at, revocation);
+        Ok(Response::Done)
+    }
+
+    pub(super) fn set_scopes(&mut self, user: User) -> Outcome {
+        match user.scopes.len() {
+            0 => self.txn.remove(keys::user(&user.name)),
+            1..=MAX_SCOPES => self.txn.put(keys::user(&user.name), &user),
+            many => {
+                let reason = format!("{many} scopes for one user; {MAX_SCOPES} at most");
+                return Err(RpcError::new(ErrorCode::OutOfBounds, reason).into());
+            }
+        }
+        Ok(Response::Done)
+    }
+}
+
+impl State {
+    /// A token that has not been forgotten.
+    pub fn token(&self, id: &TokenId) -> Option<TokenRecord> {
+        self.read().join_tokens.get(id).cloned()
+    }
+
+    /// What a user may do; nothing, if nobody said.
+    pub fn scopes(&self, name: &NodeName) -> Result<Vec<Scope>, StoreError> {
+        let stored = self.store.get(&keys::user(name))?;
+        Ok(stored.map(|bytes| decode::<User>(&bytes)).transpose()?.map(|u| u.scopes).unwrap_or_default())
+    }
+}
