@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use wmall_manifest::{Chunker, Manifest, check_chunk_size};
+use wmall_manifest::{Block, Chunker, Manifest, check_chunk_size};
 use wmall_proto::chunk::{ChunkCommit, DEFAULT_CHUNK_SIZE, MAX_CHUNKS_PER_COMMIT};
 use wmall_proto::receipt::ReceiptProof;
 use wmall_proto::rpc::{
@@ -242,7 +242,9 @@ impl Upload {
             if !numbers.clone().all(|n| self.done.contains_key(&n)) {
                 return Ok(());
             }
-            let chunks = numbers.filter_map(|n| self.done.remove(&n)).collect();
+            let ids = self.ids[numbers.clone()].to_vec();
+            let mut chunks: Vec<ChunkCommit> = numbers.filter_map(|n| self.done.remove(&n)).collect();
+            chunks.push(self.put_block(Block::Part(ids).encode()).await?);
             let (upload, pool, ack) = (self.id, self.pool, self.ack);
             let part = self.committed_parts;
             let part = CommitRequest::Part { upload, pool, part, chunks, ack };
@@ -254,6 +256,12 @@ impl Upload {
     }
 
     async fn finish(mut self, size: u64, chunk_size: u32, options: &PutOptions) -> Result<Put, ClientError> {
+        let manifest = Manifest::new(size, chunk_size, self.ids.clone())?;
+        // Beside the last chunks: every id is known by now.
+        let mut root = JoinSet::new();
+        if let Some(block) = manifest.blocks().pop() {
+            root.spawn(self.put_block(block));
+        }
         while !self.running.is_empty() {
             self.join_one().await?;
         }
@@ -261,8 +269,10 @@ impl Upload {
         if self.needed {
             return Ok(Put::NeedChunks);
         }
-        let manifest = Manifest::new(size, chunk_size, std::mem::take(&mut self.ids))?;
-        let chunks = std::mem::take(&mut self.done).into_values().collect();
+        let mut chunks: Vec<ChunkCommit> = std::mem::take(&mut self.done).into_values().collect();
+        if let Some(stored) = root.join_next().await {
+            chunks.push(stored.map_err(RpcError::internal)??);
+        }
         let commit = CommitRequest::File {
             upload: self.id,
             pool: self.pool,
@@ -288,6 +298,13 @@ impl Upload {
             new: outcome.new_file,
             tickets: outcome.tickets,
         }))
+    }
+
+    /// Stores a block of the manifest: the file's ids, for the day when no metadata node has them any more.
+    fn put_block(&self, block: Vec<u8>) -> impl Future<Output = Result<ChunkCommit, RpcError>> + use<> {
+        let (store, upload, pool, ack) = (self.store.clone(), self.id, self.pool, self.ack);
+        let put = ChunkPut { store, upload, pool, ack, claim: false };
+        async move { put.run(ChunkId::of(&block), block.into()).await }
     }
 
     /// None if chunks that were claimed are needed after all.

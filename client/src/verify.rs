@@ -88,12 +88,16 @@ impl Store {
         let (manifest, pool) = self.manifest(source).await?;
         let mut report = VerifyReport { file: Some(manifest.id()), ..VerifyReport::default() };
         let mut running = JoinSet::new();
-        let mut waiting = manifest.chunks().iter().enumerate();
+        let chunks =
+            manifest.chunks().iter().enumerate().map(|(i, &chunk)| (chunk, manifest.chunk_length(i)));
+        // The blocks that the manifest is stored as are kept like any chunk.
+        let blocks = manifest.blocks().into_iter().map(|b| (ChunkId::of(&b), b.len() as u32));
+        let mut waiting = chunks.chain(blocks);
         loop {
             while running.len() < PARALLEL
-                && let Some((number, &chunk)) = waiting.next()
+                && let Some((chunk, length)) = waiting.next()
             {
-                let (store, length) = (self.inner.clone(), manifest.chunk_length(number));
+                let store = self.inner.clone();
                 running.spawn(async move { store.verify_chunk(pool, chunk, length, deep).await });
             }
             let Some(joined) = running.join_next().await else { return Ok(report) };

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use wmall_proto::feed::{FeedItem, FeedPage, PoolChunk};
 use wmall_proto::rpc::{
     DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply, Registration, Request, Response,
@@ -16,6 +17,7 @@ use wmall_transport::{Endpoint, Members};
 
 use crate::config::RawConfig;
 use crate::disk::DiskStore;
+use crate::kept_map;
 use crate::map::Map;
 
 /// Between heartbeats.
@@ -24,6 +26,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(300);
 /// The same when they will have nothing to do with this node: only an operator can change that.
 const DENIED_RETRY: Duration = Duration::from_secs(5);
+/// The map changes often while disks are filled; a copy that is a little behind will do.
+const KEEP_EVERY: Duration = Duration::from_secs(3);
 /// Pieces that are asked about at once.
 const CHECK_PAGE: usize = 4096;
 /// Between looks at the pieces that are staged, in heartbeats: what a restart has brought back without a
@@ -58,6 +62,9 @@ pub(crate) struct Control {
     beats: u64,
     /// Whether the staged pieces are to be looked through.
     sweep: bool,
+    /// Version of the map that was kept last, and when.
+    kept: (u64, Instant),
+    keeping: Option<JoinHandle<()>>,
     work: watch::Sender<Vec<DiskId>>,
     ready: Arc<AtomicBool>,
 }
@@ -83,7 +90,7 @@ impl Control {
         let places: Vec<_> = disks.iter().map(|d| d.feed().ok().flatten()).collect();
         let (feed, feed_epoch) = start_of(&places);
         disks.iter().for_each(|d| d.set_walking(feed_epoch == NOWHERE));
-        let (walk, beats) = (None, 0);
+        let (walk, beats, start) = (None, 0, map.get().topology.version);
         Self {
             config,
             endpoint,
@@ -95,6 +102,9 @@ impl Control {
             walk,
             beats,
             sweep: false,
+            // The version that the node began with is one that it has kept.
+            kept: (start, Instant::now()),
+            keeping: None,
             work,
             ready,
         }
@@ -179,6 +189,7 @@ impl Control {
         };
         self.map.update(topology);
         self.endpoint.set_revoked(&self.map.get().topology.revoked);
+        self.keep_map();
         self.report_rotten().await?;
         self.sweep |= self.beats.is_multiple_of(SWEEP_EVERY);
         if self.walk.is_none() && std::mem::take(&mut self.sweep) {
@@ -206,6 +217,26 @@ impl Control {
         // Last, so that nobody fills what the feed has yet to take away.
         self.work.send_replace(work);
         Ok(more || walking)
+    }
+
+    /// Keeps a copy of the map beside each disk's data, when there is a newer one. A slow disk must not hold up
+    /// the heartbeat, so nobody waits for it.
+    fn keep_map(&mut self) {
+        let map = self.map.get().topology;
+        let idle = self.keeping.as_ref().is_none_or(JoinHandle::is_finished);
+        if !idle || map.version == self.kept.0 || self.kept.1.elapsed() < KEEP_EVERY {
+            return;
+        }
+        self.kept = (map.version, Instant::now());
+        let cluster = self.endpoint.cluster();
+        let disks: Vec<_> = self.config.disks.iter().map(|d| (d.name.clone(), d.path.clone())).collect();
+        self.keeping = Some(tokio::task::spawn_blocking(move || {
+            for (name, folder) in disks {
+                if let Err(error) = kept_map::save(&folder, cluster, &map) {
+                    tracing::warn!(%error, disk = %name, "the copy of the map could not be written");
+                }
+            }
+        }));
     }
 
     fn follow(&mut self, items: Vec<FeedItem>, position: u64, epoch: u64) {

@@ -11,6 +11,8 @@ mod control;
 mod disk;
 mod fill;
 mod init;
+mod inventory;
+mod kept_map;
 mod map;
 mod node;
 mod put;

@@ -19,8 +19,9 @@ pub(crate) struct Known {
 pub(crate) struct Map(RwLock<Known>);
 
 impl Map {
-    pub(crate) fn new() -> Self {
-        let (topology, suspects) = (Arc::new(Topology::empty()), Arc::default());
+    /// Begins with what is known from before.
+    pub(crate) fn new(topology: Topology) -> Self {
+        let (topology, suspects) = (Arc::new(topology), Arc::default());
         Self(RwLock::new(Known { topology, suspects }))
     }
 

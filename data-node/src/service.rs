@@ -6,12 +6,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use wmall_proto::feed::PoolChunk;
-use wmall_proto::rpc::{PieceCheck, ReadRequest, Request, Response};
+use wmall_proto::rpc::{PieceCheck, ReadRequest, Request, Response, TopologyReply};
 use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError};
 use wmall_runtime::metrics::CallMetrics;
 use wmall_transport::{Handler, Incoming, Replier};
 
 use crate::disk::{DiskStore, Located};
+use crate::inventory;
 use crate::put::Intake;
 
 /// Reads under way.
@@ -169,6 +170,21 @@ impl Handler for Service {
             }
             Request::Attest { pool, chunk, nonce } => {
                 let answer = self.attest(PoolChunk { pool, chunk }, nonce);
+                let ok = answer.is_ok();
+                replier.send(answer).await;
+                ok
+            }
+            Request::GetTopology { known } => {
+                let map = self.intake.known().topology;
+                let topology = (map.version > known).then(|| Box::new((*map).clone()));
+                replier.send(Ok(Response::Topology(TopologyReply { topology, suspects: None }))).await;
+                true
+            }
+            Request::ListPieces { disk, after } => {
+                let disks = self.disks.clone();
+                let listing = move || inventory::page(&disks, disk, after.as_ref());
+                let listed = tokio::task::spawn_blocking(listing).await.map_err(RpcError::internal);
+                let answer = listed.and_then(|page| page).map(Response::Pieces);
                 let ok = answer.is_ok();
                 replier.send(answer).await;
                 ok

@@ -87,6 +87,7 @@ fn need_of(request: &Request) -> Need<'_> {
         | Request::CheckCommitted(_)
         | Request::ReportBad { .. }
         | Request::ReportLoss { .. }
+        | Request::ListPieces { .. }
         | Request::Attest { .. }
         | Request::Put(_)
         | Request::ReadPiece(_)

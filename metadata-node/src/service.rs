@@ -8,7 +8,7 @@ use std::time::Instant;
 use ed25519_zebra::VerificationKey;
 use wmall_manifest::check_chunk_size;
 use wmall_placement::{Candidate, propose_rows};
-use wmall_proto::chunk::{ChunkCommit, MAX_CHUNKS_PER_COMMIT};
+use wmall_proto::chunk::{ChunkCommit, MAX_PIECES_PER_COMMIT};
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::identity::{Actor, MAX_SCOPES, TokenRecord};
 use wmall_proto::join::JoinAddress;
@@ -165,7 +165,11 @@ impl Service {
                 self.must_lead()?;
                 self.proposer.propose(None, Command::MarkDirty(disk)).await
             }
-            Request::Put(_) | Request::ReadPiece(_) | Request::CheckPiece { .. } | Request::Attest { .. } => {
+            Request::Put(_)
+            | Request::ReadPiece(_)
+            | Request::CheckPiece { .. }
+            | Request::ListPieces { .. }
+            | Request::Attest { .. } => {
                 let reason = "a metadata node holds no pieces; this call is for a data node";
                 Err(RpcError::new(ErrorCode::BadRequest, reason))
             }
@@ -236,8 +240,8 @@ impl Service {
             let reason = format!("upload {upload} begins more than an hour from now");
             return Err(RpcError::new(ErrorCode::BadRequest, reason).hint("check this machine's clock"));
         }
-        if chunks.len() > MAX_CHUNKS_PER_COMMIT {
-            let reason = format!("{} chunks in one commit; {MAX_CHUNKS_PER_COMMIT} at most", chunks.len());
+        if chunks.len() > MAX_PIECES_PER_COMMIT {
+            let reason = format!("{} chunks in one commit; {MAX_PIECES_PER_COMMIT} at most", chunks.len());
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
         }
         if let Some(chunk) = chunks.iter().find(|c| c.receipts.len() > usize::from(MAX_WIDTH)) {

@@ -84,6 +84,7 @@ impl Role {
                     | C::Name
                     | C::Administer
                     | C::JoinAddress
+                    | C::ListPieces
                     | C::Member
                     | C::Snapshot
                     | C::ListSnapshots
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
 
     /// Who may make each call, one letter a role. A call that is not in here is nobody's.
-    const TABLE: [(CallKind, &str); 24] = [
+    const TABLE: [(CallKind, &str); 25] = [
         (CallKind::Raft, "m"),
         (CallKind::GetTopology, "dvca"),
         (CallKind::Read, "vca"),
@@ -135,6 +136,7 @@ mod tests {
         (CallKind::CheckCommitted, "d"),
         (CallKind::ReportBad, "d"),
         (CallKind::ReportLoss, "d"),
+        (CallKind::ListPieces, "a"),
         (CallKind::Attest, "vca"),
         (CallKind::Put, "dvca"),
         (CallKind::ReadPiece, "dvca"),

@@ -17,6 +17,9 @@ pub const DEFAULT_CHUNK_SIZE: u32 = 4 << 20;
 /// The most chunks that one Raft entry may commit; longer files come in parts.
 pub const MAX_CHUNKS_PER_COMMIT: usize = 4096;
 
+/// The most pieces that one Raft entry may commit: its chunks, and the block of the manifest with their ids.
+pub const MAX_PIECES_PER_COMMIT: usize = MAX_CHUNKS_PER_COMMIT + 1;
+
 /// A chunk in a commit: its id, its length and the receipts that the client holds for it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct ChunkCommit {

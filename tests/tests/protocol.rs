@@ -133,6 +133,7 @@ fn one_of_each() -> Vec<Request> {
         Request::CheckCommitted(vec![]),
         Request::ReportBad { disk, chunks: vec![] },
         Request::ReportLoss { disk },
+        Request::ListPieces { disk: 0, after: None },
         Request::Attest { pool, chunk, nonce: [0; 16] },
         Request::Put(put_request(chunk, 0, u64::MAX)),
         Request::ReadPiece(ReadRequest { pool, chunk, offset: 0, length: 1 }),

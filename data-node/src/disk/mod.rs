@@ -9,7 +9,7 @@ mod piece;
 mod store;
 mod superblock;
 
-pub(crate) use index::Located;
+pub(crate) use index::{Located, PieceState};
 pub(crate) use piece::PieceHeader;
 pub(crate) use store::{DiskError, DiskStore, Usage};
 pub use superblock::{FormatError, Superblock};

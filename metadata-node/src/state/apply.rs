@@ -17,7 +17,7 @@ use super::derived::{AnswerPage, Derived, NO_EPOCH};
 use super::txn::Txn;
 use super::{Applied, State, keys};
 use crate::command::{Batch, Command};
-use wmall_runtime::view::StoreError;
+use wmall_runtime::view::{Store, StoreError};
 
 /// Pools that a cluster may have.
 const MAX_POOLS: usize = 64;
@@ -72,14 +72,7 @@ impl State {
         // Changed in place: a store that fails ends the process, so memory need not go back.
         let _still = self.changing();
         let mut derived = self.write();
-        let mut context = Context {
-            txn: Txn::new(&*self.store),
-            derived: &mut derived,
-            index: 0,
-            now_ms: 0,
-            feed: Vec::new(),
-            topology_changed: false,
-        };
+        let mut context = Context::new(&*self.store, &mut derived, 0);
         let mut outputs = Vec::with_capacity(entries.len());
         for (log_id, entry) in entries {
             context.index = log_id.index;
@@ -96,6 +89,11 @@ impl State {
 }
 
 impl<'a> Context<'a> {
+    pub(super) fn new(store: &'a dyn Store, derived: &'a mut Derived, index: u64) -> Self {
+        let (txn, feed) = (Txn::new(store), Vec::new());
+        Self { txn, derived, index, now_ms: 0, feed, topology_changed: false }
+    }
+
     fn apply_entry(&mut self, log_id: LogId<u64>, entry: Entry) -> Result<bytes::Bytes, StoreError> {
         let Applied { membership, .. } = &mut self.derived.applied;
         let mut answers: Vec<Vec<u8>> = Vec::new();
@@ -348,7 +346,7 @@ impl<'a> Context<'a> {
         self.txn.put(keys::row(pool, pg), &row);
     }
 
-    fn finish(mut self) -> wmall_runtime::view::Changes {
+    pub(super) fn finish(mut self) -> wmall_runtime::view::Changes {
         let applied = serde_json::to_vec(&self.derived.applied).unwrap_or_default();
         let counters = codec::encode(&self.derived.counters);
         self.txn.keep();

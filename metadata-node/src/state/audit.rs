@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use wmall_proto::chunk::ChunkRecord;
+use wmall_proto::chunk::{ChunkRecord, MAX_CHUNKS_PER_COMMIT};
 use wmall_proto::file::{FileRecord, ObjectRecord, Pin, TrashRecord};
 use wmall_proto::identity::AuditRecord;
 use wmall_proto::pool::Bucket;
@@ -39,6 +39,8 @@ pub struct Auditor {
     files: HashMap<FileId, FileRecord>,
     /// Leaves of each file so far.
     leaves: HashMap<FileId, Vec<ChunkId>>,
+    /// Blocks of each file's manifest.
+    blocks: HashMap<FileId, Vec<ChunkId>>,
     chunks: HashMap<(PoolId, ChunkId), ChunkRecord>,
     /// Names, former versions included, that point to each file.
     names: HashMap<FileId, u64>,
@@ -64,6 +66,7 @@ impl Auditor {
                 let ids: Vec<ChunkId> = decode(value)?;
                 self.leaves.entry(FileId(digest(1)?)).or_default().extend(ids);
             }
+            Some(b'm') => drop(self.blocks.insert(FileId(digest(1)?), decode(value)?)),
             Some(b'c') => {
                 let pool = key.get(1..3).and_then(|p| p.try_into().ok()).map(u16::from_be_bytes);
                 let chunk = (PoolId(pool.ok_or_else(bad)?), ChunkId(digest(3)?));
@@ -174,8 +177,10 @@ impl Auditor {
             check(&format!("whether something holds file {id}"), 1, held);
             let leaves = self.leaves.get(id).map_or(&[][..], Vec::as_slice);
             check(&format!("chunks of file {id}"), file.chunk_count(), leaves.len() as u64);
+            let blocks = self.blocks.get(id).map_or(&[][..], Vec::as_slice);
+            check(&format!("blocks of file {id}"), blocks_of(file), blocks.len() as u64);
             for &pool in &file.pools {
-                leaves.iter().for_each(|chunk| *wanted.entry((pool, *chunk)).or_default() += 1);
+                leaves.iter().chain(blocks).for_each(|chunk| *wanted.entry((pool, *chunk)).or_default() += 1);
             }
         }
         for (key, record) in &self.chunks {
@@ -186,7 +191,16 @@ impl Auditor {
         }
         let unknown = |id: &&FileId| !self.files.contains_key(*id);
         check("names that point to no file", 0, self.names.keys().filter(unknown).count() as u64);
+        check("blocks of no file", 0, self.blocks.keys().filter(unknown).count() as u64);
         check("leaves of no file", 0, self.leaves.keys().filter(unknown).count() as u64);
         check("chunks that files have and that have no record", 0, wanted.len() as u64);
     }
+}
+
+/// How many blocks a file's manifest has.
+fn blocks_of(file: &FileRecord) -> u64 {
+    if !wmall_manifest::has_blocks(file.size, file.chunk_size) {
+        return 0;
+    }
+    file.chunk_count().saturating_sub(1) / MAX_CHUNKS_PER_COMMIT as u64 + 1
 }

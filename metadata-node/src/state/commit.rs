@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use wmall_manifest::Manifest;
-use wmall_proto::chunk::{ChunkRecord, MAX_CHUNKS_PER_COMMIT, Ticket, TicketReason};
+use wmall_manifest::{Manifest, has_blocks};
+use wmall_proto::chunk::{ChunkRecord, MAX_CHUNKS_PER_COMMIT, MAX_PIECES_PER_COMMIT, Ticket, TicketReason};
 use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::file::{FileRecord, Pin};
 use wmall_proto::pg::{PgKey, PgRow};
@@ -23,7 +23,7 @@ const MAX_NEEDED: usize = 16;
 pub(super) const LEAVES_PER_PAGE: usize = MAX_CHUNKS_PER_COMMIT;
 
 /// A chunk that has been judged: what to write for it.
-struct Judged {
+pub(super) struct Judged {
     group: PgKey,
     chunk: ChunkId,
     length: u32,
@@ -50,8 +50,11 @@ impl Context<'_> {
         chunks: Vec<PromisedChunk>,
         ack: Ack,
     ) -> Outcome {
-        if chunks.len() != MAX_CHUNKS_PER_COMMIT {
-            let reason = format!("a part has exactly {MAX_CHUNKS_PER_COMMIT} chunks, not {}", chunks.len());
+        if chunks.len() != MAX_PIECES_PER_COMMIT {
+            let reason = format!(
+                "a part has exactly {MAX_CHUNKS_PER_COMMIT} chunks and their block, not {}",
+                chunks.len()
+            );
             return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
         }
         if part >= MAX_PARTS {
@@ -69,11 +72,14 @@ impl Context<'_> {
     /// Makes a file visible.
     pub(super) fn commit_file(&mut self, file: FileCommit, chunks: Vec<PromisedChunk>) -> Outcome {
         self.check_fence(&file.upload)?;
-        let chunks = self.with_parts(&file, chunks)?;
-        let judged = match self.judge_all(file.pool, &chunks, file.ack)? {
-            Verdict::Good(judged) => judged,
-            Verdict::Need(chunks) => return Ok(Response::NeedChunks(chunks)),
-        };
+        let (chunks, blocks) = self.with_parts(&file, chunks)?;
+        let mut judged = Vec::with_capacity(chunks.len() + blocks.len());
+        for pieces in [&chunks, &blocks] {
+            match self.judge_all(file.pool, pieces, file.ack)? {
+                Verdict::Good(good) => judged.extend(good),
+                Verdict::Need(chunks) => return Ok(Response::NeedChunks(chunks)),
+            }
+        }
         let ids = chunks.iter().map(|c| c.id).collect();
         let manifest = Manifest::verified(file.id, file.size, file.chunk_size, ids)
             .map_err(|e| RpcError::new(ErrorCode::BadRequest, e.to_string()))?;
@@ -83,6 +89,10 @@ impl Context<'_> {
                 manifest.chunk_length(i),
                 chunks[i].length
             );
+            return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
+        }
+        if !blocks.iter().map(|b| b.id).eq(manifest.block_ids()) {
+            let reason = "the blocks of the manifest are not those of this file";
             return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
         }
         if let Some(place) = &file.object {
@@ -103,16 +113,26 @@ impl Context<'_> {
         Ok(Response::Committed(CommitOutcome { index: self.index, new_file, tickets }))
     }
 
-    fn with_parts(&self, file: &FileCommit, last: Vec<PromisedChunk>) -> Result<Vec<PromisedChunk>, Refusal> {
-        let mut all = Vec::new();
+    /// All chunks of a file, and the blocks of its manifest.
+    fn with_parts(
+        &self,
+        file: &FileCommit,
+        mut last: Vec<PromisedChunk>,
+    ) -> Result<(Vec<PromisedChunk>, Vec<PromisedChunk>), Refusal> {
+        let (mut all, mut blocks) = (Vec::new(), Vec::new());
         for part in 0..file.parts {
             let stored: Option<Vec<PromisedChunk>> =
                 self.txn.get(&keys::upload_part(&file.upload, file.pool, part))?;
             let missing = || RpcError::not_found(format!("part {part} of upload {}", file.upload));
-            all.extend(stored.ok_or_else(missing)?);
+            let mut stored = stored.ok_or_else(missing)?;
+            blocks.extend(stored.pop());
+            all.extend(stored);
+        }
+        if has_blocks(file.size, file.chunk_size) {
+            blocks.extend(last.pop());
         }
         all.extend(last);
-        Ok(all)
+        Ok((all, blocks))
     }
 
     /// An upload that was fenced has lost its claims on the data nodes, and its receipts are void.
@@ -203,6 +223,19 @@ impl Context<'_> {
         Ok(Judged { group, chunk: chunk.id, length: chunk.length, missing, held })
     }
 
+    /// A chunk that was found on the disks of these slots, with nobody's receipt.
+    pub(super) fn judge_found(
+        &self,
+        pool: PoolId,
+        chunk: ChunkId,
+        length: u32,
+        slots: &[u8],
+    ) -> Option<Judged> {
+        let (group, row) = self.derived.topology.row_of(pool, &chunk)?;
+        let (held, missing) = (0..row.slots.len() as u8).partition(|slot| slots.contains(slot));
+        Some(Judged { group, chunk, length, missing, held })
+    }
+
     /// Distinct zones of some slots of a row.
     fn zones(&self, row: &PgRow, slots: impl Iterator<Item = u8>) -> usize {
         let topology = &self.derived.topology;
@@ -212,7 +245,7 @@ impl Context<'_> {
 
     /// Writes the file's record, its leaves and its chunks. Returns whether it is new and how many
     /// tickets it made.
-    fn write_file(
+    pub(super) fn write_file(
         &mut self,
         file: &FileCommit,
         manifest: &Manifest,
@@ -247,6 +280,10 @@ impl Context<'_> {
             self.derived.counters.files += 1;
             for (page, ids) in manifest.chunks().chunks(LEAVES_PER_PAGE).enumerate() {
                 self.txn.put(keys::leaves(&file.id, page as u32), &ids.to_vec());
+            }
+            let blocks = manifest.block_ids();
+            if !blocks.is_empty() {
+                self.txn.put(keys::blocks(&file.id), &blocks);
             }
         }
         self.txn.put(key, &record);

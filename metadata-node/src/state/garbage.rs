@@ -63,20 +63,20 @@ impl Context<'_> {
         self.txn.remove(key);
         self.derived.counters.files = self.derived.counters.files.saturating_sub(1);
         for page in 0..file.chunk_count().div_ceil(LEAVES_PER_PAGE as u64) {
-            self.release_page(id, &file, page as u32)?;
+            self.release_list(keys::leaves(id, page as u32), &file)?;
         }
-        Ok(())
+        self.release_list(keys::blocks(id), &file)
     }
 
-    fn release_page(&mut self, id: &FileId, file: &FileRecord, page: u32) -> Result<(), StoreError> {
-        let leaves = keys::leaves(id, page);
-        let chunks: Vec<ChunkId> = self.txn.get(&leaves)?.unwrap_or_default();
+    /// Releases the chunks of a stored list, and the list.
+    fn release_list(&mut self, list: Vec<u8>, file: &FileRecord) -> Result<(), StoreError> {
+        let chunks: Vec<ChunkId> = self.txn.get(&list)?.unwrap_or_default();
         for chunk in chunks {
             for &pool in &file.pools {
                 self.release_chunk(pool, &chunk)?;
             }
         }
-        self.txn.remove(leaves);
+        self.txn.remove(list);
         Ok(())
     }
 

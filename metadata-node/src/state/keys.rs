@@ -71,6 +71,16 @@ pub(super) fn leaves(id: &FileId, page: u32) -> Vec<u8> {
     key(b'l', &[&id.0, &page.to_be_bytes()])
 }
 
+/// Names of the blocks that a file's manifest is stored as.
+pub(super) fn blocks(id: &FileId) -> Vec<u8> {
+    key(b'm', &[&id.0])
+}
+
+/// What a chunk is as a file by itself, in a state that was rebuilt.
+pub(super) fn derived_file(id: &FileId) -> Vec<u8> {
+    key(b'y', &[&id.0])
+}
+
 pub(super) fn chunk(pool: PoolId, id: &ChunkId) -> Vec<u8> {
     key(b'c', &[&pool.0.to_be_bytes(), &id.0])
 }

@@ -16,6 +16,7 @@ mod identity;
 mod keys;
 mod names;
 mod query;
+mod rebuild;
 mod tickets;
 mod txn;
 
@@ -38,6 +39,7 @@ pub(crate) use derived::Derived;
 pub use derived::{Counters, NO_EPOCH, PoolCounters};
 pub(crate) use identity::LONGEST_LIFE_MS;
 pub use query::{QueryError, Silent};
+pub(crate) use rebuild::{BATCH, FoundFile, FoundPieces};
 
 /// Where the state machine stands in the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

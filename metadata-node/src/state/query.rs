@@ -40,7 +40,13 @@ impl State {
     pub fn query(&self, query: &Query, silent: &Silent) -> Result<QueryReply, QueryError> {
         let derived = self.read();
         match query {
-            Query::File { id, first } => Ok(QueryReply::File(self.file_page(id, *first)?)),
+            Query::File { id, first } => {
+                let page = match self.file_page(id, *first) {
+                    Err(QueryError::Answer(_)) => self.derived_file(id, *first)?,
+                    page => page?,
+                };
+                Ok(QueryReply::File(page))
+            }
             Query::Object { bucket, name } => self.object(bucket, name),
             Query::Objects { bucket, prefix, after, limit } => {
                 self.objects(bucket, prefix, after.as_ref(), *limit)

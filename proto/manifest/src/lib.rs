@@ -6,11 +6,13 @@
 
 #![warn(missing_docs)]
 
+mod block;
 mod chunker;
 mod manifest;
 mod merkle;
 mod proof;
 
+pub use block::{Block, begins_block, file_of_one_chunk, has_blocks, may_be_block};
 pub use chunker::Chunker;
 pub use manifest::{Manifest, ManifestError, check_chunk_size, file_id};
 pub use merkle::{empty_root, merkle_root};

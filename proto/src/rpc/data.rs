@@ -4,7 +4,8 @@ use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::error::RpcError;
-use crate::ids::{ChunkId, PoolId, UploadId};
+use crate::feed::PoolChunk;
+use crate::ids::{ChunkId, Incarnation, PoolId, UploadId};
 use crate::receipt::SignedReceipt;
 
 /// When a write counts as done.
@@ -81,4 +82,32 @@ pub enum PieceCheck {
     Bad,
     /// It is not there.
     Absent,
+}
+
+/// A piece that a disk holds, as far as its index says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct HeldPiece {
+    /// Of which chunk.
+    pub key: PoolChunk,
+    /// Its bytes.
+    pub length: u32,
+    /// The slot it was put under.
+    pub slot: u8,
+    /// Whether the disk knows that its chunk is committed. One whose index was built anew does not.
+    pub committed: bool,
+    /// Whether it begins as a block of a manifest does.
+    pub block: bool,
+}
+
+/// A page of a disk's pieces.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PiecePage {
+    /// The disk's present life, by which the map names it.
+    pub incarnation: Incarnation,
+    /// Pieces, in the order of pool and chunk.
+    pub pieces: Vec<HeldPiece>,
+    /// Where to go on; none at the end.
+    pub next: Option<PoolChunk>,
+    /// Disks of the node.
+    pub disks: u32,
 }

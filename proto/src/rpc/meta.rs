@@ -174,7 +174,7 @@ pub enum CommitRequest {
         pool: PoolId,
         /// Which part, from 0 on; each has exactly the most chunks that a part may have.
         part: u32,
-        /// Its chunks.
+        /// Its chunks, and behind them the block with their ids.
         chunks: Vec<ChunkCommit>,
         /// When each counts as durable.
         ack: Ack,
@@ -197,7 +197,7 @@ pub enum CommitRequest {
         condition: Condition,
         /// Parts that went before.
         parts: u32,
-        /// The remaining chunks.
+        /// The remaining chunks, and behind them the root of the manifest's blocks, if the file has any.
         chunks: Vec<ChunkCommit>,
         /// When each counts as durable.
         ack: Ack,

@@ -5,7 +5,7 @@ mod data;
 mod meta;
 mod raft;
 
-pub use data::{Ack, PieceCheck, PutOutcome, PutRequest, ReadRequest, SlotFailure};
+pub use data::{Ack, HeldPiece, PieceCheck, PiecePage, PutOutcome, PutRequest, ReadRequest, SlotFailure};
 pub use meta::{
     CommitOutcome, CommitRequest, Condition, DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply,
     MemberCommand, NameCommand, Query, QueryReply, Registration, SnapshotInfo, TopologyReply, UserCommand,
@@ -112,6 +112,13 @@ pub enum Request {
         /// The disk.
         disk: DiskId,
     },
+    /// The pieces of one of a data node's disks, a page at a time; for a rebuild of lost metadata.
+    ListPieces {
+        /// Which disk, from 0 on, in the order of the node's configuration.
+        disk: u32,
+        /// Go on after this one.
+        after: Option<PoolChunk>,
+    },
     /// Has a data node sign that it has a piece now.
     Attest {
         /// The chunk's pool.
@@ -158,6 +165,7 @@ pub enum CallKind {
     CheckCommitted,
     ReportBad,
     ReportLoss,
+    ListPieces,
     Attest,
     Put,
     ReadPiece,
@@ -166,7 +174,7 @@ pub enum CallKind {
 
 impl CallKind {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Raft,
         Self::GetTopology,
         Self::Read,
@@ -187,6 +195,7 @@ impl CallKind {
         Self::CheckCommitted,
         Self::ReportBad,
         Self::ReportLoss,
+        Self::ListPieces,
         Self::Attest,
         Self::Put,
         Self::ReadPiece,
@@ -216,6 +225,7 @@ impl CallKind {
             Self::CheckCommitted => "check_committed",
             Self::ReportBad => "report_bad",
             Self::ReportLoss => "report_loss",
+            Self::ListPieces => "list_pieces",
             Self::Attest => "attest",
             Self::Put => "put",
             Self::ReadPiece => "read_piece",
@@ -248,6 +258,7 @@ impl Request {
             Self::CheckCommitted(_) => CallKind::CheckCommitted,
             Self::ReportBad { .. } => CallKind::ReportBad,
             Self::ReportLoss { .. } => CallKind::ReportLoss,
+            Self::ListPieces { .. } => CallKind::ListPieces,
             Self::Attest { .. } => CallKind::Attest,
             Self::Put(_) => CallKind::Put,
             Self::ReadPiece(_) => CallKind::ReadPiece,
@@ -320,6 +331,8 @@ pub enum Response {
     },
     /// To [`Request::CheckPiece`].
     Checked(PieceCheck),
+    /// To [`Request::ListPieces`].
+    Pieces(PiecePage),
     /// To [`Request::Attest`].
     Attested(crate::receipt::SignedAttestation),
 }

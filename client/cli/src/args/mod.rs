@@ -333,6 +333,15 @@ pub(crate) enum MetaCommand {
     /// The metadata nodes.
     #[command(subcommand)]
     Member(MemberCommand),
+    /// Make a snapshot file from what data nodes hold, when every metadata node and every backup is lost. Files come
+    /// back by their CIDs; names do not.
+    Rebuild {
+        /// The file to write.
+        file: PathBuf,
+        /// A data node; those that it knows are asked too. Repeatable.
+        #[arg(long = "data", required = true, value_name = "NAME=IP:PORT")]
+        data: Vec<String>,
+    },
     /// Let data be deleted again, after a restore that one has looked at.
     AllowDeletion,
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use wmall_metadata_node::{Audit, Config, SnapshotSummary, restore, verify_snapshot};
+use wmall_proto::topology::MetadataAddress;
 
 use super::Context;
 use super::role::name_and_address;
@@ -14,6 +15,7 @@ pub(crate) async fn run(context: &Context, command: MetaCommand) -> Result<(), F
     match command {
         MetaCommand::Snapshot(command) => snapshot(context, command).await,
         MetaCommand::Member(command) => member(context, command).await,
+        MetaCommand::Rebuild { file, data } => rebuild(context, &file, &data).await,
         MetaCommand::AllowDeletion => {
             let store = context.connect().await?;
             store.allow_deletion().await?;
@@ -91,6 +93,48 @@ fn describe(summary: &SnapshotSummary) -> String {
     );
     text += if troubles.is_empty() { "every counter and reference agrees with a recount" } else { "" };
     text + &troubles.join("\n")
+}
+
+/// No metadata node is asked for anything: the client's configuration says who one is, and that is all.
+async fn rebuild(context: &Context, file: &Path, data: &[String]) -> Result<(), Failure> {
+    let config = context.client_config()?;
+    let mut seeds = Vec::new();
+    for text in data {
+        let (name, address) = name_and_address(text)?;
+        seeds.push(MetadataAddress { name, address });
+    }
+    let failed = |e| Failure::local("nothing was rebuilt", &e);
+    let rebuilt = wmall_metadata_node::rebuild(&config.identity_dir, &seeds, file).await.map_err(failed)?;
+    let summary =
+        verify_snapshot(file).map_err(|e| Failure::local("the snapshot that was made is no good", &e))?;
+    if !summary.audit.troubles.is_empty() {
+        let why = format!("a recount of what was made finds: {}", summary.audit.troubles.join("; "));
+        return Err(Failure::check("inconsistent", why));
+    }
+    if !context.quiet {
+        eprintln!(
+            "{} is a snapshot now: `wmall meta snapshot restore {}` on every metadata node",
+            file.display(),
+            file.display()
+        );
+    }
+    context.format.print(&rebuilt, |r| {
+        let names = |names: &[wmall_proto::NodeName]| {
+            let names: Vec<&str> = names.iter().map(wmall_proto::NodeName::as_str).collect();
+            if names.is_empty() { "-".to_string() } else { names.join(", ") }
+        };
+        format!(
+            "answered    {}\nsilent      {}\npieces      {}\nfiles       {} with a manifest, {} of one chunk ({} of \
+             these may never have been committed)\nincomplete  {}",
+            names(&r.nodes),
+            names(&r.silent),
+            r.pieces,
+            r.files_by_manifest,
+            r.files_by_chunk,
+            r.uncertain,
+            r.incomplete.len()
+        )
+    })
 }
 
 async fn member(context: &Context, command: MemberCommand) -> Result<(), Failure> {

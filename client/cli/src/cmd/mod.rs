@@ -34,13 +34,18 @@ impl Context {
             .ok_or_else(|| Failure::usage("name the node's configuration with --config FILE"))
     }
 
-    /// Connects to the cluster that the configuration names.
-    pub(crate) async fn connect(&self) -> Result<Store, Failure> {
+    /// The client's configuration.
+    pub(crate) fn client_config(&self) -> Result<ClientConfig, Failure> {
         let path = match &self.config {
             Some(path) => path.clone(),
             None => default_config()?,
         };
-        let mut config = ClientConfig::load(&path)?;
+        Ok(ClientConfig::load(&path)?)
+    }
+
+    /// Connects to the cluster that the configuration names.
+    pub(crate) async fn connect(&self) -> Result<Store, Failure> {
+        let mut config = self.client_config()?;
         if let Some(timeout) = self.timeout {
             config.timeout_ms = timeout.as_millis() as u64;
         }

@@ -2,6 +2,7 @@
 
 mod garbage;
 mod identity;
+mod rebuild;
 
 use std::collections::BTreeMap;
 
@@ -144,7 +145,17 @@ fn chunk(n: u64, slots: &[u8]) -> PromisedChunk {
     PromisedChunk { id: id(n), length: CHUNK, promises: slots.iter().map(promise).collect() }
 }
 
-fn file(chunks: Vec<PromisedChunk>, ack: Ack) -> Command {
+/// The blocks of a manifest, all there.
+fn blocks(manifest: &Manifest) -> Vec<PromisedChunk> {
+    let promised = |block: &Vec<u8>| PromisedChunk {
+        id: ChunkId::of(block),
+        length: block.len() as u32,
+        promises: chunk(0, &[0, 1, 2]).promises,
+    };
+    manifest.blocks().iter().map(promised).collect()
+}
+
+fn file(mut chunks: Vec<PromisedChunk>, ack: Ack) -> Command {
     let ids: Vec<ChunkId> = chunks.iter().map(|c| c.id).collect();
     let size = u64::from(CHUNK) * ids.len() as u64;
     let manifest = Manifest::new(size, CHUNK, ids).unwrap();
@@ -159,6 +170,7 @@ fn file(chunks: Vec<PromisedChunk>, ack: Ack) -> Command {
         parts: 0,
         ack,
     };
+    chunks.extend(blocks(&manifest).pop());
     Command::CommitFile { file, chunks }
 }
 
@@ -218,11 +230,13 @@ fn tickets_close_by_receipts_and_rot_only_by_the_disk_itself() {
 fn a_wiped_disk_is_dirty_until_its_listing_is_worked_off() {
     let mut m = Machine::new();
     let chunks: Vec<PromisedChunk> = (0..2500).map(|n| chunk(n, &[0, 1, 2])).collect();
-    m.commit(chunks, Ack::All).unwrap();
+    let Command::CommitFile { chunks, .. } = file(chunks, Ack::All) else { panic!("a file") };
+    // The block of the manifest is a chunk as the others are.
+    let mut expected: Vec<ChunkId> = chunks.iter().map(|c| c.id).collect();
+    m.commit(chunks[..2500].to_vec(), Ack::All).unwrap();
     m.register(3, 33).unwrap();
     assert_eq!(m.states(id(7))[2], PieceState::Missing);
     let (listed, groups, as_of) = m.missing(3);
-    let mut expected: Vec<ChunkId> = (0..2500).map(id).collect();
     expected.sort();
     assert_eq!(listed, expected, "every chunk, once, over all pages");
     m.close(3, &listed, groups, as_of);
@@ -275,12 +289,15 @@ fn parts_belong_to_their_upload_and_pool_and_show_only_with_the_file() {
         (0..MAX_CHUNKS_PER_COMMIT as u64 + 10).map(|n| chunk(n, &[0, 1, 2])).collect();
     let whole = file(all.clone(), Ack::All);
     let Command::CommitFile { file: whole, .. } = whole else { panic!("a file") };
+    let ids = all.iter().map(|c| c.id).collect();
+    let blocks = blocks(&Manifest::new(whole.size, CHUNK, ids).unwrap());
     let (first, rest) = all.split_at(MAX_CHUNKS_PER_COMMIT);
+    let (first, rest) = ([first, &blocks[..1]].concat(), [rest, &blocks[1..]].concat());
     let FileCommit { upload, id: file_id, ack, .. } = whole;
     let last =
-        |parts| Command::CommitFile { file: FileCommit { parts, ..whole.clone() }, chunks: rest.to_vec() };
+        |parts| Command::CommitFile { file: FileCommit { parts, ..whole.clone() }, chunks: rest.clone() };
     assert_eq!(code(m.run(last(1))), Err(ErrorCode::NotFound), "the part has not come");
-    let part = |pool| Command::CommitPart { upload, pool, part: 0, chunks: first.to_vec(), ack };
+    let part = |pool| Command::CommitPart { upload, pool, part: 0, chunks: first.clone(), ack };
     assert_eq!(code(m.run(part(PoolId(9)))), Err(ErrorCode::NotFound));
     m.run(part(POOL)).unwrap();
     assert!(m.state.query(&Query::File { id: file_id, first: 0 }, &Silent::new()).is_err());

@@ -1,0 +1,166 @@
+//! A state made from what data nodes hold, when there is nothing else: the way of `wmall meta rebuild`.
+//!
+//! It goes through the same writing of files and chunks as a commit does, with pieces that are there in the place
+//! of receipts, so that counters, references and tickets are as a commit would have made them. What no data node
+//! knows is not in it: names, buckets, users, tokens, former versions.
+
+use std::sync::Arc;
+
+use openraft::{CommittedLeaderId, LogId};
+use wmall_manifest::{Manifest, file_of_one_chunk};
+use wmall_proto::chunk::ChunkRecord;
+use wmall_proto::file::{FilePage, FileRecord, Pin};
+use wmall_proto::rpc::{Ack, Condition};
+use wmall_proto::{ChunkId, DiskId, FileId, PgId, PoolId, RpcError, Topology, UploadId};
+use wmall_runtime::view::StoreError;
+
+use super::apply::Refusal;
+use super::query::QueryError;
+use super::txn::decode;
+use super::{State, keys};
+use crate::command::FileCommit;
+
+/// Files in one atomic batch.
+pub(crate) const BATCH: usize = 256;
+
+/// A file to be written, with what is there of each of its chunks.
+pub(crate) struct FoundFile {
+    pub(crate) pool: PoolId,
+    pub(crate) manifest: Manifest,
+}
+
+impl State {
+    /// Takes a map over: pools, rows, nodes, disks. What was said of its slots is found anew.
+    pub(crate) fn adopt_map(&self, map: &Topology) -> Result<(), StoreError> {
+        let index = map.version + 1;
+        self.amend(index, |context| {
+            let counters = &mut context.derived.counters;
+            counters.next_disk = map.disks.keys().map(|d| d.0).max().unwrap_or(0);
+            counters.next_pool = map.pools.keys().map(|p| p.0).max().unwrap_or(0);
+            for (id, table) in &map.pools {
+                context.txn.put(keys::pool(*id), &table.pool);
+            }
+            for node in map.nodes.values() {
+                context.txn.put(keys::node(node.name.as_str()), node);
+            }
+            for disk in map.disks.values() {
+                context.txn.put(keys::disk(disk.id), disk);
+            }
+            for revocation in &map.revoked {
+                context.txn.put(keys::revoked(&revocation.actor), revocation);
+            }
+            let mut clean = map.clone();
+            for (id, table) in &mut clean.pools {
+                for (number, row) in table.rows.iter_mut().enumerate() {
+                    row.dirty_at.iter_mut().for_each(|mark| *mark = None);
+                    context.txn.put(keys::row(*id, PgId(number as u32)), row);
+                }
+            }
+            *context.change_topology() = clean;
+            context.derived.counters.topology_version = map.version;
+            let id = LogId::new(CommittedLeaderId::new(1, 0), index);
+            context.derived.applied.log_id = Some(id);
+            Ok(())
+        })
+    }
+
+    /// Writes files, each held as one that was put without a name.
+    pub(crate) fn adopt_files(&self, files: &[FoundFile], pieces: &FoundPieces) -> Result<(), StoreError> {
+        let index = self.read().index();
+        self.amend(index, |context| {
+            for found in files {
+                let FoundFile { pool, manifest } = found;
+                let blocks = manifest.blocks();
+                let chunks = manifest.chunks().iter().enumerate();
+                let chunks = chunks.map(|(i, chunk)| (*chunk, manifest.chunk_length(i)));
+                let blocks = blocks.iter().map(|b| (ChunkId::of(b), b.len() as u32));
+                let mut judged = Vec::with_capacity(manifest.chunks().len() + 1);
+                for (chunk, length) in chunks.chain(blocks) {
+                    judged.extend(context.judge_found(*pool, chunk, length, &pieces.slots(*pool, &chunk)));
+                }
+                let commit = FileCommit {
+                    upload: UploadId([0; 16]),
+                    pool: *pool,
+                    id: manifest.id(),
+                    size: manifest.size(),
+                    chunk_size: manifest.chunk_size(),
+                    object: None,
+                    condition: Condition::None,
+                    parts: 0,
+                    ack: Ack::Quorum,
+                };
+                context.write_file(&commit, manifest, judged)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Notes the files that chunks of other files are by themselves, since nothing tells whether they were put as
+    /// such too. They are found by their id, and hold nothing.
+    pub(crate) fn adopt_derived(&self, chunks: &[(PoolId, ChunkId, u32)]) -> Result<(), StoreError> {
+        let index = self.read().index();
+        self.amend(index, |context| {
+            for (pool, chunk, length) in chunks {
+                if let Some(file) = file_of_one_chunk(*chunk, *length) {
+                    context.txn.put(keys::derived_file(&file), &(*pool, *chunk));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// A file that one chunk of a rebuilt cluster is by itself.
+    pub(super) fn derived_file(&self, id: &FileId, first: u64) -> Result<FilePage, QueryError> {
+        let missing = || RpcError::not_found(format!("file {id}"));
+        let stored = self.store.get(&keys::derived_file(id))?.ok_or_else(missing)?;
+        let (pool, chunk): (PoolId, ChunkId) = decode(&stored)?;
+        let record: ChunkRecord = self.chunk_record(pool, &chunk)?.ok_or_else(missing)?;
+        let manifest = file_of_one_chunk(chunk, record.length).filter(|found| found == id);
+        manifest.ok_or_else(missing)?;
+        let record = FileRecord {
+            size: u64::from(record.length),
+            chunk_size: wmall_proto::chunk::DEFAULT_CHUNK_SIZE,
+            merkle_root: wmall_manifest::merkle_root(&[chunk]),
+            pools: vec![pool],
+            references: 0,
+            pin: Pin::None,
+            created_ms: 0,
+        };
+        let chunks = if first == 0 { vec![chunk] } else { Vec::new() };
+        Ok(FilePage { id: *id, record, first, chunks })
+    }
+
+    /// Changes the state outside of any log, as one batch.
+    fn amend(
+        &self,
+        index: u64,
+        change: impl FnOnce(&mut super::apply::Context<'_>) -> Result<(), Refusal>,
+    ) -> Result<(), StoreError> {
+        let _still = self.changing();
+        let mut derived = self.write();
+        let mut context = super::apply::Context::new(&*self.store, &mut derived, index);
+        match change(&mut context) {
+            Ok(()) => {}
+            Err(Refusal::Store(error)) => return Err(error),
+            Err(Refusal::Answer(error)) => return Err(StoreError(error.to_string())),
+        }
+        // Nobody follows this feed.
+        context.feed.clear();
+        self.store.apply(&context.finish())
+    }
+}
+
+/// Pieces in a map in memory; by chunk, the disks that hold it.
+pub(crate) struct FoundPieces {
+    pub(crate) map: Arc<Topology>,
+    pub(crate) holders: std::collections::HashMap<(PoolId, ChunkId), Vec<DiskId>>,
+}
+
+impl FoundPieces {
+    /// The slots of a chunk's row that hold it.
+    fn slots(&self, pool: PoolId, chunk: &ChunkId) -> Vec<u8> {
+        let Some(holders) = self.holders.get(&(pool, *chunk)) else { return Vec::new() };
+        let Some((_, row)) = self.map.row_of(pool, chunk) else { return Vec::new() };
+        holders.iter().filter_map(|disk| row.slot_of(*disk)).collect()
+    }
+}
