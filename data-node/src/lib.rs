@@ -19,5 +19,7 @@ mod put;
 mod service;
 
 pub use config::{Config, DiskConfig, RawConfig};
+#[cfg(feature = "testing")]
+pub use disk::scan_any_segment;
 pub use init::{InitError, init};
 pub use node::{RunError, run};

@@ -2,7 +2,9 @@
 //! would. The binary is the one that `WMALL_BIN` names, which `make` sets.
 
 pub mod cycles;
+pub mod fuzz;
 pub mod history;
+pub mod netns;
 pub mod power;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
-//! Names under fire: eight clients put, get, remove and swap while leaders are killed and frozen, and every
-//! answer must be one that a single register could have given.
+//! Names under fire: eight clients put, get, remove and swap while leaders are killed, frozen and, where this runs as
+//! root, cut off; and every answer must be one that a single register could have given.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use wmall_proto::rpc::Condition;
 use wmall_proto::{BucketName, ErrorCode, FileId, ObjectName};
 use wmall_tests::Cluster;
 use wmall_tests::history::{Answer, Ask, Operation, is_linearizable};
+use wmall_tests::netns::{Cut, Namespaces};
 
 const CLIENTS: u64 = 8;
 const NAMES: u64 = 3;
@@ -115,6 +117,91 @@ impl Client {
     }
 }
 
+/// A cluster whose leader can be disturbed.
+enum Subject {
+    /// Processes side by side: a leader can be killed and frozen.
+    Devnet(Box<Cluster>),
+    /// Metadata nodes in namespaces of their own: it can be cut off as well. Takes root.
+    Namespaces(Box<Namespaces>),
+}
+
+/// What happens to the leader in the middle of a run.
+#[derive(Debug, Clone, Copy)]
+enum Trouble {
+    /// Killed, and back after a while.
+    Killed,
+    /// Frozen until another leads; then it wakes up, still believing that it does.
+    Frozen,
+    /// Cut off, and later connected again.
+    Cut(Cut),
+}
+
+impl Subject {
+    fn up() -> Self {
+        if wmall_tests::power::is_root() {
+            let cluster = Namespaces::up();
+            cluster.command(&["bucket", "create", "b"]);
+            return Self::Namespaces(Box::new(cluster));
+        }
+        let cluster = Cluster::up_with(&["--data", "3"]);
+        cluster.run(&["bucket", "create", "b"]);
+        Self::Devnet(Box::new(cluster))
+    }
+
+    fn config(&self) -> PathBuf {
+        match self {
+            Self::Devnet(cluster) => cluster.config().into(),
+            Self::Namespaces(cluster) => cluster.config(),
+        }
+    }
+
+    fn trouble(&self, round: u64) -> Trouble {
+        let all =
+            [Trouble::Killed, Trouble::Frozen, Trouble::Cut(Cut::FromMembers), Trouble::Cut(Cut::Alone)];
+        let kinds = if matches!(self, Self::Devnet(_)) { 2 } else { all.len() };
+        all[round as usize % kinds]
+    }
+
+    /// Lets it happen, and end. Blocks for as long.
+    fn disturb(&mut self, trouble: Trouble) {
+        let wait = |ms| std::thread::sleep(Duration::from_millis(ms));
+        let leader = match self {
+            Self::Devnet(cluster) => cluster.leader(),
+            Self::Namespaces(cluster) => cluster.leader(),
+        };
+        match (self, trouble) {
+            (Self::Devnet(cluster), Trouble::Killed) => {
+                cluster.devnet("kill", &leader, &[]);
+                wait(1500);
+                cluster.devnet("start", &leader, &[]);
+            }
+            (Self::Devnet(cluster), _) => {
+                let process = pid(cluster, &leader);
+                kill_process(process, Signal::STOP).unwrap();
+                wait(3500);
+                kill_process(process, Signal::CONT).unwrap();
+            }
+            (Self::Namespaces(cluster), Trouble::Killed) => {
+                cluster.kill(&leader);
+                wait(1500);
+                cluster.start(&leader);
+            }
+            (Self::Namespaces(cluster), Trouble::Frozen) => {
+                cluster.signal(&leader, Signal::STOP);
+                wait(3500);
+                cluster.signal(&leader, Signal::CONT);
+            }
+            (Self::Namespaces(cluster), Trouble::Cut(cut)) => {
+                cluster.cut(&leader, cut);
+                wait(2500);
+                assert_ne!(cluster.leader(), leader, "{cut:?}: it was cut off, and another leads");
+                wait(500);
+                cluster.heal();
+            }
+        }
+    }
+}
+
 /// The process of a node.
 fn pid(cluster: &Cluster, name: &str) -> Pid {
     let net = cluster.folder().display().to_string();
@@ -127,9 +214,8 @@ fn pid(cluster: &Cluster, name: &str) -> Pid {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_is_one_that_a_single_register_could_have_given() {
     let runs = std::env::var("WMALL_RUNS").ok().and_then(|r| r.parse().ok()).unwrap_or(20u64);
-    let cluster = Cluster::up_with(&["--data", "3"]);
-    cluster.run(&["bucket", "create", "b"]);
-    let mut config = ClientConfig::load(std::path::Path::new(&cluster.config())).unwrap();
+    let mut subject = tokio::task::block_in_place(Subject::up);
+    let mut config = ClientConfig::load(&subject.config()).unwrap();
     config.timeout_ms = 2_500;
     let bucket = BucketName::new("b").unwrap();
     let (mut answered, mut unanswered) = (0, 0);
@@ -142,27 +228,16 @@ async fn every_answer_is_one_that_a_single_register_could_have_given() {
             let client = Client { store, number, dice, next, seen };
             clients.spawn(client.run(bucket.clone(), round, start, log.clone()));
         }
-        // The leader is killed and comes back, or is frozen until another leads and then wakes up, still
-        // believing that it does.
         tokio::time::sleep(Duration::from_millis(600)).await;
-        let leader = tokio::task::block_in_place(|| cluster.leader());
-        let process = pid(&cluster, &leader);
-        if round % 2 == 0 {
-            tokio::task::block_in_place(|| cluster.devnet("kill", &leader, &[]));
-            tokio::time::sleep(Duration::from_millis(1500)).await;
-            tokio::task::block_in_place(|| cluster.devnet("start", &leader, &[]));
-        } else {
-            kill_process(process, Signal::STOP).unwrap();
-            tokio::time::sleep(Duration::from_millis(3500)).await;
-            kill_process(process, Signal::CONT).unwrap();
-        }
+        let trouble = subject.trouble(round);
+        tokio::task::block_in_place(|| subject.disturb(trouble));
         while let Some(ended) = clients.join_next().await {
             ended.unwrap();
         }
         let log = log.lock().unwrap();
         for name in 0..NAMES {
             let of_name: Vec<Operation> = log.iter().filter(|(n, _)| *n == name).map(|(_, o)| *o).collect();
-            assert!(is_linearizable(&of_name), "round {round}, name {name}: {of_name:#?}");
+            assert!(is_linearizable(&of_name), "round {round}, {trouble:?}, name {name}: {of_name:#?}");
         }
         let unknown = log.iter().filter(|(_, o)| o.answer == Answer::Unknown).count();
         (answered, unanswered) = (answered + log.len() - unknown, unanswered + unknown);

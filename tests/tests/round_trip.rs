@@ -28,10 +28,13 @@ fn files_of_all_sizes_come_back_and_every_command_tells_of_them() {
     let status = cluster.json(&["status"]);
     assert_eq!(status["files"], sizes.len());
     assert_eq!(status["tickets"], 0);
-    // Chunks, not files: equal chunks would be one, and the empty file has none.
-    let chunks: usize = sizes.iter().map(|s| s.div_ceil(4 << 20)).sum();
-    assert_eq!(status["chunks"]["stable"], chunks);
-    assert_eq!(status["chunk_bytes"], sizes.iter().sum::<usize>());
+    // Chunks, not files: equal chunks would be one, and the empty file has none. A manifest that is no single
+    // chunk's is stored as one more.
+    let chunks = |size: usize| size.div_ceil(4 << 20);
+    let manifest = |size: usize| if chunks(size) == 1 { 0 } else { 32 + 32 * chunks(size) };
+    let stored = |size: &usize| chunks(*size) + usize::from(chunks(*size) != 1);
+    assert_eq!(status["chunks"]["stable"], sizes.iter().map(stored).sum::<usize>());
+    assert_eq!(status["chunk_bytes"], sizes.iter().map(|s| s + manifest(*s)).sum::<usize>());
     for format in ["table", "yaml"] {
         assert!(cluster.run(&["-o", format, "node", "ls"]).contains("data-5"));
         assert!(cluster.run(&["-o", format, "pool", "ls"]).contains("3x"));
@@ -53,7 +56,8 @@ fn ids_are_the_same_everywhere_and_chunks_are_stored_once() {
     let cid = cluster.put(&file, &["--chunk-size", "64K"]);
     assert_eq!(cid, "bagaybqabdyql6cw274ijorunqr7eos2f3tsojw6glfo54dmvwefifo64c3ftgwq");
     assert_eq!(cluster.put(&file, &["--chunk-size", "64K", "--ack", "all"]), cid, "twice is once");
-    assert_eq!(cluster.json(&["status"])["chunk_bytes"], 300_000);
+    let manifest = 32 + 5 * 32;
+    assert_eq!(cluster.json(&["status"])["chunk_bytes"], 300_000 + manifest);
     assert_eq!(cluster.json(&["status"])["files"], 1);
     let other = cluster.put(&file, &["--chunk-size", "128K"]);
     assert_ne!(other, cid, "the chunk size is part of the name");

@@ -19,8 +19,9 @@ fn any_two_of_five_data_nodes_may_go_after_ack_all() {
         cluster.devnet("start", &a, &[]);
         cluster.devnet("start", &b, &[]);
     }
+    // The manifest is stored as one more.
     cluster.wait_status("all chunks stable again", Duration::from_secs(30), |s| {
-        s["chunks"]["stable"] == 20 && s["chunks"]["warning"] == 0
+        s["chunks"]["stable"] == 21 && s["chunks"]["warning"] == 0
     });
 }
 
@@ -63,7 +64,7 @@ fn a_gibibyte_survives_the_leader_and_a_data_node_dying_under_it() {
     cluster.devnet("start", "data-2", &[]);
     cluster.devnet("start", &leader, &[]);
     cluster.wait_status("every ticket is closed", Duration::from_secs(90), |s| {
-        s["tickets"] == 0 && s["chunks"]["stable"] == 256
+        s["tickets"] == 0 && s["chunks"]["stable"] == 257
     });
     cluster.run(&["verify", cid, "--deep"]);
 }
@@ -125,7 +126,7 @@ fn a_wiped_data_node_is_filled_again_and_counted_only_then() {
     cluster.devnet("start", "data-3", &["--wipe"]);
     cluster.wait_status("filled", Duration::from_secs(60), |s| {
         let node = &s["nodes"].as_array().unwrap()[2]["disks"][0];
-        s["chunks"]["stable"] == 96 && node["dirty_groups"] == 0 && node["pieces"] == 96
+        s["chunks"]["stable"] == 97 && node["dirty_groups"] == 0 && node["pieces"] == 97
     });
     cluster.run(&["verify", &cid, "--deep"]);
     // Only the refilled node is left: it really has everything.

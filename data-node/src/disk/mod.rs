@@ -6,10 +6,15 @@ mod compact;
 mod index;
 mod keeper;
 mod piece;
+mod replay;
 mod store;
 mod superblock;
+#[cfg(feature = "testing")]
+mod testing;
 
 pub(crate) use index::{Located, PieceState};
 pub(crate) use piece::PieceHeader;
 pub(crate) use store::{DiskError, DiskStore, Usage};
 pub use superblock::{FormatError, Superblock};
+#[cfg(feature = "testing")]
+pub use testing::scan_any_segment;

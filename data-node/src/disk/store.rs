@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use wmall_journal::{AppendError, Damage, Disk, Journal, OpenError, Options, Position, RealDisk, Record};
+use wmall_journal::{AppendError, Disk, Journal, OpenError, Options, Position, RealDisk, Record};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
 use wmall_proto::receipt::{Attestation, Receipt, SignedAttestation, SignedReceipt};
 use wmall_proto::rpc::PieceCheck;
@@ -26,9 +26,10 @@ use wmall_runtime::{FolderError, FolderLock};
 use super::ballast::Ballast;
 use super::books::Books;
 use super::compact::Compactor;
-use super::index::{Counts, Index, IndexBatch, IndexReader, Located};
+use super::index::{Counts, Index, IndexReader, Located};
 use super::keeper::{Keeper, Work};
-use super::piece::{Entry, HEADER, KIND_PIECE, KIND_STAMP, PieceHeader};
+use super::piece::{HEADER, KIND_PIECE, KIND_STAMP, PieceHeader};
+use super::replay::replay;
 use super::superblock::{FormatError, Superblock};
 use crate::config::DiskConfig;
 
@@ -37,8 +38,6 @@ const MIN_SEGMENT: u64 = 32 << 20;
 const MAX_SEGMENT: u64 = 1 << 30;
 /// Bytes of appends that may wait for the disk.
 const QUEUE_BYTES: usize = 128 << 20;
-/// Entries that are replayed into the index together.
-const REPLAY_BATCH: usize = 512;
 /// Looks at a piece that is moved between finding and reading it.
 const LOOKS: usize = 3;
 
@@ -442,65 +441,6 @@ impl Drop for DiskStore {
             let _ = thread.join();
         }
     }
-}
-
-/// Opens the journal and brings the index up to it. Pieces that are rotten are passed over and noted, to be
-/// reported; what can't even be told apart makes the disk a lost one, whose every group is looked through.
-fn replay(
-    disk: Arc<dyn Disk>,
-    options: Options,
-    index: &mut Index,
-    covered: Option<Position>,
-    books: &Books,
-) -> Result<Journal, DiskError> {
-    let mut batch = IndexBatch::default();
-    let mut waiting = 0;
-    let (mut rotten, mut lost) = (Vec::new(), false);
-    let damaged = |damage: Damage<'_>| {
-        tracing::error!(?damage, "a damaged place in the disk's journal");
-        match damage {
-            Damage::Payload(found) => match Entry::decode(found.kind, found.meta) {
-                Some(Entry::Piece(header) | Entry::Copy(header)) => {
-                    rotten.push((header.key(), found.position))
-                }
-                _ => lost = true,
-            },
-            Damage::Gap { .. } => lost = true,
-        }
-    };
-    let replay = |found: wmall_journal::Found<'_>| {
-        let entry = Entry::decode(found.kind, found.meta);
-        let entry = entry.ok_or_else(|| format!("a record of kind {} is unknown", found.kind))?;
-        if covered.is_some_and(|c| found.position <= c) {
-            return Ok(());
-        }
-        let entered = index.enter(&mut batch, &entry, found.position, found.payload_length);
-        entered.map_err(|e| e.to_string())?;
-        waiting += 1;
-        if waiting >= REPLAY_BATCH {
-            waiting = 0;
-            index.apply(std::mem::take(&mut batch)).map_err(|e| e.to_string())?;
-        }
-        Ok(())
-    };
-    let journal = Journal::open_damaged(disk, options, replay, damaged)?;
-    for (key, position) in rotten {
-        books.add_rotten(key);
-        // The keeper writes its tombstone.
-        if let Some(held) = index.held(&batch, &key)?.filter(|h| h.located.position == position) {
-            index.discard(&mut batch, &key, held)?;
-        }
-    }
-    if lost {
-        index.set_lost(&mut batch, true);
-    }
-    // A segment may be gone whose retirement the view has not heard of.
-    let there = journal.segments();
-    let gone: Vec<u64> = index.wanted.keys().copied().filter(|s| !there.contains(s)).collect();
-    gone.into_iter().for_each(|segment| index.forget_segment(&mut batch, segment));
-    index.apply(batch)?;
-    index.replayed();
-    Ok(journal)
 }
 
 fn append_failed(name: &str, error: &AppendError) -> RpcError {

@@ -1,16 +1,8 @@
-//! Any bytes as a message: decoded or refused, and what decodes encodes to the same bytes.
+//! See `frames_and_answers` in `tests/src/fuzz.rs`.
 #![no_main]
+#![allow(dead_code)]
 
-use libfuzzer_sys::fuzz_target;
-use wmall_proto::codec;
-use wmall_proto::rpc::{Request, Response};
+#[path = "../../src/fuzz.rs"]
+mod fuzz;
 
-fuzz_target!(|bytes: &[u8]| {
-    if let Ok(request) = codec::decode::<Request>(bytes) {
-        assert_eq!(codec::encode(&request), bytes);
-    }
-    if let Ok(answer) = codec::decode::<Result<Response, wmall_proto::RpcError>>(bytes) {
-        let again = codec::encode(&answer);
-        assert_eq!(codec::decode::<Result<Response, wmall_proto::RpcError>>(&again), Ok(answer));
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::frames_and_answers(bytes));

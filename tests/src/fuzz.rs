@@ -1,0 +1,123 @@
+//! What the fuzz targets do with their bytes. The targets (`tests/fuzz/`) and the regressions in `make test` call
+//! the same functions; each panics when something is found.
+
+use std::sync::Arc;
+
+use wmall_journal::sim::SimDisk;
+use wmall_journal::{Disk, Journal, Options, Record};
+use wmall_manifest::{Block, InclusionProof};
+use wmall_proto::join::{JoinRequest, JoinToken};
+use wmall_proto::rpc::{CallKind, Request, Response};
+use wmall_proto::{FileId, RpcError, codec};
+
+/// A target: its name, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 6] = [
+    ("codec", frames_and_answers),
+    ("request", every_request),
+    ("journal", journal),
+    ("segment", segment),
+    ("proof", proofs_and_blocks),
+    ("join", join),
+];
+
+/// Any bytes as a frame, a request or an answer: decoded or refused, and what decodes encodes to the same.
+pub fn frames_and_answers(bytes: &[u8]) {
+    if let Some((prefix, body)) = bytes.split_first_chunk::<4>()
+        && let Ok(length) = codec::check_frame_length(*prefix)
+    {
+        assert!(length <= codec::MAX_MESSAGE);
+        let _ = codec::decode::<Request>(&body[..length.min(body.len())]);
+    }
+    if let Ok(request) = codec::decode::<Request>(bytes) {
+        assert_eq!(codec::encode(&request), bytes);
+    }
+    if let Ok(answer) = codec::decode::<Result<Response, RpcError>>(bytes) {
+        let again = codec::encode(&answer);
+        assert_eq!(codec::decode::<Result<Response, RpcError>>(&again), Ok(answer));
+    }
+}
+
+/// Any bytes behind the number of every request in turn: each decoder sees them.
+pub fn every_request(bytes: &[u8]) {
+    for number in 0..=CallKind::ALL.len() as u32 {
+        let message = [&number.to_le_bytes(), bytes].concat();
+        if let Ok(request) = codec::decode::<Request>(&message) {
+            assert_eq!(codec::encode(&request), message);
+            assert!(CallKind::ALL.contains(&request.kind()));
+        }
+    }
+}
+
+/// Any bytes over a segment of a journal: it opens with what was written before them, or is refused.
+pub fn journal(bytes: &[u8]) {
+    let Some((at, junk)) = place(bytes) else { return };
+    let options = || Options {
+        identity: [5; 16],
+        segment_bytes: 4096,
+        max_bytes: 1 << 20,
+        reserve_bytes: 0,
+        queue_bytes: 1 << 20,
+        replay_from: None,
+        name: "fuzz".into(),
+    };
+    let disk = SimDisk::new();
+    let journal = Journal::open(Arc::new(disk.clone()), options(), |_| Ok(())).expect("an empty folder");
+    for n in 0..12u8 {
+        let record = Record { kind: 1, meta: vec![n], payload: vec![vec![n; 100].into()], payload_crc: None };
+        journal.append_and_wait(vec![record]).expect("room");
+    }
+    drop(journal);
+    let file = disk.open("0000000000.seg").expect("a segment");
+    let at = usize::from(at) % 4096;
+    let junk = &junk[..junk.len().min(4096 - at)];
+    file.write_at(&[bytes::Bytes::copy_from_slice(junk)], at as u64).expect("in bounds");
+    file.sync_all().expect("a sync");
+    let mut seen = Vec::new();
+    let opened = Journal::open(Arc::new(disk), options(), |found| {
+        seen.push(found.meta.to_vec());
+        Ok(())
+    });
+    if opened.is_ok() {
+        // Junk that checks out as a record of that place is a record; all that was there before stays.
+        assert!(seen.iter().take(12).enumerate().all(|(i, meta)| meta == &[i as u8] || i >= 11));
+    }
+}
+
+/// Any bytes over a segment of a data disk.
+pub fn segment(bytes: &[u8]) {
+    if let Some((at, junk)) = place(bytes) {
+        wmall_data_node::scan_any_segment(at, junk);
+    }
+}
+
+fn place(bytes: &[u8]) -> Option<(u16, &[u8])> {
+    let (at, junk) = bytes.split_first_chunk::<2>()?;
+    Some((u16::from_le_bytes(*at), junk))
+}
+
+/// Any text as a proof: none that verifies for a file that nobody has. Any bytes as a block of a manifest.
+pub fn proofs_and_blocks(bytes: &[u8]) {
+    if let Ok(proof) = serde_json::from_slice::<InclusionProof>(bytes) {
+        assert!(proof.verify(FileId([0; 32])).is_err());
+    }
+    if let Some(block) = Block::decode(bytes) {
+        assert_eq!(block.encode(), bytes);
+    }
+}
+
+/// Any bytes at the join port, and any text as a token.
+pub fn join(bytes: &[u8]) {
+    if let Ok(request) = JoinRequest::decode(bytes) {
+        assert_eq!(codec::encode(&request), bytes);
+        let _ = wmall_transport::requested_key(&request.csr);
+    }
+    let _ = wmall_transport::requested_key(bytes);
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(token) = text.parse::<JoinToken>()
+    {
+        assert_eq!(token.to_string().parse(), Ok(token));
+    }
+}

@@ -1,0 +1,76 @@
+//! Every fuzz target over the inputs that once found something (`tests/fuzz/regressions/TARGET/`), over seeds of
+//! real messages, and over some thousand mutations of them.
+
+use std::fs;
+
+use wmall_proto::codec;
+use wmall_proto::join::{JoinAddress, JoinRequest, JoinToken};
+use wmall_proto::rpc::{Query, Request, Response};
+use wmall_proto::topology::ClusterId;
+use wmall_proto::{ChunkId, NodeName, PoolId, Role, RpcError};
+use wmall_tests::fuzz::TARGETS;
+use wmall_tests::{bytes, repository};
+
+/// Mutations of each seed.
+const MUTATIONS: u64 = 400;
+
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let name = NodeName::new("metadata-1").unwrap();
+    let manifest =
+        wmall_manifest::Manifest::new(100_000, 65_536, vec![ChunkId([1; 32]), ChunkId([2; 32])]).unwrap();
+    match target {
+        "codec" => {
+            let request = Request::Read { linearizable: true, query: Query::Chunk(ChunkId([7; 32])) };
+            let answer: Result<Response, RpcError> = Err(RpcError::not_found("chunk").hint("look elsewhere"));
+            vec![codec::encode(&request), codec::encode_frame(&request), codec::encode(&answer)]
+        }
+        "request" => vec![codec::encode(&(PoolId(1), ChunkId([7; 32]), [9u8; 16])), vec![1; 200]],
+        "journal" | "segment" => vec![bytes(1, 200), [&64u16.to_le_bytes()[..], b"WREC\x01\x01"].concat()],
+        "proof" => {
+            let proof = manifest.prove(1).unwrap();
+            vec![serde_json::to_vec(&proof).unwrap(), manifest.blocks().remove(0)]
+        }
+        "join" => {
+            let address = "127.0.0.1:7000".parse().unwrap();
+            let token = JoinToken {
+                cluster: ClusterId([1; 16]),
+                ca: [2; 32],
+                secret: [3; 32],
+                role: Role::Data,
+                name: Some(name.clone()),
+                metadata: vec![JoinAddress { name: name.clone(), address, join: address }],
+            };
+            let request = JoinRequest { secret: [3; 32], name, csr: vec![0x30; 120] };
+            vec![token.to_string().into_bytes(), codec::encode(&request)]
+        }
+        other => panic!("no seeds for {other}"),
+    }
+}
+
+#[test]
+fn no_target_finds_anything_in_what_once_did_or_in_mutations_of_real_messages() {
+    for (target, run) in TARGETS {
+        let folder = repository().join("tests/fuzz/regressions").join(target);
+        let mut inputs = seeds(target);
+        for entry in fs::read_dir(&folder).into_iter().flatten() {
+            inputs.push(fs::read(entry.unwrap().path()).unwrap());
+        }
+        for input in &inputs {
+            run(input);
+            for seed in 0..MUTATIONS {
+                let noise = bytes(seed, 16);
+                let mut mutated = input.clone();
+                for pair in noise.chunks(4).take(1 + seed as usize % 4) {
+                    let at = usize::from(u16::from_le_bytes([pair[0], pair[1]])) % mutated.len().max(1);
+                    match pair[3] % 4 {
+                        0 if at < mutated.len() => mutated[at] ^= 1 << (pair[2] % 8),
+                        1 if at < mutated.len() => mutated[at] = pair[2],
+                        2 => mutated.truncate(at),
+                        _ => mutated.insert(at.min(mutated.len()), pair[2]),
+                    }
+                }
+                run(&mutated);
+            }
+        }
+    }
+}
