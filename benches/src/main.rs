@@ -4,7 +4,10 @@
 //! QUIC connection over loopback. Absolute figures are of this machine; the ratios are the claim.
 
 mod disk;
+mod flood;
 mod large;
+mod memory;
+mod million;
 mod network;
 mod report;
 mod small;
@@ -30,8 +33,8 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut report = Report::new();
     let options = UpOptions { detach: false, ..UpOptions::default() };
-    let devnet =
-        runtime.block_on(Devnet::up(&folder.path().join("net"), &PathBuf::from(binary), &options))?;
+    let binary = PathBuf::from(binary);
+    let mut devnet = runtime.block_on(Devnet::up(&folder.path().join("net"), &binary, &options))?;
     let measured = (|| {
         if wanted("put") {
             let reference = disk::write_rate(folder.path())?;
@@ -44,9 +47,37 @@ fn main() -> Result<()> {
             report.ratio("get 1 GiB, verified", get, "one QUIC connection", reference, 0.5);
         }
         if wanted("small") {
-            let small = runtime.block_on(small::run(&devnet))?;
+            let small = runtime.block_on(small::run(&devnet, "small"))?;
             report.rate("put of 16 KiB, 32 clients", &small.puts, 2000.0);
             report.rate("get of 16 KiB, 32 clients", &small.gets, 5000.0);
+        }
+        if wanted("flood") {
+            let flood::Goodput { before, during, datagrams } = runtime.block_on(flood::run(&devnet))?;
+            let figure = format!("{during:.0}/s at {datagrams:.0} hostile datagrams/s");
+            report.share("puts and gets in a flood", figure, format!("{before:.0}/s"), during / before, 0.7);
+        }
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        if wanted("memory") {
+            let client = memory::of_client(&binary, &devnet, folder.path())?;
+            let (metadata, data) = memory::of_nodes(&devnet)?;
+            report.at_most("memory of a client, 1 GiB in and out", mib(client), 128.0, "MiB");
+            report.at_most("memory of a data node, all of the above", mib(data), 256.0, "MiB");
+            report.at_most("memory of a metadata node, likewise", mib(metadata), 256.0, "MiB");
+        }
+        // Takes a quarter of an hour, so only by its name.
+        if only.as_deref() == Some("million") {
+            let m = runtime.block_on(million::run(&mut devnet))?;
+            let count = m.count;
+            report.at_most(
+                &format!("memory of a metadata node, {count} chunks"),
+                mib(m.metadata),
+                256.0,
+                "MiB",
+            );
+            report.at_most(&format!("memory of a data node, {count} chunks"), mib(m.data), 256.0, "MiB");
+            let seconds = |d: std::time::Duration| d.as_secs_f64();
+            report.at_most("a data node serves after a stop", seconds(m.after_stop), 5.0, "s");
+            report.at_most("a data node serves after SIGKILL", seconds(m.after_kill), 5.0, "s");
         }
         anyhow::Ok(())
     })();

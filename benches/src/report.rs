@@ -41,6 +41,18 @@ impl Report {
         ));
     }
 
+    /// A part of another figure of the same run.
+    pub(crate) fn share(&mut self, what: &str, figure: String, reference: String, ratio: f64, wanted: f64) {
+        let verdict = if ratio >= wanted { "reached" } else { "falls short" };
+        self.0.push(format!("| {what} | {figure} | {reference} | {ratio:.2} | {wanted} | {verdict} |"));
+    }
+
+    /// Something that is to stay below a bound.
+    pub(crate) fn at_most(&mut self, what: &str, figure: f64, wanted: f64, unit: &str) {
+        let verdict = if figure <= wanted { "reached" } else { "falls short" };
+        self.0.push(format!("| {what} | {figure:.1} {unit} | | | at most {wanted} {unit} | {verdict} |"));
+    }
+
     pub(crate) fn print(&self) {
         println!("| what | figure | reference | ratio | wanted | |");
         println!("|---|---|---|---|---|---|");

@@ -22,8 +22,8 @@ pub(crate) struct Small {
 }
 
 /// Puts all files, then gets them by name.
-pub(crate) async fn run(devnet: &Devnet) -> Result<Small> {
-    let bucket = BucketName::new("small")?;
+pub(crate) async fn run(devnet: &Devnet, bucket: &str) -> Result<Small> {
+    let bucket = BucketName::new(bucket)?;
     devnet
         .connect()
         .await?
@@ -43,7 +43,8 @@ pub(crate) async fn run(devnet: &Devnet) -> Result<Small> {
 
 async fn put(store: Store, bucket: Arc<BucketName>, name: String) -> Result<()> {
     let mut content = vec![0u8; SIZE];
-    content[..name.len()].copy_from_slice(name.as_bytes());
+    let own = format!("{bucket}/{name}");
+    content[..own.len()].copy_from_slice(own.as_bytes());
     let object = Some(((*bucket).clone(), ObjectName::new(name)?));
     let options = PutOptions { object, ..PutOptions::default() };
     store.put(&mut content.as_slice(), &options).await?;

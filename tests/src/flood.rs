@@ -74,7 +74,8 @@ fn hostile(n: u64) -> Vec<u8> {
         // The long header of an Initial packet (RFC 9000 section 17.2.2) with connection ids that nobody knows, and noise
         // where the CRYPTO frame should be.
         1 => {
-            let head = [0xc3, 0, 0, 0, 1, 8, 1, 2, 3, 4, 5, 6, 7, n as u8, 8, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0x44, 0x80];
+            let head =
+                [0xc3, 0, 0, 0, 1, 8, 1, 2, 3, 4, 5, 6, 7, n as u8, 8, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0x44, 0x80];
             let length = head.len().min(datagram.len());
             datagram[..length].copy_from_slice(&head[..length]);
         }

@@ -2,6 +2,7 @@
 //! would. The binary is the one that `WMALL_BIN` names, which `make` sets.
 
 pub mod cycles;
+pub mod flood;
 pub mod fuzz;
 pub mod history;
 pub mod netns;
