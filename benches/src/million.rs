@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 use wmall_client::{ClientConfig, PutOptions};
 use wmall_devnet::Devnet;
-use wmall_proto::ChunkId;
 use wmall_proto::rpc::{ReadRequest, Request};
+use wmall_proto::{ChunkId, Role};
 use wmall_transport::{Endpoint, Identity, Target};
 
 use crate::memory;
@@ -69,7 +69,7 @@ async fn until_it_serves(devnet: &mut Devnet, count: u64) -> Result<Duration> {
     let store = devnet.connect().await?;
     let topology = store.topology();
     let node = topology.nodes.values().find(|n| n.name.as_str() == NODE).context("no such node")?;
-    let target = Target { node: node.name.clone(), address: node.address };
+    let target = Target { role: Role::Data, node: node.name.clone(), address: node.address };
     let pool = *topology.pools.keys().next().context("no pool")?;
     // Any piece that the node has by its rows.
     let ours = |chunk: &ChunkId| {

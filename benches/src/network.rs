@@ -53,7 +53,7 @@ pub(crate) fn loopback_rate(folder: &Path) -> Result<f64> {
             Ok(())
         })
     });
-    let target = Target { node, address: address.recv()? };
+    let target = Target { role: Role::Data, node, address: address.recv()? };
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let endpoint = Endpoint::client(&sink)?;

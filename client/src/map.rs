@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use wmall_proto::Role;
 use wmall_proto::rpc::TopologyReply;
 use wmall_proto::{NodeName, PgRow, Topology};
 use wmall_transport::Target;
@@ -77,7 +78,7 @@ impl Map {
             let node = topology.node_of(row.slots[slot])?;
             let avoided = known.avoided.get(&node.name).is_some_and(|&until| until > now);
             let silent = avoided || known.suspects.contains(&node.name);
-            let target = Target { node: node.name.clone(), address: node.address };
+            let target = Target { role: Role::Data, node: node.name.clone(), address: node.address };
             let slow = known.latency.is_slow(&node.name);
             Some(SlotTarget { slot: slot as u8, target, silent, slow })
         };

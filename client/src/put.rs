@@ -259,7 +259,10 @@ impl Upload {
         let manifest = Manifest::new(size, chunk_size, self.ids.clone())?;
         // Beside the last chunks: every id is known by now.
         let mut root = JoinSet::new();
-        if let Some(block) = manifest.blocks().pop() {
+        let chunks = self.ids.chunks(MAX_CHUNKS_PER_COMMIT);
+        let parts = (self.ids.len().saturating_sub(1)) / MAX_CHUNKS_PER_COMMIT;
+        let parts = chunks.take(parts).map(|ids| ChunkId::of(&Block::Part(ids.to_vec()).encode())).collect();
+        if let Some(block) = manifest.root_block(parts) {
             root.spawn(self.put_block(block));
         }
         while !self.running.is_empty() {

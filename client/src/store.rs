@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
 use wmall_proto::pool::Bucket;
 use wmall_proto::rpc::{Query, QueryReply, Request, Response};
 use wmall_proto::{BucketName, ErrorCode, Pool, PoolId, PoolName, RpcError, Topology};
@@ -32,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) endpoint: Endpoint,
     pub(crate) members: Arc<Members>,
     pub(crate) map: Map,
+    /// Keeps the certificate valid, for those who stay connected.
+    renewal: JoinHandle<()>,
     timeout: Duration,
     /// Since when the present wait for the metadata nodes lasts; none if there is none. Reading the map and the
     /// question that it was read for share one timeout, so that a command ends when its user said.
@@ -51,7 +54,10 @@ impl Store {
                 tracing::warn!("the certificate ends soon and was not renewed in time");
             }
         }
+        let renewal = Renewal { folder: config.identity_dir.clone(), by: RenewBy::Members(members.clone()) };
+        let renewal = tokio::spawn(renewal.run(endpoint.clone(), |_| {}));
         let inner = Inner {
+            renewal,
             endpoint,
             members,
             map: Map::new(),
@@ -66,12 +72,19 @@ impl Store {
 
     /// Closes the connections; what is under way fails.
     pub async fn close(&self) {
+        self.inner.renewal.abort();
         self.inner.endpoint.close().await;
     }
 
     /// The map of the cluster, as of the last answer.
     pub fn topology(&self) -> Arc<Topology> {
         self.inner.map.topology()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.renewal.abort();
     }
 }
 

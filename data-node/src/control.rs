@@ -62,6 +62,8 @@ pub(crate) struct Control {
     beats: u64,
     /// Whether the staged pieces are to be looked through.
     sweep: bool,
+    /// The life of the metadata that answered last.
+    life: Option<u64>,
     /// Version of the map that was kept last, and when.
     kept: (u64, Instant),
     keeping: Option<JoinHandle<()>>,
@@ -102,6 +104,7 @@ impl Control {
             walk,
             beats,
             sweep: false,
+            life: None,
             // The version that the node began with is one that it has kept.
             kept: (start, Instant::now()),
             keeping: None,
@@ -178,7 +181,7 @@ impl Control {
         let heartbeat = Heartbeat {
             node: self.config.name.clone(),
             disks: self.disks.iter().filter_map(disk).collect(),
-            topology: self.map.get().topology.version,
+            topology: self.map.version(),
             feed: self.feed,
             feed_epoch: self.feed_epoch,
         };
@@ -187,7 +190,12 @@ impl Control {
         else {
             return Err(RpcError::internal("the heartbeat got another answer"));
         };
-        self.map.update(topology);
+        if self.life.replace(feed_epoch).is_some_and(|life| life != feed_epoch) {
+            // This answer's map was held against a version of the former life.
+            self.map.doubt();
+        } else {
+            self.map.update(topology);
+        }
         self.endpoint.set_revoked(&self.map.get().topology.revoked);
         self.keep_map();
         self.report_rotten().await?;

@@ -10,7 +10,7 @@ use wmall_proto::{ErrorCode, RpcError};
 use crate::disk::{DiskStore, PieceState};
 
 /// Pieces on a page.
-const PAGE: usize = 4096;
+const PAGE: usize = 1024;
 /// Bytes that tell a block of a manifest from other pieces.
 const HEAD: usize = 16;
 

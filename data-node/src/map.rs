@@ -1,11 +1,12 @@
 //! The node's copy of the cluster's map, and who is silent. Written by the control loop, read by every put.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use wmall_proto::rpc::TopologyReply;
 use wmall_proto::topology::NodeInfo;
-use wmall_proto::{DiskId, ErrorCode, NodeName, PgRow, PoolId, RpcError, Topology};
+use wmall_proto::{DiskId, ErrorCode, NodeName, PgRow, PoolId, Role, RpcError, Topology};
 use wmall_transport::Target;
 
 /// What is known now.
@@ -16,24 +17,40 @@ pub(crate) struct Known {
 }
 
 /// The copy.
-pub(crate) struct Map(RwLock<Known>);
+pub(crate) struct Map {
+    known: RwLock<Known>,
+    /// What is known may be of another life of the metadata: from before a start, or a restore. Then the next map
+    /// that comes counts, whatever its version.
+    doubted: AtomicBool,
+}
 
 impl Map {
     /// Begins with what is known from before.
     pub(crate) fn new(topology: Topology) -> Self {
         let (topology, suspects) = (Arc::new(topology), Arc::default());
-        Self(RwLock::new(Known { topology, suspects }))
+        Self { known: RwLock::new(Known { topology, suspects }), doubted: AtomicBool::new(true) }
+    }
+
+    /// The version to ask with: none, if what is known is doubted.
+    pub(crate) fn version(&self) -> u64 {
+        if self.doubted.load(Ordering::Acquire) { 0 } else { self.get().topology.version }
+    }
+
+    /// The metadata began another life.
+    pub(crate) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Release);
     }
 
     pub(crate) fn get(&self) -> Known {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn update(&self, reply: TopologyReply) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(topology) = reply.topology
-            && topology.version > known.topology.version
+            && (topology.version > known.topology.version || self.doubted.load(Ordering::Acquire))
         {
+            self.doubted.store(false, Ordering::Release);
             known.topology = Arc::new(*topology);
         }
         if let Some(suspects) = reply.suspects {
@@ -67,6 +84,6 @@ impl Known {
             let reason = format!("{} has been silent", node.name);
             return Err(RpcError::new(ErrorCode::Unreachable, reason));
         }
-        Ok(Target { node: node.name.clone(), address: node.address })
+        Ok(Target { role: Role::Data, node: node.name.clone(), address: node.address })
     }
 }

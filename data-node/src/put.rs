@@ -127,7 +127,7 @@ impl Intake {
         let _one_at_a_time = self.asking.lock().await;
         let version = known.topology.version;
         if self.map.get().topology.version == version {
-            let ask = Request::GetTopology { known: version };
+            let ask = Request::GetTopology { known: self.map.version() };
             if let Response::Topology(reply) = self.metadata.call(&ask).await? {
                 self.map.update(reply);
             }

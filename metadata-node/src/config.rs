@@ -111,6 +111,8 @@ pub struct Config {
     pub raw: RawConfig,
     /// This member's Raft id.
     pub id: u64,
+    /// Where the others reach it.
+    pub address: SocketAddr,
 }
 
 impl Config {
@@ -181,7 +183,7 @@ impl RawConfig {
         if self.join_listen.is_some_and(|a| a.ip().is_unspecified() || a.port() == 0 || a == self.listen) {
             return Err("`join_listen` is an address that others can reach, and not that of `listen`".into());
         }
-        let id = own.id;
-        Ok(Config { id, raw: self })
+        let (id, address) = (own.id, own.address);
+        Ok(Config { id, address, raw: self })
     }
 }

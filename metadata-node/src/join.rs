@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wmall_proto::identity::TokenId;
+use wmall_proto::identity::{TokenId, TokenRecord};
 use wmall_proto::join::{IssuedCertificate, JoinReply, JoinRequest};
 use wmall_proto::{ChunkId, ErrorCode, NodeName, Role, RpcError};
+use wmall_runtime::clock::now_ms;
 use wmall_transport::{Issuer, JoinHandler, Peer, Subject};
 
 use crate::command::Command;
@@ -46,21 +47,32 @@ impl JoinHandler for Door {
         let id = TokenId::of(&secret);
         self.reads.wait().await?;
         // Who knows no token makes no log grow.
-        let Some(token) = self.state.token(&id) else {
-            return Err(RpcError::new(ErrorCode::BadToken, "the token is unknown or has expired")
-                .hint("ask an operator for a new one: `wmall node token create`"));
+        let key = ChunkId::of(&wmall_transport::requested_key(&csr)?).0;
+        let asker = (name.clone(), key);
+        let good =
+            |t: &TokenRecord| t.expires_ms > now_ms() && t.used.as_ref().is_none_or(|used| *used == asker);
+        let token = self.state.token(&id);
+        if let Some((by, _)) = token.as_ref().and_then(|t| t.used.as_ref()).filter(|used| **used != asker) {
+            return Err(bad_token(format!("the token was used, by {by}")));
+        }
+        let Some(token) = token.filter(good) else {
+            return Err(bad_token("the token is unknown or has expired".into()));
         };
-        let key = wmall_transport::requested_key(&csr)?;
-        let key = ChunkId::of(&key).0;
         self.proposer.propose(None, Command::UseToken { id, name: name.clone(), key }).await?;
         tracing::info!(token = %id, role = %token.role, %name, "a token was used");
         self.issue(token.role, name, &csr)
     }
 }
 
+fn bad_token(why: String) -> RpcError {
+    RpcError::new(ErrorCode::BadToken, why).hint("ask an operator for a new one: `wmall node token create`")
+}
+
 impl Door {
     /// A new certificate for a caller whose present one has been accepted.
-    pub(crate) fn renew(&self, peer: &Peer, csr: &[u8]) -> Result<IssuedCertificate, RpcError> {
+    pub(crate) async fn renew(&self, peer: &Peer, csr: &[u8]) -> Result<IssuedCertificate, RpcError> {
+        // A member that is cut off from the others may not know of a revocation.
+        self.reads.wait().await?;
         // The connection was let in; what was revoked since then must not live on by renewal.
         if peer.is_revoked(&self.state.topology().revoked) {
             return Err(RpcError::new(ErrorCode::Denied, "the certificate was revoked"));

@@ -150,7 +150,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     }
     let join_address = config.raw.join_listen.map(|join| JoinAddress {
         name: config.raw.name.clone(),
-        address: config.raw.listen,
+        address: config.address,
         join,
     });
     let service = Arc::new(Service {

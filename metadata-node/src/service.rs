@@ -98,7 +98,7 @@ impl Handler for Service {
         let Incoming { peer, request, replier, .. } = call;
         let (kind, started) = (request.kind(), Instant::now());
         if request == Request::Snapshot {
-            let ok = self.send_snapshot(replier).await;
+            let ok = self.send_snapshot(peer.actor(), replier).await;
             if let Some(calls) = &self.calls {
                 calls.record(kind.as_str(), ok, started);
             }
@@ -121,10 +121,10 @@ impl Service {
             Request::Read { linearizable, query } => self.read(linearizable, &query).await,
             Request::Status => self.cluster_status().await,
             Request::Commit { request, commit } => self.commit(request, commit).await,
-            Request::Name { request, command } => self.name(request, command).await,
+            Request::Name { request, command } => self.name(request, peer.actor(), command).await,
             Request::Administer { request, command } => self.administer(request, peer.actor(), command).await,
             Request::Member(command) => self.change_member(peer.actor(), command).await,
-            Request::Renew { csr } => self.door.renew(peer, &csr).map(Response::Renewed),
+            Request::Renew { csr } => self.door.renew(peer, &csr).await.map(Response::Renewed),
             Request::Issuer => {
                 let (certificate, key) = self.door.issuer.to_pem();
                 Ok(Response::Issuer { certificate, key })
@@ -177,9 +177,10 @@ impl Service {
     }
 
     /// Writes all metadata as of now to a file and sends it. True if all of it went.
-    async fn send_snapshot(&self, mut replier: Replier) -> bool {
-        let file = match self.reads.wait().await {
-            Ok(()) => self.backups.export(self.state.clone()).await,
+    async fn send_snapshot(&self, by: Actor, mut replier: Replier) -> bool {
+        let act = Command::Note { act: "meta snapshot save".into() };
+        let file = match self.proposer.propose_act(None, by, act).await {
+            Ok(_) => self.backups.export(self.state.clone()).await,
             Err(error) => Err(error),
         };
         let sent = match file {
@@ -286,12 +287,23 @@ impl Service {
             .map_err(|e| RpcError::new(ErrorCode::BadReceipt, format!("{disk}: {e}")))
     }
 
-    async fn name(&self, request: RequestId, command: NameCommand) -> Result<Response, RpcError> {
+    /// What can't be had back is an operator's act, whoever does it.
+    async fn name(&self, request: RequestId, by: Actor, command: NameCommand) -> Result<Response, RpcError> {
         self.must_lead()?;
         if let NameCommand::Purge { versions, .. } = &command {
             bounded(versions.len())?;
         }
-        self.proposer.propose(Some(request), Command::Name(command)).await
+        let for_good = matches!(
+            command,
+            NameCommand::Purge { .. }
+                | NameCommand::Remove { purge: true, .. }
+                | NameCommand::Unpin { purge: true, .. }
+        );
+        let command = Command::Name(command);
+        match for_good {
+            true => self.proposer.propose_act(Some(request), by, command).await,
+            false => self.proposer.propose(Some(request), command).await,
+        }
     }
 
     async fn change_member(&self, by: Actor, command: MemberCommand) -> Result<Response, RpcError> {
@@ -299,12 +311,9 @@ impl Service {
             MemberCommand::Add { id, name, address } => format!("meta member add {name}={address} --id {id}"),
             MemberCommand::Remove { id } => format!("meta member rm {id}"),
         };
-        let changed = self.members.change(command).await?;
-        // The membership has an entry of its own in the log; this one is for those who ask later who did it.
-        if let Err(error) = self.proposer.propose_act(None, by, Command::Note { act }).await {
-            tracing::warn!(%error, "a change of members is not in the audit log");
-        }
-        Ok(changed)
+        // Before the change: it may take the leader away that would note it.
+        self.proposer.propose_act(None, by, Command::Note { act }).await?;
+        self.members.change(command).await
     }
 
     async fn administer(

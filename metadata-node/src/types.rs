@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use wmall_proto::NodeName;
+use wmall_proto::{NodeName, Role};
 
 openraft::declare_raft_types!(
     /// Entries and answers are bytes, encoded before they reach openraft.
@@ -40,6 +40,6 @@ impl Member {
     /// How to call it, if its name is one.
     pub fn target(&self) -> Option<wmall_transport::Target> {
         let node = NodeName::new(self.name.as_str()).ok()?;
-        Some(wmall_transport::Target { node, address: self.address })
+        Some(wmall_transport::Target { role: Role::Metadata, node, address: self.address })
     }
 }

@@ -40,7 +40,7 @@ impl Fixture {
         let topology = self.store.topology();
         let (_, row) = topology.row_of(PoolId(1), chunk).unwrap();
         let node = topology.node_of(row.slots[0]).unwrap();
-        (Target { node: node.name.clone(), address: node.address }, row.version)
+        (Target { role: Role::Data, node: node.name.clone(), address: node.address }, row.version)
     }
 }
 
@@ -154,8 +154,8 @@ async fn every_call_of_every_role_is_answered_or_denied_as_the_table_says() {
     let client = ClientConfig::load(&fixture.cluster.layout().client()).unwrap();
     let metadata = &client.metadata[0];
     let nodes = [
-        Target { node: data.name.clone(), address: data.address },
-        Target { node: metadata.name.clone(), address: metadata.address },
+        Target { role: Role::Data, node: data.name.clone(), address: data.address },
+        Target { role: Role::Metadata, node: metadata.name.clone(), address: metadata.address },
     ];
     for role in Role::ALL {
         // A name of its own: what a stranger of that role may do, not what the node itself may.
@@ -187,8 +187,13 @@ async fn every_call_of_every_role_is_answered_or_denied_as_the_table_says() {
     }
     // A node that is reached under another name than its certificate's is not talked to.
     let client = fixture.endpoint("identities/client");
-    let wrong = Target { node: NodeName::new("data-9").unwrap(), address: data.address };
+    let data_9 = NodeName::new("data-9").unwrap();
+    let wrong = Target { role: Role::Data, node: data_9, address: data.address };
     let answer = client.call(&wrong, &Request::Status, TIMEOUT).await;
+    assert_eq!(answer.unwrap_err().code, ErrorCode::Denied);
+    // Nor one of the right name that is something else than it should be.
+    let disguised = Target { role: Role::Metadata, node: data.name.clone(), address: data.address };
+    let answer = client.call(&disguised, &Request::Status, TIMEOUT).await;
     assert_eq!(answer.unwrap_err().code, ErrorCode::Denied);
     fixture.cluster.down().await;
 }

@@ -59,11 +59,15 @@ fn every_committed_file_comes_back_from_data_nodes_alone() {
     let file = cluster.path("rebuilt.snap");
     cluster.fails(&["meta", "rebuild", &file, "--data", "data-9=127.0.0.1:1"]).expect(1, "local");
     let seed = format!("data-2={}", address(&cluster, "data-2"));
-    let rebuilt = cluster.json(&["meta", "rebuild", &file, "--data", &seed]);
+    let refused = cluster.fails(&["meta", "rebuild", &file, "--data", &seed]);
+    assert!(refused.stderr.contains("data-4") && !std::path::Path::new(&file).exists(), "{}", refused.stderr);
+    let rebuilt = cluster.json(&["meta", "rebuild", &file, "--data", &seed, "--without-silent"]);
+    let listed = std::fs::read_to_string(cluster.path("rebuilt.files")).unwrap();
     assert_eq!(rebuilt["nodes"].as_array().unwrap().len(), 3, "{rebuilt}");
     assert_eq!(rebuilt["silent"][0], "data-4");
     assert_eq!(rebuilt["incomplete"].as_array().unwrap().len(), 0, "{rebuilt}");
     assert_eq!(rebuilt["files_by_manifest"], 5, "{rebuilt}");
+    assert_eq!(rebuilt["chunks_without_piece"], 0, "{rebuilt}");
     for node in &metadata {
         let config = folder(node).join("metadata-node.toml").display().to_string();
         let restored = wmall(&["--config", &config, "meta", "snapshot", "restore", &file]);
@@ -86,6 +90,11 @@ fn every_committed_file_comes_back_from_data_nodes_alone() {
         let report = cluster.json(&["verify", cid, "--deep"]);
         assert_eq!((&report["pieces_bad"], &report["unreadable"]), (&0.into(), &0.into()), "{report}");
     }
+    // A file that goes takes its chunks along; what is a file of its own stays.
+    assert!(listed.contains(&files[1].0) && listed.contains(&files[6].0), "{listed}");
+    cluster.run(&["rm", &files[7].0, "--purge"]);
+    cluster.fails(&["get", &files[7].0, "-O", "-"]).expect(1, "not_found");
+    cluster.assert_content(&files[1].0, files[1].1);
     // And it is a cluster like any other.
     cluster.run(&["meta", "allow-deletion"]);
     cluster.run(&["bucket", "create", "b"]);

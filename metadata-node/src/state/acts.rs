@@ -3,6 +3,7 @@
 
 use wmall_proto::ErrorCode;
 use wmall_proto::identity::{Actor, AuditRecord};
+use wmall_proto::rpc::NameCommand;
 
 use super::apply::Context;
 use super::keys;
@@ -26,6 +27,24 @@ impl Context<'_> {
     }
 }
 
+/// A bucket's rules, spelled by hand: these words are hashed, on members of two versions alike.
+fn rule_words(
+    retention_ms: Option<u64>,
+    undelete_ms: Option<u64>,
+    (max_objects, max_bytes): (Option<Option<u64>>, Option<Option<u64>>),
+) -> String {
+    let mut words = String::new();
+    let quota = |limit: Option<u64>| limit.map_or_else(|| "none".to_string(), |n| n.to_string());
+    let mut add = |option: &str, value: Option<String>| {
+        words.extend(value.map(|value| format!(" --{option} {value}")));
+    };
+    add("retain", retention_ms.map(|ms| format!("{ms}ms")));
+    add("undelete", undelete_ms.map(|ms| format!("{ms}ms")));
+    add("max-objects", max_objects.map(quota));
+    add("max-bytes", max_bytes.map(quota));
+    words
+}
+
 /// What a command does, in the words of the command line; none for what is no operator's act.
 pub(super) fn act_of(command: &Command) -> Option<String> {
     let act = match command {
@@ -33,9 +52,19 @@ pub(super) fn act_of(command: &Command) -> Option<String> {
             format!("pool create {name} --scheme {scheme} --pgs {}", 1u64 << pg_bits)
         }
         Command::CreateBucket { name, pool, rules } => {
-            format!("bucket create {name} --pool {pool}: {rules:?}")
+            let (retention, undelete) = (Some(rules.retention_ms), Some(rules.undelete_ms));
+            let quotas = (Some(rules.max_objects), Some(rules.max_bytes));
+            format!("bucket create {name} --pool {pool}{}", rule_words(retention, undelete, quotas))
         }
-        Command::ChangeBucket { name, change } => format!("bucket set {name}: {change:?}"),
+        Command::ChangeBucket { name, change } => {
+            let quotas = (change.max_objects, change.max_bytes);
+            format!("bucket set {name}{}", rule_words(change.retention_ms, change.undelete_ms, quotas))
+        }
+        Command::Name(NameCommand::Remove { bucket, name, .. }) => format!("rm {bucket}/{name} --purge"),
+        Command::Name(NameCommand::Purge { bucket, versions }) => {
+            format!("bucket rm {bucket} --purge: {} former versions", versions.len())
+        }
+        Command::Name(NameCommand::Unpin { file, .. }) => format!("rm {file} --purge"),
         Command::RemoveBucket { name } => format!("bucket rm {name}"),
         Command::AllowDeletion { .. } => "meta allow-deletion".into(),
         Command::CreateToken(token) => {

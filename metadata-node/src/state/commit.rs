@@ -91,7 +91,8 @@ impl Context<'_> {
             );
             return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
         }
-        if !blocks.iter().map(|b| b.id).eq(manifest.block_ids()) {
+        let block_ids = manifest.block_ids();
+        if !blocks.iter().map(|b| b.id).eq(block_ids.iter().copied()) {
             let reason = "the blocks of the manifest are not those of this file";
             return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
         }
@@ -103,7 +104,7 @@ impl Context<'_> {
             }
             self.check_point(place, file.condition, &file.id, file.size)?;
         }
-        let (new_file, tickets) = self.write_file(&file, &manifest, judged)?;
+        let (new_file, tickets) = self.write_file(&file, &manifest, &block_ids, judged)?;
         if let Some(place) = &file.object {
             self.point(place, file.id, file.size)?;
         }
@@ -249,6 +250,7 @@ impl Context<'_> {
         &mut self,
         file: &FileCommit,
         manifest: &Manifest,
+        blocks: &[ChunkId],
         judged: Vec<Judged>,
     ) -> Result<(bool, u32), Refusal> {
         let key = keys::file(&file.id);
@@ -281,9 +283,8 @@ impl Context<'_> {
             for (page, ids) in manifest.chunks().chunks(LEAVES_PER_PAGE).enumerate() {
                 self.txn.put(keys::leaves(&file.id, page as u32), &ids.to_vec());
             }
-            let blocks = manifest.block_ids();
             if !blocks.is_empty() {
-                self.txn.put(keys::blocks(&file.id), &blocks);
+                self.txn.put(keys::blocks(&file.id), &blocks.to_vec());
             }
         }
         self.txn.put(key, &record);

@@ -14,9 +14,12 @@ use super::{State, keys};
 /// Tokens that may be good at once.
 const MAX_TOKENS: usize = 1024;
 /// Holders whose certificates may be refused at once.
-const MAX_REVOKED: usize = 4096;
+const MAX_REVOKED: usize = 16_384;
 /// No certificate lives longer, so what was revoked before is refused anyway.
-pub(crate) const LONGEST_LIFE_MS: u64 = 400 * 86_400_000;
+pub(crate) const LONGEST_LIFE_MS: u64 = wmall_transport::LONGEST_LIFE.as_millis() as u64;
+/// A revocation reaches so far ahead: over renewals that are answered while it is agreed on, and over members whose
+/// clocks are ahead. A token lets its holder in behind it all the same.
+const REVOCATION_MARGIN_MS: u64 = 300_000;
 
 impl Context<'_> {
     pub(super) fn create_token(&mut self, token: TokenRecord) -> Outcome {
@@ -72,8 +75,8 @@ impl Context<'_> {
             Some(bound) if *bound != name => {
                 return Err(bad(format!("the token is for {bound}, not for {name}")).into());
             }
-            None if self.is_taken(token.role, &name) => {
-                let reason = format!("there is a {} {name} already", token.role);
+            None if self.is_taken(&name) => {
+                let reason = format!("somebody goes by the name {name} already");
                 return Err(RpcError::new(ErrorCode::AlreadyExists, reason)
                     .hint("choose another name; a node that is to come back needs a token made for its name")
                     .into());
@@ -95,37 +98,55 @@ impl Context<'_> {
     }
 
     /// Whether somebody goes by this name already, or is about to.
-    fn is_taken(&self, role: Role, name: &NodeName) -> bool {
+    fn is_taken(&self, name: &NodeName) -> bool {
         let promised = |t: &TokenRecord| {
             let used = t.used.as_ref().map(|(name, _)| name);
-            t.role == role
-                && t.expires_ms > self.now_ms
-                && (t.name.as_ref() == Some(name) || used == Some(name))
+            t.expires_ms > self.now_ms && (t.name.as_ref() == Some(name) || used == Some(name))
         };
-        let known = match role {
-            Role::Data => self.derived.topology.nodes.contains_key(name),
-            Role::Metadata => {
-                self.derived.applied.membership.nodes().any(|(_, member)| member.name == name.as_str())
-            }
-            Role::Validator | Role::Client | Role::Admin => true,
-        };
-        known || self.derived.join_tokens.values().any(promised)
+        self.derived.topology.nodes.contains_key(name)
+            || self.is_member(name)
+            || self.derived.join_tokens.values().any(promised)
+    }
+
+    fn is_member(&self, name: &NodeName) -> bool {
+        self.derived.applied.membership.nodes().any(|(_, member)| member.name == name.as_str())
     }
 
     /// Refuses certificates of before now. A metadata node can issue itself another, so its name is refused
     /// for good.
     pub(super) fn revoke(&mut self, actor: Actor) -> Outcome {
-        let before_ms = if actor.role == Role::Metadata { u64::MAX } else { self.now_ms + 1 };
+        if actor.role == Role::Metadata && self.is_member(&actor.name) {
+            let reason = format!("{} is a member; the others would lose it", actor.name);
+            return Err(RpcError::new(ErrorCode::Locked, reason)
+                .hint("let it go first: `wmall meta member ls`, `wmall meta member rm ID`")
+                .into());
+        }
+        let before =
+            self.derived.topology.revoked.iter().find(|r| r.actor == actor).map_or(0, |r| r.before_ms);
+        let before_ms = match actor.role {
+            Role::Metadata => u64::MAX,
+            _ => (self.now_ms + REVOCATION_MARGIN_MS).max(before.saturating_add(1)),
+        };
         let ended = |r: &Revocation| r.before_ms.saturating_add(LONGEST_LIFE_MS) < self.now_ms;
         let revoked = &self.derived.topology.revoked;
         let expired: Vec<Actor> = revoked.iter().filter(|r| ended(r)).map(|r| r.actor.clone()).collect();
-        if revoked.len() - expired.len() >= MAX_REVOKED {
+        if before == 0 && revoked.len() - expired.len() >= MAX_REVOKED {
             let reason = format!("{MAX_REVOKED} holders are refused already");
-            return Err(RpcError::new(ErrorCode::OutOfBounds, reason).into());
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason)
+                .hint("entries go 400 days after their revocation; until then, a new CA refuses everybody")
+                .into());
         }
         expired.iter().for_each(|actor| self.txn.remove(keys::revoked(actor)));
         let revocation = Revocation { actor: actor.clone(), before_ms };
         self.txn.put(keys::revoked(&actor), &revocation);
+        // A token that made this holder, or would, must not make it again.
+        let of_actor = |t: &TokenRecord| {
+            let used = t.used.as_ref().map(|(name, _)| name);
+            t.role == actor.role && (t.name.as_ref() == Some(&actor.name) || used == Some(&actor.name))
+        };
+        let tokens = self.derived.join_tokens.values().filter(|t| of_actor(t)).map(|t| t.id);
+        let tokens: Vec<TokenId> = tokens.collect();
+        tokens.into_iter().for_each(|id| self.remove_token(id));
         let revoked = &mut self.change_topology().revoked;
         revoked.retain(|r| r.actor != actor && !expired.contains(&r.actor));
         let at = revoked.partition_point(|r| r.actor < actor);

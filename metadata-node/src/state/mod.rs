@@ -39,7 +39,7 @@ pub(crate) use derived::Derived;
 pub use derived::{Counters, NO_EPOCH, PoolCounters};
 pub(crate) use identity::LONGEST_LIFE_MS;
 pub use query::{QueryError, Silent};
-pub(crate) use rebuild::{BATCH, FoundFile, FoundPieces};
+pub(crate) use rebuild::FoundFile;
 
 /// Where the state machine stands in the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -171,7 +171,7 @@ impl State {
 const VERSIONS_AHEAD: u64 = 1 << 40;
 
 impl State {
-    /// Makes what was loaded from a snapshot file the beginning of a new life: these members, no deletion
+    /// Makes what was loaded from a snapshot file the beginning of a new life: these members, no join token, no deletion
     /// until an operator allows it, no place in the feed that any data node may go on from, and a map that is
     /// newer than all that were handed out.
     pub fn begin_again(&self, members: openraft::Membership<u64, Member>) -> Result<(), StoreError> {
@@ -184,10 +184,13 @@ impl State {
         derived.counters.topology_version += VERSIONS_AHEAD;
         let applied = serde_json::to_vec(&derived.applied).unwrap_or_default();
         let counters = wmall_proto::codec::encode(&derived.counters);
-        self.store.apply(&Changes::from([
+        let mut changes = Changes::from([
             (keys::APPLIED.to_vec(), Some(applied)),
             (keys::COUNTERS.to_vec(), Some(counters)),
-        ]))?;
+        ]);
+        // Some of them have been used since the snapshot was taken.
+        changes.extend(derived.join_tokens.keys().map(|id| (keys::token(id), None)));
+        self.store.apply(&changes)?;
         *derived = Derived::load(&*self.store)?;
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! of receipts, so that counters, references and tickets are as a commit would have made them. What no data node
 //! knows is not in it: names, buckets, users, tokens, former versions.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 
 use openraft::{CommittedLeaderId, LogId};
 use wmall_manifest::{Manifest, file_of_one_chunk};
@@ -20,8 +20,8 @@ use super::txn::decode;
 use super::{State, keys};
 use crate::command::FileCommit;
 
-/// Files in one atomic batch.
-pub(crate) const BATCH: usize = 256;
+/// Disks by the chunks that they hold.
+pub(crate) type Holders = HashMap<(PoolId, ChunkId), Vec<DiskId>>;
 
 /// A file to be written, with what is there of each of its chunks.
 pub(crate) struct FoundFile {
@@ -64,19 +64,32 @@ impl State {
         })
     }
 
-    /// Writes files, each held as one that was put without a name.
-    pub(crate) fn adopt_files(&self, files: &[FoundFile], pieces: &FoundPieces) -> Result<(), StoreError> {
+    /// Writes files, each held as one that was put without a name. What `holders` does not name becomes a ticket.
+    pub(crate) fn adopt_files(
+        &self,
+        files: &[FoundFile],
+        map: &Topology,
+        holders: &Holders,
+    ) -> Result<(), StoreError> {
         let index = self.read().index();
+        let slots = |pool: PoolId, chunk: &ChunkId| -> Vec<u8> {
+            let disks = holders.get(&(pool, *chunk)).map_or(&[][..], Vec::as_slice);
+            let row = map.row_of(pool, chunk).map(|(_, row)| row);
+            disks.iter().filter_map(|disk| row?.slot_of(*disk)).collect()
+        };
         self.amend(index, |context| {
             for found in files {
                 let FoundFile { pool, manifest } = found;
                 let blocks = manifest.blocks();
+                let block_ids: Vec<ChunkId> = blocks.iter().map(|b| ChunkId::of(b)).collect();
                 let chunks = manifest.chunks().iter().enumerate();
                 let chunks = chunks.map(|(i, chunk)| (*chunk, manifest.chunk_length(i)));
-                let blocks = blocks.iter().map(|b| (ChunkId::of(b), b.len() as u32));
+                let blocks = block_ids.iter().copied().zip(blocks.iter().map(|b| b.len() as u32));
                 let mut judged = Vec::with_capacity(manifest.chunks().len() + 1);
                 for (chunk, length) in chunks.chain(blocks) {
-                    judged.extend(context.judge_found(*pool, chunk, length, &pieces.slots(*pool, &chunk)));
+                    let one = context.judge_found(*pool, chunk, length, &slots(*pool, &chunk));
+                    let unknown = || StoreError(format!("the map has no pool number {}", pool.0));
+                    judged.push(one.ok_or_else(unknown)?);
                 }
                 let commit = FileCommit {
                     upload: UploadId([0; 16]),
@@ -89,7 +102,7 @@ impl State {
                     parts: 0,
                     ack: Ack::Quorum,
                 };
-                context.write_file(&commit, manifest, judged)?;
+                context.write_file(&commit, manifest, &block_ids, judged)?;
             }
             Ok(())
         })
@@ -147,20 +160,5 @@ impl State {
         // Nobody follows this feed.
         context.feed.clear();
         self.store.apply(&context.finish())
-    }
-}
-
-/// Pieces in a map in memory; by chunk, the disks that hold it.
-pub(crate) struct FoundPieces {
-    pub(crate) map: Arc<Topology>,
-    pub(crate) holders: std::collections::HashMap<(PoolId, ChunkId), Vec<DiskId>>,
-}
-
-impl FoundPieces {
-    /// The slots of a chunk's row that hold it.
-    fn slots(&self, pool: PoolId, chunk: &ChunkId) -> Vec<u8> {
-        let Some(holders) = self.holders.get(&(pool, *chunk)) else { return Vec::new() };
-        let Some((_, row)) = self.map.row_of(pool, chunk) else { return Vec::new() };
-        holders.iter().filter_map(|disk| row.slot_of(*disk)).collect()
     }
 }

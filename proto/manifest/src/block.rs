@@ -8,7 +8,7 @@
 use wmall_proto::chunk::{DEFAULT_CHUNK_SIZE, MAX_CHUNKS_PER_COMMIT};
 use wmall_proto::{ChunkId, FileId};
 
-use crate::manifest::{Manifest, ManifestError};
+use crate::manifest::{Manifest, ManifestError, check_chunk_size};
 
 const MAGIC: &[u8; 8] = b"WMALLMAN";
 const VERSION: u8 = 1;
@@ -18,8 +18,8 @@ const PART: u8 = 1;
 const ROOT: u8 = 2;
 /// Behind the head of a root: size, chunk size, number of parts.
 const ROOT_HEAD: usize = 16;
-/// Parts that a root may name; files have fewer.
-const MAX_PARTS: usize = 1 << 16;
+/// Parts that a root may name: as many as an upload may have.
+const MAX_PARTS: usize = 1024;
 
 /// A block, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,12 +44,15 @@ pub fn has_blocks(size: u64, chunk_size: u32) -> bool {
     chunk_size != DEFAULT_CHUNK_SIZE || size == 0 || size > u64::from(chunk_size)
 }
 
-/// Whether a piece of this length may be a block; most are told apart by it.
+/// Whether a piece of this length may be a block; nearly all others are told apart by it.
 pub fn may_be_block(length: u32) -> bool {
+    const PART_LENGTH: usize = HEAD + 32 * MAX_CHUNKS_PER_COMMIT;
+    const LONGEST_ROOT: usize = HEAD + ROOT_HEAD + 32 * (MAX_PARTS + MAX_CHUNKS_PER_COMMIT);
     let length = length as usize;
-    length >= HEAD
-        && length <= HEAD + ROOT_HEAD + 32 * (MAX_PARTS + MAX_CHUNKS_PER_COMMIT)
-        && (length - HEAD) % 16 == 0
+    let root = length >= HEAD + ROOT_HEAD
+        && length <= LONGEST_ROOT
+        && (length - HEAD - ROOT_HEAD).is_multiple_of(32);
+    length == PART_LENGTH || root
 }
 
 /// Whether a piece that begins so is a block.
@@ -112,6 +115,18 @@ fn ids(bytes: &[u8]) -> Option<Vec<ChunkId>> {
 }
 
 impl Manifest {
+    /// The root of the blocks; none for a file that needs none. `parts` are the names of the others, in order.
+    pub fn root_block(&self, parts: Vec<ChunkId>) -> Option<Vec<u8>> {
+        let full = parts.len() * MAX_CHUNKS_PER_COMMIT;
+        let root = Block::Root {
+            size: self.size(),
+            chunk_size: self.chunk_size(),
+            parts,
+            rest: self.chunks().get(full..)?.to_vec(),
+        };
+        has_blocks(self.size(), self.chunk_size()).then(|| root.encode())
+    }
+
     /// The blocks, the root last; none for a file that needs none.
     pub fn blocks(&self) -> Vec<Vec<u8>> {
         if !has_blocks(self.size(), self.chunk_size()) {
@@ -122,13 +137,8 @@ impl Manifest {
         let full = chunks.len().saturating_sub(1) / MAX_CHUNKS_PER_COMMIT * MAX_CHUNKS_PER_COMMIT;
         let parts = chunks[..full].chunks(MAX_CHUNKS_PER_COMMIT).map(|c| Block::Part(c.to_vec()).encode());
         let mut blocks: Vec<Vec<u8>> = parts.collect();
-        let root = Block::Root {
-            size: self.size(),
-            chunk_size: self.chunk_size(),
-            parts: blocks.iter().map(|b| ChunkId::of(b)).collect(),
-            rest: chunks[full..].to_vec(),
-        };
-        blocks.push(root.encode());
+        let ids = blocks.iter().map(|b| ChunkId::of(b)).collect();
+        blocks.extend(self.root_block(ids));
         blocks
     }
 
@@ -145,6 +155,13 @@ impl Manifest {
         mut part: impl FnMut(&ChunkId) -> Option<Block>,
     ) -> Result<Option<Self>, ManifestError> {
         let Block::Root { size, chunk_size, parts, rest } = root else { return Ok(None) };
+        // Before anything is gathered: a root may say what it likes.
+        check_chunk_size(*chunk_size)?;
+        let expected = size.div_ceil(u64::from(*chunk_size));
+        let found = (parts.len() * MAX_CHUNKS_PER_COMMIT + rest.len()) as u64;
+        if expected != found {
+            return Err(ManifestError::ChunkCount { size: *size, chunk_size: *chunk_size, expected, found });
+        }
         let mut chunks = Vec::new();
         for id in parts {
             match part(id) {

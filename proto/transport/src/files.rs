@@ -12,14 +12,13 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), Authority
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(failed)?;
     }
-    let temporary = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(failed)?;
+    // A name of its own: another process may be renewing the same identity.
+    let mut random = [0u8; 8];
+    let drawn = rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut random);
+    drawn.map_err(|_| failed(std::io::Error::other("no random numbers")))?;
+    let temporary = path.with_extension(format!("{}.new", wmall_proto::ids::to_hex(&random)));
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&temporary, path).map_err(failed)?;
     let folder = path.parent().map(File::open).transpose().map_err(failed)?;

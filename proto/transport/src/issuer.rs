@@ -20,6 +20,8 @@ use crate::identity::{CA_FILE, CERT_FILE, IdentityError, KEY_FILE, read, role_ur
 
 pub(crate) const ISSUER_FILE: &str = "issuer.pem";
 pub(crate) const ISSUER_KEY_FILE: &str = "issuer.key";
+/// No certificate lives longer: what was revoked is forgotten after this.
+pub const LONGEST_LIFE: Duration = Duration::from_secs(400 * 86_400);
 /// Clocks of peers may differ by this much.
 pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
@@ -126,7 +128,7 @@ impl Issuer {
         let issued = UNIX_EPOCH + Duration::from_millis(*not_before_ms);
         params.serial_number = Some(serial(now.max(issued)));
         params.not_before = (now - CLOCK_SKEW).into();
-        params.not_after = (now + *lifetime).into();
+        params.not_after = (now + (*lifetime).min(LONGEST_LIFE)).into();
         Ok(params.signed_by(key, &self.issuer)?.der().clone())
     }
 }

@@ -23,6 +23,8 @@ use crate::tls::{self, TlsError};
 const MAX_CONNECTIONS: usize = 32;
 /// How long one may take, handshake and answer together.
 const LONGEST: Duration = Duration::from_secs(15);
+/// How long handshake and question together may take.
+const ASKING: Duration = Duration::from_secs(3);
 /// How long all metadata nodes together may take to answer a joiner.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(45);
 /// Between rounds over them.
@@ -40,22 +42,14 @@ pub struct JoinServer(quinn::Endpoint);
 impl JoinServer {
     /// Binds it. Needs a tokio runtime around it.
     pub fn bind(address: SocketAddr, identity: &Identity) -> Result<Self, BindError> {
-        let mut config = ServerConfig::with_crypto(tls::join_server(identity)?);
-        config
-            .transport_config(transport())
-            .migration(false)
-            .max_incoming(MAX_CONNECTIONS)
-            .incoming_buffer_size(MAX_JOIN_MESSAGE as u64)
-            .incoming_buffer_size_total((MAX_CONNECTIONS * MAX_JOIN_MESSAGE) as u64);
+        let config = server_config(identity)?;
         let failed = |source| BindError::Socket { address, source };
         Ok(Self(quinn::Endpoint::server(config, address).map_err(failed)?))
     }
 
     /// Shows this identity from now on.
     pub fn renew(&self, identity: &Identity) -> Result<(), BindError> {
-        let mut config = ServerConfig::with_crypto(tls::join_server(identity)?);
-        config.transport_config(transport()).migration(false);
-        self.0.set_server_config(Some(config));
+        self.0.set_server_config(Some(server_config(identity)?));
         Ok(())
     }
 
@@ -85,10 +79,27 @@ impl JoinServer {
     }
 }
 
+fn server_config(identity: &Identity) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::with_crypto(tls::join_server(identity)?);
+    config
+        .transport_config(transport())
+        .migration(false)
+        .max_incoming(MAX_CONNECTIONS)
+        .incoming_buffer_size(MAX_JOIN_MESSAGE as u64)
+        .incoming_buffer_size_total((MAX_CONNECTIONS * MAX_JOIN_MESSAGE) as u64);
+    Ok(config)
+}
+
 async fn answer<H: JoinHandler>(incoming: quinn::Incoming, handler: &H) -> Result<(), String> {
-    let connection = incoming.await.map_err(|e| e.to_string())?;
-    let (mut send, mut receive) = connection.accept_bi().await.map_err(|e| e.to_string())?;
-    let bytes = receive.read_to_end(MAX_JOIN_MESSAGE).await.map_err(|e| e.to_string())?;
+    let asking = async {
+        let connection = incoming.await.map_err(|e| e.to_string())?;
+        let (send, mut receive) = connection.accept_bi().await.map_err(|e| e.to_string())?;
+        let bytes = receive.read_to_end(MAX_JOIN_MESSAGE).await.map_err(|e| e.to_string())?;
+        Ok::<_, String>((connection, send, bytes))
+    };
+    // Who has nothing to ask holds a place no longer than that.
+    let asked = tokio::time::timeout(ASKING, asking).await;
+    let (connection, mut send, bytes) = asked.map_err(|_| "no question came".to_string())??;
     let reply = match JoinRequest::decode(&bytes) {
         Ok(request) => handler.join(request).await,
         Err(error) => Err(RpcError::new(ErrorCode::BadRequest, error.to_string())),

@@ -31,7 +31,7 @@ pub use authority::{AuthorityError, create_authority, create_issuer};
 pub use body::{Body, collect};
 pub use endpoint::{BindError, Endpoint};
 pub use identity::{Identity, IdentityError, Peer};
-pub use issuer::{Issuer, Subject, requested_key};
+pub use issuer::{Issuer, LONGEST_LIFE, Subject, requested_key};
 pub use join::{JoinError, JoinHandler, JoinServer, join};
 pub use members::Members;
 pub use outgoing::{Call, Reply, Target};

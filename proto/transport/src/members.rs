@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use wmall_proto::rpc::{Request, Response};
 use wmall_proto::topology::MetadataAddress;
-use wmall_proto::{ErrorCode, NodeName, RpcError};
+use wmall_proto::{ErrorCode, NodeName, Role, RpcError};
 
 use crate::endpoint::Endpoint;
 use crate::outgoing::{Reply, Target};
@@ -27,7 +27,8 @@ pub struct Members {
 impl Members {
     /// Calls go out from this endpoint. `members` is not empty.
     pub fn new(endpoint: Endpoint, members: &[MetadataAddress]) -> Self {
-        let target = |m: &MetadataAddress| Target { node: m.name.clone(), address: m.address };
+        let target =
+            |m: &MetadataAddress| Target { role: Role::Metadata, node: m.name.clone(), address: m.address };
         let members = members.iter().map(target).collect();
         Self { endpoint, members, leader: AtomicUsize::new(0), next: AtomicUsize::new(0) }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
 use wmall_proto::codec;
 use wmall_proto::rpc::{Request, Response};
-use wmall_proto::{ErrorCode, NodeName, RpcError};
+use wmall_proto::{ErrorCode, NodeName, Role, RpcError};
 
 use crate::body::Body;
 use crate::endpoint::Endpoint;
@@ -16,6 +16,8 @@ use crate::pool::connection_error;
 /// A node and where it listens; its certificate must carry the name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
+    /// What it should be; its certificate must say so.
+    pub role: Role,
     /// Its name.
     pub node: NodeName,
     /// Where it listens.

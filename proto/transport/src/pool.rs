@@ -92,12 +92,15 @@ impl Pool {
         if let Some(made) = slot.made.as_ref().filter(fit) {
             return Ok(made.connection.clone());
         }
-        // Only this handle goes: calls under way hold the connection until they end.
-        slot.made = None;
+        // Made before our certificate was renewed, and still good for a while: what the next dial falls back to.
+        let former =
+            slot.made.take().filter(|m| m.connection.close_reason().is_none() && !self.is_revoked(&m.peer));
         if let Some((at, error)) = &slot.failed
             && at.elapsed() < BACKOFF
         {
-            return Err(error.clone());
+            let (error, fallen_back) = (error.clone(), former.as_ref().map(|m| m.connection.clone()));
+            slot.made = former;
+            return fallen_back.ok_or(error);
         }
         match self.dial(quinn, target).await {
             Ok((connection, peer)) => {
@@ -107,7 +110,9 @@ impl Pool {
             }
             Err(error) => {
                 slot.failed = Some((Instant::now(), error.clone()));
-                Err(error)
+                let fallen_back = former.as_ref().map(|m| m.connection.clone());
+                slot.made = former;
+                fallen_back.ok_or(error)
             }
         }
     }
@@ -127,6 +132,10 @@ impl Pool {
             connection.close(CLOSED_OTHER_CLUSTER.into(), b"another cluster");
             return Err(denied(target, "its certificate is of another cluster"));
         };
+        if peer.role != target.role {
+            connection.close(CLOSED_OTHER_CLUSTER.into(), b"another role");
+            return Err(denied(target, &format!("it is a {} and not a {}", peer.role, target.role)));
+        }
         if self.is_revoked(&peer) {
             connection.close(CLOSED_REVOKED.into(), b"revoked");
             // As good as gone: another node will do.

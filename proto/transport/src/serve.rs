@@ -40,6 +40,8 @@ const FREE_HEADER: usize = 64 << 10;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a caller may take to send its request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer may take to read its last answers once its certificate has ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// Timers reach no further than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(86_400);
 /// How long any call may take.
@@ -217,6 +219,8 @@ impl<H: Handler> Serving<H> {
                     }
                     // Who renews in time has made another connection long ago; what is under way here ends well.
                     while calls.join_next().await.is_some() {}
+                    // The peer reads the last answers and lets go; who does not is made to.
+                    let _ = tokio::time::timeout(LAST_ANSWERS, connection.closed()).await;
                     return connection.close(CLOSED_EXPIRED.into(), b"expired");
                 }
             }

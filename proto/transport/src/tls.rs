@@ -12,10 +12,11 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
+use wmall_proto::Role;
 use wmall_proto::join::JOIN_ALPN;
 
 use crate::credentials::Credentials;
-use crate::identity::Identity;
+use crate::identity::{Identity, Peer};
 
 /// Why an identity makes no TLS configuration.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +121,12 @@ impl ServerCertVerifier for PinnedCa {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        // Tokens are for metadata nodes to see; another node of the cluster has no business at a join port.
+        let peer =
+            Peer::of_certificate(end_entity).map_err(|_| CertificateError::ApplicationVerificationFailure)?;
+        if peer.role != Role::Metadata {
+            return Err(CertificateError::ApplicationVerificationFailure.into());
+        }
         let pinned = |c: &&CertificateDer<'_>| wmall_proto::ChunkId::of(c).0 == self.fingerprint;
         let ca = intermediates.iter().find(pinned).ok_or(CertificateError::UnknownIssuer)?;
         let roots = roots(&ca.clone().into_owned())?;

@@ -341,6 +341,9 @@ pub(crate) enum MetaCommand {
         /// A data node; those that it knows are asked too. Repeatable.
         #[arg(long = "data", required = true, value_name = "NAME=IP:PORT")]
         data: Vec<String>,
+        /// Go on without data nodes that do not answer, and without the files that only they can name.
+        #[arg(long)]
+        without_silent: bool,
     },
     /// Let data be deleted again, after a restore that one has looked at.
     AllowDeletion,
