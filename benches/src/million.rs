@@ -56,7 +56,21 @@ pub(crate) async fn run(devnet: &mut Devnet) -> Result<Million> {
     let (metadata, data) = memory::of_nodes(devnet)?;
     devnet.stop(NODE)?;
     let after_stop = until_it_serves(devnet, count).await?;
+    // In the middle of puts, so that the end of its journal is not in its index.
+    let store = Arc::new(devnet.connect().await?);
+    let mut putting: JoinSet<()> = JoinSet::new();
+    for lane in 0..PARALLEL {
+        let store = store.clone();
+        putting.spawn(async move {
+            for n in (count + lane..count + 20_000).step_by(PARALLEL as usize) {
+                // The node dies under some of them.
+                let _ = store.put(&mut content(n).as_slice(), &PutOptions::default()).await;
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
     devnet.kill(NODE)?;
+    putting.shutdown().await;
     let after_kill = until_it_serves(devnet, count).await?;
     let (metadata, data) = memory::of_nodes(devnet).map(|(m, d)| (m.max(metadata), d.max(data)))?;
     Ok(Million { count, metadata, data, after_stop, after_kill })

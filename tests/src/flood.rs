@@ -8,6 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use wmall_proto::rpc::Request;
+use wmall_proto::topology::ClusterId;
+use wmall_proto::{NodeName, Role};
+use wmall_transport::{Endpoint, Identity, Target};
+
 use crate::bytes;
 
 /// Datagrams a second, over all ports.
@@ -28,11 +33,13 @@ impl Flood {
     /// Floods these UDP ports, and these TCP ports.
     pub fn start(udp: Vec<SocketAddr>, tcp: Vec<SocketAddr>) -> Self {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (flag, ports) = (stop.clone(), udp.clone());
+        let handshakes = std::thread::spawn(move || shake_hands(&ports, &flag));
         let (flag, count) = (stop.clone(), sent.clone());
         let datagrams = std::thread::spawn(move || send_datagrams(&udp, &flag, &count));
         let flag = stop.clone();
         let connections = std::thread::spawn(move || hold_connections(&tcp, &flag));
-        Self { stop, sent, threads: vec![datagrams, connections] }
+        Self { stop, sent, threads: vec![datagrams, handshakes, connections] }
     }
 
     /// Datagrams so far.
@@ -59,9 +66,9 @@ fn send_datagrams(ports: &[SocketAddr], stop: &AtomicBool, sent: &AtomicU64) {
             let datagram = hostile(n);
             let to = ports[n as usize % ports.len()];
             // A full buffer drops it, as a network would.
-            let _ = sockets[n as usize % sockets.len()].send_to(&datagram, to);
+            let went = sockets[n as usize % sockets.len()].send_to(&datagram, to);
+            sent.fetch_add(u64::from(went.is_ok()), Ordering::Relaxed);
         }
-        sent.store(n, Ordering::Relaxed);
         std::thread::sleep(Duration::from_micros(1_000_000 * BURST / RATE));
     }
 }
@@ -87,6 +94,33 @@ fn hostile(n: u64) -> Vec<u8> {
         }
     }
     datagram
+}
+
+/// Real QUIC handshakes by somebody whose certificate is of another CA: they go as far as that is seen.
+fn shake_hands(ports: &[SocketAddr], stop: &AtomicBool) {
+    let Ok(folder) = tempfile::tempdir() else { return };
+    let (Ok(cluster), Ok(name)) =
+        (wmall_proto::ids::parse_hex(&"ab".repeat(16)).ok_or(()), NodeName::new("x"))
+    else {
+        return;
+    };
+    let Ok(issuer) = wmall_transport::create_authority(&folder.path().join("ca"), ClusterId(cluster)) else {
+        return;
+    };
+    let identity = folder.path().join("identity");
+    let issued = issuer.issue(&identity, Role::Admin, &name, Duration::from_secs(3600));
+    let (Ok(()), Ok(identity)) = (issued, Identity::load(&identity)) else { return };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+    runtime.block_on(async {
+        let mut n = 0;
+        while !stop.load(Ordering::Relaxed) {
+            n += 1;
+            // A new endpoint each time, so that no failed dial is remembered.
+            let Ok(endpoint) = Endpoint::client(&identity) else { continue };
+            let target = Target { role: Role::Metadata, node: name.clone(), address: ports[n % ports.len()] };
+            let _ = endpoint.call(&target, &Request::Status, Duration::from_millis(200)).await;
+        }
+    });
 }
 
 fn hold_connections(ports: &[SocketAddr], stop: &AtomicBool) {

@@ -10,7 +10,9 @@ use tempfile::TempDir;
 pub fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("not root: no file system can be mounted, so this is not tried");
+        eprintln!(
+            "not root: no file system can be mounted and no network made, so what takes that is not tried"
+        );
     }
     root
 }

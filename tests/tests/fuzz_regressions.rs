@@ -52,9 +52,10 @@ fn no_target_finds_anything_in_what_once_did_or_in_mutations_of_real_messages() 
     for (target, run) in TARGETS {
         let folder = repository().join("tests/fuzz/regressions").join(target);
         let mut inputs = seeds(target);
-        for entry in fs::read_dir(&folder).into_iter().flatten() {
-            inputs.push(fs::read(entry.unwrap().path()).unwrap());
-        }
+        let kept = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        inputs.extend(kept.map(|entry| fs::read(entry.unwrap().path()).unwrap()));
+        run(&[]);
+        run(&[0, 0]);
         for input in &inputs {
             run(input);
             for seed in 0..MUTATIONS {

@@ -2,8 +2,11 @@
 //! and renew themselves, and the record of it all.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use wmall_client::{ClientConfig, PutOptions, Source, Store};
 use wmall_tests::{Cluster, binary, bytes, wait_until, wmall, wmall_fails};
 
 /// A node outside the devnet, ended with the test.
@@ -195,7 +198,9 @@ fn a_revoked_data_node_is_shut_out_everywhere() {
     let config = std::fs::read_to_string(cluster.config()).unwrap();
     let admin = cluster.folder().join("identities/admin").display().to_string();
     let as_node = cluster.write("n.toml", config.replace(&admin, &data_2).as_bytes());
-    refused(&as_node, &["status"]);
+    let shut = wmall_fails(&["--config", &as_node, "-q", "--timeout", "10s", "status"]);
+    shut.expect(77, "denied");
+    assert!(shut.stderr.contains("was revoked"), "{}", shut.stderr);
     // A token for its name brings it back, with what it holds.
     cluster.devnet("stop", "data-2", &[]);
     let back = token(&cluster, &["--role", "data", "--name", "data-2"]);
@@ -215,6 +220,33 @@ fn a_revoked_data_node_is_shut_out_everywhere() {
             && chunks["danger"] == 0
             && chunks["unavailable"] == 0
     });
+}
+
+/// Puts and gets by one connection to the cluster, until told to stop; each call must do. Returns how many.
+fn stay_connected(config: String, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
+    std::thread::spawn(move || {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let config = ClientConfig::load(std::path::Path::new(&config)).unwrap();
+            let store = Store::connect(&config).await.unwrap();
+            let mut calls = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let content = bytes(1_000_000 + calls, 5_000);
+                let put = store.put(&mut content.as_slice(), &PutOptions::default()).await;
+                let summary = put.unwrap_or_else(|e| panic!("call {calls}: {e}"));
+                let mut download = store.get(&Source::File(summary.id), None).await.unwrap();
+                let mut back = Vec::new();
+                while let Some(part) = download.next().await.unwrap_or_else(|e| panic!("call {calls}: {e}")) {
+                    back.extend_from_slice(&part);
+                }
+                assert!(back == content);
+                calls += 1;
+            }
+            store.close().await;
+            calls
+        })
+    })
 }
 
 #[test]
@@ -242,6 +274,9 @@ fn certificates_renew_themselves_and_no_request_is_dropped() {
     let first: Vec<Vec<u8>> = nodes.iter().map(|n| certificate(n)).collect();
     let mut seen: Vec<std::collections::BTreeSet<Vec<u8>>> = vec![Default::default(); nodes.len()];
     let file = cluster.write("file", &bytes(4, 200_000));
+    // One that stays connected, all the time and beyond the end of the certificate that it began with.
+    let stop = Arc::new(AtomicBool::new(false));
+    let connected = stay_connected(carol.clone(), stop.clone());
     let begun = Instant::now();
     // Until every node has gone through three certificates of its own; without a pause, and without a failure.
     let mut rounds = 0;
@@ -265,6 +300,10 @@ fn certificates_renew_themselves_and_no_request_is_dropped() {
         rounds += 1;
     }
     assert!(rounds > 20, "{rounds}");
+    assert!(begun.elapsed() > Duration::from_secs(12), "no certificate has ended yet");
+    stop.store(true, Ordering::Relaxed);
+    let calls = connected.join().unwrap();
+    assert!(calls > 100, "{calls}");
     // Carol's own, which began with twelve seconds, was renewed by her commands. One that ends is refused, and
     // can't be renewed; the folder of `cluster init` helps.
     let net = cluster.folder().display().to_string();

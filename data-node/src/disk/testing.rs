@@ -75,4 +75,13 @@ pub fn scan_any_segment(at: u16, junk: &[u8]) {
     let first = started(disk.clone());
     let second = started(disk);
     assert_eq!(first, second, "a second start finds something else");
+    if junk.is_empty() {
+        // Chunk 1 has a tombstone; the others are there.
+        assert_eq!(first.map(|pieces| pieces.len()), Some(7), "nothing was wrong with it");
+    } else if let Some(pieces) = first {
+        // The first piece ends before this; whatever comes behind, it stays.
+        const FIRST_PIECE_ENDS: u64 = 400;
+        let key = format!("{:?}", header(0, 1).key());
+        assert!(at < FIRST_PIECE_ENDS || pieces.iter().any(|p| p.starts_with(&key)), "a whole piece is gone");
+    }
 }

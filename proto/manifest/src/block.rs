@@ -49,9 +49,8 @@ pub fn may_be_block(length: u32) -> bool {
     const PART_LENGTH: usize = HEAD + 32 * MAX_CHUNKS_PER_COMMIT;
     const LONGEST_ROOT: usize = HEAD + ROOT_HEAD + 32 * (MAX_PARTS + MAX_CHUNKS_PER_COMMIT);
     let length = length as usize;
-    let root = length >= HEAD + ROOT_HEAD
-        && length <= LONGEST_ROOT
-        && (length - HEAD - ROOT_HEAD).is_multiple_of(32);
+    let root =
+        (HEAD + ROOT_HEAD..=LONGEST_ROOT).contains(&length) && (length - HEAD - ROOT_HEAD).is_multiple_of(32);
     length == PART_LENGTH || root
 }
 
