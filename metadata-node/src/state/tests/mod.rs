@@ -1,5 +1,6 @@
 //! The state machine, one entry after another.
 
+mod crash;
 mod garbage;
 mod identity;
 mod rebuild;
