@@ -85,7 +85,9 @@ impl LoopDisk {
         go_down(&self.path());
     }
 
-    /// The power is back: what the image has is what there is. Nobody may have a file of it open.
+    /// The power is back: what the image has is what there is. Nobody may have a file of it open, and nobody may have
+    /// copied the mount: a process that `ip netns exec` starts meanwhile (`netns.rs`) keeps the file system that went
+    /// down alive, and it is that which is mounted again.
     pub fn restore(&self) {
         run("umount", &[&self.path().display().to_string()]);
         self.mount();
