@@ -25,9 +25,6 @@ fn run(program: &str, args: &[&str]) {
 /// An ext4 of its own, unmounted when dropped.
 pub struct LoopDisk {
     folder: TempDir,
-    /// The loop device. Bound once: with `mount -o loop` each mount may take over the device of the one before while
-    /// the kernel is still letting go of it, and then finds it gone (EIO, about once in a thousand cuts).
-    device: String,
     /// What its image lies on, if that is not the disk of this machine.
     small: bool,
 }
@@ -44,8 +41,7 @@ impl LoopDisk {
     }
 
     fn make(mib: u64, really: Option<u64>) -> Self {
-        let mut disk =
-            Self { folder: tempfile::tempdir().unwrap(), device: String::new(), small: really.is_some() };
+        let disk = Self { folder: tempfile::tempdir().unwrap(), small: really.is_some() };
         for part in ["below", "mnt"] {
             std::fs::create_dir(disk.folder.path().join(part)).unwrap();
         }
@@ -56,9 +52,6 @@ impl LoopDisk {
         File::create(disk.image()).unwrap().set_len(mib << 20).unwrap();
         // Without lazy initialisation nothing is written behind our back.
         run("mkfs.ext4", &["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", &disk.image()]);
-        let bound = Command::new("losetup").args(["--find", "--show", &disk.image()]).output().unwrap();
-        assert!(bound.status.success(), "losetup: {}", String::from_utf8_lossy(&bound.stderr));
-        disk.device = String::from_utf8_lossy(&bound.stdout).trim().to_string();
         disk.mount();
         disk
     }
@@ -77,7 +70,7 @@ impl LoopDisk {
     }
 
     fn mount(&self) {
-        run("mount", &[&self.device, &self.path().display().to_string()]);
+        run("mount", &["-o", "loop", &self.image(), &self.path().display().to_string()]);
     }
 
     /// From now on nothing reaches the image, and every write fails.
@@ -101,11 +94,10 @@ impl LoopDisk {
 
 impl Drop for LoopDisk {
     fn drop(&mut self) {
-        let path = self.path().display().to_string();
-        let _ = Command::new("umount").args(["-l", &path]).output();
-        let _ = Command::new("losetup").args(["-d", &self.device]).output();
-        if self.small {
-            let _ = Command::new("umount").args(["-l", &self.below()]).output();
+        for (path, mounted) in [(self.path().display().to_string(), true), (self.below(), self.small)] {
+            if mounted {
+                let _ = Command::new("umount").args(["-l", &path]).output();
+            }
         }
     }
 }
