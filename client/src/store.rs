@@ -48,13 +48,13 @@ impl Store {
         let identity = Identity::load(&config.identity_dir)?;
         let endpoint = Endpoint::client(&identity)?;
         let members = Arc::new(Members::new(endpoint.clone(), &config.metadata));
+        let renewal = Renewal { folder: config.identity_dir.clone(), by: RenewBy::Members(members.clone()) };
         if identity.peer().renew_at_ms() <= wmall_runtime::clock::now_ms() {
-            let trying = renew(config, &endpoint, &members);
+            let trying = renew(&renewal, &endpoint);
             if tokio::time::timeout(RENEWAL, trying).await.is_err() {
                 tracing::warn!("the certificate ends soon and was not renewed in time");
             }
         }
-        let renewal = Renewal { folder: config.identity_dir.clone(), by: RenewBy::Members(members.clone()) };
         let renewal = tokio::spawn(renewal.run(endpoint.clone(), |_| {}));
         let inner = Inner {
             renewal,
@@ -178,8 +178,7 @@ impl Inner {
 }
 
 /// A certificate that is due for renewal, and good for a while yet: one try, so that nobody waits for long.
-async fn renew(config: &ClientConfig, endpoint: &Endpoint, members: &Arc<Members>) {
-    let renewal = Renewal { folder: config.identity_dir.clone(), by: RenewBy::Members(members.clone()) };
+async fn renew(renewal: &Renewal, endpoint: &Endpoint) {
     match renewal.renew().await {
         Ok(identity) => {
             if let Err(error) = endpoint.renew(&identity) {

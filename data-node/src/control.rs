@@ -118,6 +118,7 @@ impl Control {
         let mut registered = false;
         while !shutdown.is_requested() {
             let step = if registered { self.beat().await } else { self.register().await.map(|()| false) };
+            self.ready.store(step.is_ok(), Ordering::Release);
             let wait = match step {
                 Ok(true) => Duration::ZERO,
                 Ok(false) if registered => BEAT,
@@ -133,7 +134,6 @@ impl Control {
                     if error.code == ErrorCode::Denied { DENIED_RETRY } else { RETRY }
                 }
             };
-            self.ready.store(registered && wait <= BEAT && wait != RETRY, Ordering::Release);
             shutdown.or(tokio::time::sleep(wait)).await;
         }
     }

@@ -10,7 +10,6 @@ use wmall_proto::rpc::{CommitRequest, NameCommand, Query, Request, UserCommand};
 use wmall_proto::{BucketName, ErrorCode, Role, RpcError};
 
 /// What a request asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
 enum Need<'a> {
     /// Nothing beyond the role.
     Role,
@@ -28,16 +27,15 @@ pub(crate) fn authorize(
     request: &Request,
     scopes: impl FnOnce() -> Result<Vec<Scope>, RpcError>,
 ) -> Result<(), RpcError> {
-    let need = need_of(request);
-    if need == Need::Role || matches!(role, Role::Admin | Role::Data | Role::Metadata) {
+    if matches!(role, Role::Admin | Role::Data | Role::Metadata) {
         return Ok(());
     }
-    let (allowed, what) = match need {
+    let (allowed, what) = match need_of(request) {
         Need::Role => return Ok(()),
         Need::Operator => (false, "take an operator's certificate".to_string()),
         Need::Some(access) => (
             scopes()?.iter().any(|s| s.access >= access),
-            format!("take a scope, such as BUCKET:{}", word(access)),
+            format!("take a scope, such as BUCKET:{}", access.as_str()),
         ),
         Need::Bucket(bucket, access) => {
             let wanted = Scope { bucket: bucket.cloned(), access };
@@ -49,14 +47,6 @@ pub(crate) fn authorize(
     }
     Err(RpcError::new(ErrorCode::Denied, format!("this would {what}"))
         .hint("an operator gives scopes: `wmall user set NAME SCOPE…`"))
-}
-
-fn word(access: Access) -> &'static str {
-    match access {
-        Access::Read => "read",
-        Access::Write => "write",
-        Access::Admin => "admin",
-    }
 }
 
 fn need_of(request: &Request) -> Need<'_> {
@@ -109,16 +99,13 @@ fn of_query(query: &Query) -> Need<'_> {
 }
 
 fn of_name(command: &NameCommand) -> Need<'_> {
-    match command {
-        NameCommand::Remove { bucket, purge: false, .. } | NameCommand::Restore { bucket, .. } => {
-            Need::Bucket(Some(bucket), Access::Write)
-        }
-        NameCommand::Remove { bucket, purge: true, .. } | NameCommand::Purge { bucket, .. } => {
-            Need::Bucket(Some(bucket), Access::Admin)
-        }
-        NameCommand::Unpin { purge: true, .. } => Need::Bucket(None, Access::Admin),
-        NameCommand::Unpin { purge: false, .. } | NameCommand::Repin(_) => Need::Bucket(None, Access::Write),
-    }
+    let bucket = match command {
+        NameCommand::Remove { bucket, .. }
+        | NameCommand::Restore { bucket, .. }
+        | NameCommand::Purge { bucket, .. } => Some(bucket),
+        NameCommand::Unpin { .. } | NameCommand::Repin(_) => None,
+    };
+    Need::Bucket(bucket, if command.is_for_good() { Access::Admin } else { Access::Write })
 }
 
 fn of_command(command: &UserCommand) -> Need<'_> {

@@ -124,11 +124,12 @@ pub async fn rebuild(
     let identity = Identity::load(identity)?;
     let cluster = identity.cluster();
     let endpoint = Endpoint::client(&identity)?;
-    let map = newest_map(&endpoint, seeds).await?;
+    let seeds: Addresses = seeds.iter().map(|s| (s.name.clone(), s.address)).collect();
+    let map = newest_map(&endpoint, &seeds).await?;
     let (mut report, mut found) = (Rebuilt::default(), Found::default());
     let mut last = None;
     for node in map.nodes.values() {
-        match list(&endpoint, &map, &target_of(&map, &node.name, &seeds_by_name(seeds)), &mut found).await {
+        match list(&endpoint, &map, &target_of(&map, &node.name, &seeds), &mut found).await {
             Ok(pieces) => {
                 report.pieces += pieces;
                 report.nodes.push(node.name.clone());
@@ -144,7 +145,7 @@ pub async fn rebuild(
         let nodes: Vec<&str> = report.silent.iter().map(NodeName::as_str).collect();
         return Err(RebuildError::Silent { nodes: nodes.join(", "), last });
     }
-    let blocks = read_blocks(&endpoint, &map, &seeds_by_name(seeds), &found).await;
+    let blocks = read_blocks(&endpoint, &map, &seeds, &found).await;
     endpoint.close().await;
     let failed = |source| RebuildError::Folder { path: out.display().to_string(), source };
     let folder = out.with_extension("building");
@@ -156,10 +157,6 @@ pub async fn rebuild(
 
 type Addresses = BTreeMap<NodeName, SocketAddr>;
 
-fn seeds_by_name(seeds: &[MetadataAddress]) -> Addresses {
-    seeds.iter().map(|s| (s.name.clone(), s.address)).collect()
-}
-
 /// Where a node is: where the operator says, or where the map says.
 fn target_of(map: &Topology, node: &NodeName, seeds: &Addresses) -> Target {
     let known = map.nodes.get(node).map(|n| n.address);
@@ -168,8 +165,7 @@ fn target_of(map: &Topology, node: &NodeName, seeds: &Addresses) -> Target {
 }
 
 /// The newest map that a data node kept. Each map names more of them.
-async fn newest_map(endpoint: &Endpoint, seeds: &[MetadataAddress]) -> Result<Topology, RebuildError> {
-    let seeds = seeds_by_name(seeds);
+async fn newest_map(endpoint: &Endpoint, seeds: &Addresses) -> Result<Topology, RebuildError> {
     let mut waiting = seeds.clone();
     let mut asked = BTreeSet::new();
     let mut newest: Option<Topology> = None;
@@ -182,7 +178,7 @@ async fn newest_map(endpoint: &Endpoint, seeds: &[MetadataAddress]) -> Result<To
                 let Some(map) = reply.topology else { continue };
                 let more = map.nodes.values().filter(|n| !asked.contains(&n.name));
                 for node in more.map(|n| n.name.clone()).collect::<Vec<_>>() {
-                    waiting.insert(node.clone(), target_of(&map, &node, &seeds).address);
+                    waiting.insert(node.clone(), target_of(&map, &node, seeds).address);
                 }
                 if newest.as_ref().is_none_or(|n| n.version < map.version) {
                     newest = Some(*map);

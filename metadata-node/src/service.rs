@@ -293,12 +293,7 @@ impl Service {
         if let NameCommand::Purge { versions, .. } = &command {
             bounded(versions.len())?;
         }
-        let for_good = matches!(
-            command,
-            NameCommand::Purge { .. }
-                | NameCommand::Remove { purge: true, .. }
-                | NameCommand::Unpin { purge: true, .. }
-        );
+        let for_good = command.is_for_good();
         let command = Command::Name(command);
         match for_good {
             true => self.proposer.propose_act(Some(request), by, command).await,

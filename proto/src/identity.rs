@@ -46,7 +46,8 @@ pub enum Access {
 }
 
 impl Access {
-    fn as_str(self) -> &'static str {
+    /// As scopes are written: `read`, `write` or `admin`.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Write => "write",

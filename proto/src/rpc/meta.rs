@@ -346,6 +346,18 @@ pub enum NameCommand {
     Repin(FileId),
 }
 
+impl NameCommand {
+    /// Whether nothing brings back what it removes: an act that takes more than writing does, and that the
+    /// audit log notes.
+    pub fn is_for_good(&self) -> bool {
+        match self {
+            Self::Purge { .. } => true,
+            Self::Remove { purge, .. } | Self::Unpin { purge, .. } => *purge,
+            Self::Restore { .. } | Self::Repin(_) => false,
+        }
+    }
+}
+
 /// What a data node is.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Registration {

@@ -17,6 +17,7 @@ use crate::endpoint::BindError;
 use crate::files::write_private;
 use crate::identity::{CA_FILE, Identity, IdentityError, KEY_FILE};
 use crate::issuer::{pem, write_chain};
+use crate::serve::admit;
 use crate::tls::{self, TlsError};
 
 /// Strangers at once.
@@ -57,14 +58,7 @@ impl JoinServer {
     pub async fn serve<H: JoinHandler>(&self, handler: Arc<H>) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         while let Some(incoming) = self.0.accept().await {
-            if !incoming.remote_address_validated() && incoming.may_retry() {
-                let _ = incoming.retry();
-                continue;
-            }
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                incoming.refuse();
-                continue;
-            };
+            let Some((incoming, place)) = admit(incoming, &places) else { continue };
             let handler = handler.clone();
             tokio::spawn(async move {
                 let from = incoming.remote_address();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use wmall_proto::codec;
 use wmall_proto::identity::Revocation;
@@ -124,15 +124,7 @@ impl Endpoint {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let headers = Headers::default();
         while let Some(incoming) = self.quinn.accept().await {
-            // An address that may be forged gets a token first, and no state of ours.
-            if !incoming.remote_address_validated() && incoming.may_retry() {
-                let _ = incoming.retry();
-                continue;
-            }
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                incoming.refuse();
-                continue;
-            };
+            let Some((incoming, place)) = admit(incoming, &places) else { continue };
             let Some(tls) = &self.server_tls else { return };
             let others = (MAX_CONNECTIONS - places.available_permits()) as u64;
             let window = WINDOW_BUDGET / others.max(FEW_CONNECTIONS);
@@ -154,6 +146,26 @@ impl Endpoint {
                 }
                 drop(place);
             });
+        }
+    }
+}
+
+/// Whether a connection is worth a handshake: its address is its own, and one of `places` is free, which it
+/// holds from then on.
+pub(crate) fn admit(
+    incoming: quinn::Incoming,
+    places: &Arc<Semaphore>,
+) -> Option<(quinn::Incoming, OwnedSemaphorePermit)> {
+    // An address that may be forged gets a token first, and no state of ours.
+    if !incoming.remote_address_validated() && incoming.may_retry() {
+        let _ = incoming.retry();
+        return None;
+    }
+    match places.clone().try_acquire_owned() {
+        Ok(place) => Some((incoming, place)),
+        Err(_) => {
+            incoming.refuse();
+            None
         }
     }
 }
