@@ -9,6 +9,7 @@ mod large;
 mod memory;
 mod million;
 mod network;
+mod records;
 mod report;
 mod small;
 
@@ -64,7 +65,13 @@ fn main() -> Result<()> {
             report.at_most("memory of a data node, all of the above", mib(data), 256.0, "MiB");
             report.at_most("memory of a metadata node, likewise", mib(metadata), 256.0, "MiB");
         }
-        // Takes a quarter of an hour, so only by its name.
+        // These take a quarter of an hour each, so only by their names.
+        if only.as_deref() == Some("records") {
+            let records::Records { chunks, metadata, data } = runtime.block_on(records::run(&devnet))?;
+            let what = |node| format!("memory of a {node} node, {chunks} chunk records");
+            report.at_most(&what("metadata"), mib(metadata), 256.0, "MiB");
+            report.at_most(&what("data"), mib(data), 256.0, "MiB");
+        }
         if only.as_deref() == Some("million") {
             let m = runtime.block_on(million::run(&mut devnet))?;
             let count = m.count;

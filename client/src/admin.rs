@@ -48,7 +48,7 @@ impl Store {
         pool: Option<&PoolName>,
         rules: BucketRules,
     ) -> Result<(), ClientError> {
-        let pool = self.inner.pool(pool).await?.name;
+        let pool = self.inner.pool(pool, None).await?.name;
         self.administer(UserCommand::CreateBucket { name, pool, rules }).await
     }
 

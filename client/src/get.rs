@@ -27,7 +27,7 @@ const WINDOW_BYTES: usize = 48 << 20;
 /// Chunks on their way, however small.
 const WINDOW_CHUNKS: usize = 32;
 /// How long one slot may take.
-const SLOT_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const SLOT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a chunk may take in all.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(40);
 /// Between rounds over all slots.
@@ -46,6 +46,25 @@ pub enum Source {
 struct Cut {
     number: usize,
     within: Range<usize>,
+}
+
+/// A piece that is wanted from a slot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) pool: PoolId,
+    pub(crate) chunk: ChunkId,
+    /// None for a copy, which is the same in every slot.
+    pub(crate) slot: Option<u8>,
+    /// Bytes of the piece.
+    pub(crate) length: u32,
+    /// What it hashes to; none if whoever asks will see that for itself.
+    pub(crate) digest: Option<[u8; 32]>,
+}
+
+impl Wanted {
+    pub(crate) fn copy(pool: PoolId, chunk: ChunkId, length: u32) -> Self {
+        Self { pool, chunk, slot: None, length, digest: Some(chunk.0) }
+    }
 }
 
 /// A chunk on its way; dropping it breaks it off.
@@ -244,8 +263,15 @@ impl Inner {
             let topology = self.map.topology();
             let unknown = || RpcError::not_found(format!("pool number {}", pool.0));
             let (_, row) = topology.row_of(pool, &chunk).ok_or_else(unknown)?;
-            let slots = self.map.slots(&topology, row, usize::from(chunk.0[31]));
-            let error = match self.race(slots, pool, chunk, length).await {
+            let scheme = topology.pools.get(&pool).ok_or_else(unknown)?.pool.scheme;
+            let outcome = if scheme.is_striped() {
+                let slots = self.map.slots(&topology, row, 0);
+                self.gather(slots, scheme, pool, chunk, length).await
+            } else {
+                let slots = self.map.slots(&topology, row, usize::from(chunk.0[31]));
+                self.race(slots, pool, chunk, length).await
+            };
+            let error = match outcome {
                 Ok(parts) => return Ok(parts),
                 Err(error) => error,
             };
@@ -271,8 +297,8 @@ impl Inner {
         let mut last = RpcError::new(ErrorCode::Unavailable, "the row has no slots");
         loop {
             if let Some(slot) = waiting.next() {
-                let store = self.clone();
-                running.spawn(async move { store.read_slot(&slot, pool, chunk, length).await });
+                let (store, wanted) = (self.clone(), Wanted::copy(pool, chunk, length));
+                running.spawn(async move { store.read_slot(&slot, wanted).await });
             } else if running.is_empty() {
                 return Err(last);
             }
@@ -287,55 +313,47 @@ impl Inner {
         }
     }
 
-    /// Reads a piece from one slot and hashes it as it comes.
-    pub(crate) async fn read_slot(
-        &self,
-        slot: &SlotTarget,
-        pool: PoolId,
-        chunk: ChunkId,
-        length: u32,
-    ) -> Result<Vec<Bytes>, RpcError> {
+    /// Reads a piece from one slot and, if it is known what it hashes to, hashes it as it comes.
+    pub(crate) async fn read_slot(&self, slot: &SlotTarget, wanted: Wanted) -> Result<Vec<Bytes>, RpcError> {
         let started = Instant::now();
-        let outcome = tokio::time::timeout(SLOT_TIMEOUT, self.read_whole(slot, pool, chunk, length)).await;
+        let outcome = tokio::time::timeout(SLOT_TIMEOUT, self.read_whole(slot, &wanted)).await;
         if matches!(outcome, Ok(Ok(_)) | Err(_)) {
-            self.map.note_read(&slot.target.node, length, started.elapsed());
+            self.map.note_read(&slot.target.node, wanted.length, started.elapsed());
         }
         let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} is too slow", slot.target.node));
         let outcome = outcome.map_err(late).and_then(|o| o);
         if let Err(error) = &outcome {
             match error.code {
                 // The node looks for itself and reports what it finds; nobody waits for that here.
-                ErrorCode::HashMismatch | ErrorCode::NotFound => self.have_checked(slot, pool, chunk),
+                ErrorCode::HashMismatch | ErrorCode::NotFound => self.have_checked(slot, &wanted),
                 _ => self.map.avoid(&slot.target.node),
             }
         }
         outcome
     }
 
-    fn have_checked(&self, slot: &SlotTarget, pool: PoolId, chunk: ChunkId) {
+    pub(crate) fn have_checked(&self, slot: &SlotTarget, wanted: &Wanted) {
         let (endpoint, target) = (self.endpoint.clone(), slot.target.clone());
+        let check = Request::CheckPiece { pool: wanted.pool, chunk: wanted.chunk, slot: wanted.slot };
         tokio::spawn(async move {
-            let check = Request::CheckPiece { pool, chunk };
             let _ = endpoint.call(&target, &check, SLOT_TIMEOUT).await;
         });
     }
 
-    async fn read_whole(
-        &self,
-        slot: &SlotTarget,
-        pool: PoolId,
-        chunk: ChunkId,
-        length: u32,
-    ) -> Result<Vec<Bytes>, RpcError> {
-        let read = Request::ReadPiece(ReadRequest { pool, chunk, offset: 0, length: u32::MAX });
+    async fn read_whole(&self, slot: &SlotTarget, wanted: &Wanted) -> Result<Vec<Bytes>, RpcError> {
+        let &Wanted { pool, chunk, slot: number, length, digest } = wanted;
+        let read = ReadRequest { pool, chunk, slot: number, offset: 0, length: u32::MAX };
+        let read = Request::ReadPiece(read);
         let call = self.endpoint.open(&slot.target, &read, SLOT_TIMEOUT).await?;
         let mut reply = call.finish().await?;
         let mut hasher = blake3::Hasher::new();
         let parts = collect(&mut reply.body, length as usize, |part| {
-            hasher.update(part);
+            if digest.is_some() {
+                hasher.update(part);
+            }
         })
         .await?;
-        if *hasher.finalize().as_bytes() == chunk.0 {
+        if digest.is_none_or(|digest| *hasher.finalize().as_bytes() == digest) {
             return Ok(parts);
         }
         tracing::warn!(node = %slot.target.node, %chunk, "wrong bytes; asking another node");

@@ -9,6 +9,7 @@
 mod admin;
 mod config;
 mod error;
+mod gather;
 mod get;
 mod identity;
 mod latency;

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use wmall_manifest::{Block, Chunker, Manifest, check_chunk_size};
-use wmall_proto::chunk::{ChunkCommit, DEFAULT_CHUNK_SIZE, MAX_CHUNKS_PER_COMMIT};
+use wmall_manifest::{Block, Chunker, Manifest, Stripe, check_chunk_size};
+use wmall_proto::chunk::{ChunkCommit, DEFAULT_CHUNK_SIZE, MAX_CHUNKS_PER_COMMIT, PieceDigest};
 use wmall_proto::receipt::ReceiptProof;
 use wmall_proto::rpc::{
     Ack, CommitOutcome, CommitRequest, Condition, PutOutcome, PutRequest, Query, QueryReply, Request,
@@ -52,6 +52,8 @@ pub struct PutOptions {
     pub ack: Ack,
     /// Where it lives; the bucket's pool, or the only one, if none.
     pub pool: Option<PoolName>,
+    /// Its scheme, by which the pool is found if there is only one with it.
+    pub scheme: Option<Scheme>,
     /// The name to point to it.
     pub object: Option<(BucketName, ObjectName)>,
     /// What must hold of that name, judged at commit.
@@ -136,8 +138,8 @@ impl Store {
     ) -> Result<Put, ClientError> {
         let chunk_size = check_chunk_size(options.chunk_size.unwrap_or(DEFAULT_CHUNK_SIZE))?;
         let pool = match (&options.object, &options.pool) {
-            (Some((bucket, _)), None) => self.inner.bucket_pool(bucket).await?,
-            (_, name) => self.inner.pool(name.as_ref()).await?.id,
+            (Some((bucket, _)), None) if options.scheme.is_none() => self.inner.bucket_pool(bucket).await?,
+            (_, name) => self.inner.pool(name.as_ref(), options.scheme).await?.id,
         };
         let mut upload = Upload {
             store: self.inner.clone(),
@@ -340,9 +342,11 @@ impl ChunkPut {
     async fn run(&self, id: ChunkId, bytes: Bytes) -> Result<ChunkCommit, RpcError> {
         if self.claim && self.is_known(id).await {
             let (length, row_version) = (bytes.len() as u32, 0);
-            return Ok(ChunkCommit { id, length, row_version, receipts: Vec::new() });
+            let (digests, receipts) = (Vec::new(), Vec::new());
+            return Ok(ChunkCommit { id, length, row_version, digests, receipts });
         }
         let deadline = Instant::now() + CHUNK_DEADLINE;
+        let digests = self.digests(&bytes)?;
         let mut receipts: BTreeMap<u8, ReceiptProof> = BTreeMap::new();
         let (mut version, mut full) = (0, 0);
         loop {
@@ -354,13 +358,14 @@ impl ChunkPut {
                 version = row.version;
                 receipts.clear();
             }
-            let error = match self.attempt(&topology, row, id, &bytes, &mut receipts).await {
+            let error = match self.attempt(&topology, row, id, &bytes, &digests, &mut receipts).await {
                 Ok(()) if self.enough(&topology, row, &receipts) => {
                     let receipts = receipts.into_values().collect();
                     return Ok(ChunkCommit {
                         id,
                         length: bytes.len() as u32,
                         row_version: version,
+                        digests,
                         receipts,
                     });
                 }
@@ -384,6 +389,17 @@ impl ChunkPut {
         }
     }
 
+    /// What each slot's shard hashes to, where the pool has shards. Whoever cuts the chunk can make no other ones, so
+    /// nobody is believed about it.
+    fn digests(&self, bytes: &Bytes) -> Result<Vec<PieceDigest>, RpcError> {
+        let topology = self.store.map.topology();
+        let scheme = topology.pools.get(&self.pool).map(|t| t.pool.scheme);
+        let Some(scheme) = scheme.filter(|s| s.is_striped()) else { return Ok(Vec::new()) };
+        let stripe = Stripe::new(scheme).map_err(|e| RpcError::new(ErrorCode::Unsupported, e.to_string()))?;
+        let pieces = stripe.cut(std::slice::from_ref(bytes)).map_err(RpcError::internal)?;
+        Ok(pieces.iter().map(|piece| *blake3::hash(piece).as_bytes()).collect())
+    }
+
     /// Any member may answer: what counts is judged at commit. One that does not answer knows nothing.
     async fn is_known(&self, chunk: ChunkId) -> bool {
         let query = Query::Known { pool: self.pool, chunk };
@@ -397,6 +413,7 @@ impl ChunkPut {
         row: &PgRow,
         id: ChunkId,
         bytes: &Bytes,
+        digests: &[PieceDigest],
         receipts: &mut BTreeMap<u8, ReceiptProof>,
     ) -> Result<(), RpcError> {
         let mut slots = self.store.map.slots(topology, row, 0);
@@ -413,12 +430,18 @@ impl ChunkPut {
             slot: primary.slot,
             relay,
             ack: self.ack,
+            shard: None,
         };
         match self.send(&primary, request, bytes).await {
             Ok(outcome) => {
                 for signed in outcome.receipts {
-                    let slot = signed.receipt.slot;
-                    receipts.insert(slot, signed.into_proof());
+                    let (slot, digest) = (signed.receipt.slot, signed.receipt.digest);
+                    let right = digests.get(usize::from(slot)).unwrap_or(&id.0);
+                    if digest == *right {
+                        receipts.insert(slot, signed.into_proof());
+                    } else {
+                        tracing::warn!(slot, chunk = %id, "a receipt for other bytes");
+                    }
                 }
                 for failure in outcome.failures {
                     let node = slots.iter().find(|s| s.slot == failure.slot);

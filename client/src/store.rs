@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use wmall_proto::pool::Bucket;
 use wmall_proto::rpc::{Query, QueryReply, Request, Response};
-use wmall_proto::{BucketName, ErrorCode, Pool, PoolId, PoolName, RpcError, Topology};
+use wmall_proto::{BucketName, ErrorCode, Pool, PoolId, PoolName, RpcError, Scheme, Topology};
 use wmall_transport::{Endpoint, Identity, Members, RenewBy, Renewal};
 
 use crate::config::ClientConfig;
@@ -143,15 +143,26 @@ impl Inner {
         }
     }
 
-    /// The pool that was asked for, or the one there is.
-    pub(crate) async fn pool(&self, name: Option<&PoolName>) -> Result<Pool, RpcError> {
-        if let Some(pool) = choose_pool(&self.map.topology(), name)? {
+    /// The pool that was asked for by name or scheme, or the one there is.
+    pub(crate) async fn pool(
+        &self,
+        name: Option<&PoolName>,
+        scheme: Option<Scheme>,
+    ) -> Result<Pool, RpcError> {
+        if let Ok(Some(pool)) = choose_pool(&self.map.topology(), name, scheme) {
             return Ok(pool);
         }
         self.refresh().await?;
-        choose_pool(&self.map.topology(), name)?.ok_or_else(|| match name {
-            Some(name) => RpcError::not_found(format!("pool named {name}")).hint("`wmall pool ls`"),
-            None => RpcError::not_found("pool yet").hint("`wmall pool create 3x --scheme 3x` makes one"),
+        choose_pool(&self.map.topology(), name, scheme)?.ok_or_else(|| match (name, scheme) {
+            (Some(name), _) => RpcError::not_found(format!("pool named {name}")).hint("`wmall pool ls`"),
+            (None, Some(scheme)) => {
+                let name = scheme.to_string().replace([':', '+'], "-");
+                RpcError::not_found(format!("pool with the scheme {scheme}"))
+                    .hint(format!("`wmall pool create {name} --scheme {scheme}` makes one"))
+            }
+            (None, None) => {
+                RpcError::not_found("pool yet").hint("`wmall pool create 3x --scheme 3x` makes one")
+            }
         })
     }
 
@@ -189,16 +200,23 @@ async fn renew(renewal: &Renewal, endpoint: &Endpoint) {
     }
 }
 
-fn choose_pool(topology: &Topology, name: Option<&PoolName>) -> Result<Option<Pool>, RpcError> {
-    if let Some(name) = name {
-        return Ok(topology.pool_named(name).cloned());
-    }
-    let mut pools = topology.pools.values().map(|t| &t.pool);
+fn choose_pool(
+    topology: &Topology,
+    name: Option<&PoolName>,
+    scheme: Option<Scheme>,
+) -> Result<Option<Pool>, RpcError> {
+    let fits = |pool: &&Pool| {
+        name.is_none_or(|name| pool.name == *name) && scheme.is_none_or(|scheme| pool.scheme == scheme)
+    };
+    let mut pools = topology.pools.values().map(|t| &t.pool).filter(fits);
     match (pools.next(), pools.next()) {
         (None, _) => Ok(None),
         (Some(only), None) => Ok(Some(only.clone())),
-        (Some(_), Some(_)) => Err(RpcError::new(ErrorCode::BadRequest, "there are several pools")
-            .hint("name one with --pool; `wmall pool ls` lists them")),
+        (Some(_), Some(_)) => {
+            let which = scheme.map_or(String::new(), |scheme| format!(" with the scheme {scheme}"));
+            Err(RpcError::new(ErrorCode::BadRequest, format!("there are several pools{which}"))
+                .hint("name one with --pool; `wmall pool ls` lists them"))
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use wmall_proto::rpc::{Query, QueryReply, Request, Response};
 use wmall_proto::{ChunkId, ErrorCode, FileId, NodeName, PgRow, PoolId, RpcError, Topology};
 
 use crate::error::ClientError;
-use crate::get::Source;
+use crate::get::{Source, Wanted};
 use crate::map::SlotTarget;
 use crate::store::{Inner, Progress, Store, unexpected};
 
@@ -129,10 +129,21 @@ impl Inner {
         let topology = self.map.topology();
         let unknown = || RpcError::not_found(format!("pool number {} in this client's map", pool.0));
         let (_, row) = topology.row_of(pool, &chunk).ok_or_else(unknown)?;
+        let scheme = topology.pools.get(&pool).ok_or_else(unknown)?.pool.scheme;
+        let piece_length = scheme.piece_length(length);
+        let wanted = |slot: u8| {
+            // Without its digest no shard is right.
+            let digest = Some(view.digests.get(usize::from(slot)).copied().unwrap_or_default());
+            if scheme.is_striped() {
+                Wanted { pool, chunk, slot: Some(slot), length: piece_length, digest }
+            } else {
+                Wanted::copy(pool, chunk, length)
+            }
+        };
         let live = |slot: u8| view.pieces.iter().any(|p| p.slot == slot && p.state == PieceState::Live);
         for slot in self.map.slots(&topology, row, usize::from(chunk.0[31])) {
             if live(slot.slot) {
-                match self.attested(&topology, row, &slot, pool, chunk, length).await {
+                match self.attested(&topology, row, &slot, pool, chunk, piece_length).await {
                     Ok(()) => report.pieces_attested += 1,
                     Err(error) => {
                         report.pieces_bad += 1;
@@ -141,10 +152,10 @@ impl Inner {
                     }
                 }
             }
-            if (deep && !live(slot.slot)) || (!deep && report.pieces_good > 0) {
+            if (deep && !live(slot.slot)) || (!deep && report.pieces_good >= scheme.needed() as u64) {
                 continue;
             }
-            match self.read_slot(&slot, pool, chunk, length).await {
+            match self.read_slot(&slot, wanted(slot.slot)).await {
                 Ok(_) => {
                     report.pieces_good += 1;
                 }
@@ -155,9 +166,12 @@ impl Inner {
                 Err(_) => {}
             }
         }
-        if report.pieces_good == 0 {
+        // Good pieces are bytes that were committed; that they make the chunk is seen by making it.
+        let readable = report.pieces_good >= scheme.needed() as u64
+            && (!scheme.is_striped() || self.fetch_chunk(pool, chunk, length).await.is_ok());
+        if !readable {
             report.unreadable = 1;
-            report.troubles.push(trouble(None, "no slot delivers it".into()));
+            report.troubles.push(trouble(None, "too few slots deliver it".into()));
         }
         Ok(report)
     }

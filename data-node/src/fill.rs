@@ -10,20 +10,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use wmall_proto::chunk::MissingPiece;
+use wmall_manifest::{Stripe, StripeError};
+use wmall_proto::chunk::{MissingPiece, Shard};
 use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{ReadRequest, Request, Response};
 use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RpcError, UploadId};
 use wmall_runtime::Shutdown;
 use wmall_runtime::clock::now_ms;
-use wmall_transport::{Endpoint, Members, collect};
+use wmall_transport::{Endpoint, Members, Target, collect};
 
 use crate::disk::{DiskStore, PieceHeader};
 use crate::map::Map;
 use crate::service::BadPiece;
 
-/// Fetches under way: with chunks of 16 MiB, 64 MiB of memory.
+/// Fetches under way: with chunks of 16 MiB, 64 MiB of memory for copies, and twice that for shards.
 const PARALLEL: usize = 4;
 /// How long one fetch may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -177,64 +178,118 @@ impl Filler {
         }
     }
 
-    /// Gets one piece, from this disk itself if it has a good one, else from the other slots in turn.
+    /// Gets one piece: from this disk itself if it has a good one, else as a copy from another slot, or made from the
+    /// shards of others.
     async fn fetch(&self, disk: &Arc<DiskStore>, piece: &MissingPiece) -> Result<SignedReceipt, RpcError> {
+        let digest = piece.digests.get(usize::from(piece.slot));
         let header = PieceHeader {
             pool: piece.pool,
             chunk: piece.chunk,
             slot: piece.slot,
             upload: UploadId::new(now_ms(), BACKFILL),
             row_version: piece.row_version,
+            shard: digest.map(|&digest| Shard { digest, chunk_length: piece.length }),
         };
         let store = disk.clone();
         let vouched = tokio::task::spawn_blocking(move || store.vouch(header)).await;
         if let Some(receipt) = vouched.map_err(RpcError::internal)?? {
             return Ok(receipt);
         }
+        let (parts, crc) =
+            if piece.digests.is_empty() { self.copy(piece).await? } else { self.rebuild(piece).await? };
+        disk.put(header, parts, crc).await
+    }
+
+    /// The others' slots, with those that are not silent.
+    fn others(&self, piece: &MissingPiece) -> Result<Vec<(u8, Target)>, RpcError> {
         let known = self.map.get();
         let row = known.row(piece.pool, &piece.chunk, piece.row_version)?;
+        let target = |(slot, &disk): (usize, &DiskId)| Some((slot as u8, known.target(disk).ok()?));
+        let others = row.slots.iter().enumerate().filter(|(slot, _)| *slot != usize::from(piece.slot));
+        Ok(others.filter_map(target).collect())
+    }
+
+    /// A copy from the first slot that has a good one.
+    async fn copy(&self, piece: &MissingPiece) -> Result<(Vec<Bytes>, u32), RpcError> {
         let mut last = RpcError::new(ErrorCode::Unavailable, "no other slot has the piece");
-        for (slot, &other) in row.slots.iter().enumerate() {
-            if slot == usize::from(piece.slot) {
-                continue;
-            }
-            let read = match known.target(other) {
-                Ok(target) => self.read(&target, piece).await,
-                Err(error) => Err(error),
-            };
-            match read {
-                Ok((parts, crc)) => return disk.put(header, parts, crc).await,
+        for (_, target) in self.others(piece)? {
+            match read(&self.endpoint, &target, piece, None, piece.length).await {
+                Ok(copy) => return Ok(copy),
                 Err(error) => last = error,
             }
         }
         Err(last)
     }
 
-    async fn read(
-        &self,
-        target: &wmall_transport::Target,
-        piece: &MissingPiece,
-    ) -> Result<(Vec<Bytes>, u32), RpcError> {
-        let read = ReadRequest { pool: piece.pool, chunk: piece.chunk, offset: 0, length: u32::MAX };
-        let call = self.endpoint.open(target, &Request::ReadPiece(read), FETCH_TIMEOUT).await?;
-        let receiving = async {
-            let mut reply = call.finish().await?;
-            let mut hasher = blake3::Hasher::new();
-            let mut crc = 0;
-            let parts = collect(&mut reply.body, piece.length as usize, |part: &Bytes| {
-                hasher.update(part);
-                crc = crc32c::crc32c_append(crc, part);
-            })
-            .await?;
-            if *hasher.finalize().as_bytes() == piece.chunk.0 {
-                return Ok((parts, crc));
+    /// A shard from as many others as the scheme needs, each held against its digest.
+    async fn rebuild(&self, piece: &MissingPiece) -> Result<(Vec<Bytes>, u32), RpcError> {
+        let known = self.map.get();
+        let unknown = || RpcError::not_found(format!("pool number {}", piece.pool.0));
+        let scheme = known.topology.pools.get(&piece.pool).ok_or_else(unknown)?.pool.scheme;
+        let mut waiting = self.others(piece)?.into_iter();
+        let mut shards: Vec<Option<Vec<u8>>> = vec![None; scheme.width()];
+        let (mut running, mut had) = (JoinSet::new(), 0);
+        let mut last = RpcError::new(ErrorCode::Unavailable, "too few other slots answer");
+        while had < scheme.needed() {
+            while had + running.len() < scheme.needed()
+                && let Some((slot, target)) = waiting.next()
+            {
+                let (endpoint, piece) = (self.endpoint.clone(), piece.clone());
+                let length = scheme.piece_length(piece.length);
+                running
+                    .spawn(async move { (slot, read(&endpoint, &target, &piece, Some(slot), length).await) });
             }
-            let reason = format!("{} sent bytes that are not those of {}", target.node, piece.chunk);
-            Err(RpcError::new(ErrorCode::HashMismatch, reason))
+            match running.join_next().await {
+                Some(Ok((slot, Ok((parts, _))))) => {
+                    had += 1;
+                    shards[usize::from(slot)] = Some(parts.concat());
+                }
+                Some(Ok((_, Err(error)))) => last = error,
+                Some(Err(error)) => last = RpcError::internal(error),
+                None => return Err(last),
+            }
+        }
+        let (length, slot) = (piece.length, usize::from(piece.slot));
+        let digest = piece.digests[slot];
+        let making = move || {
+            let shard = Stripe::new(scheme)?.rebuild(shards, length, slot)?;
+            let (crc, right) = (crc32c::crc32c(&shard), *blake3::hash(&shard).as_bytes() == digest);
+            Ok::<_, StripeError>(right.then(|| (vec![shard], crc)))
         };
-        let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} sends too slowly", target.node));
-        tokio::time::timeout(FETCH_TIMEOUT, receiving).await.map_err(late)?
+        let made = tokio::task::spawn_blocking(making).await.map_err(RpcError::internal)?;
+        let wrong = || RpcError::new(ErrorCode::Corrupt, "good shards make another one than was committed");
+        made.map_err(RpcError::internal)?.ok_or_else(wrong)
     }
+}
+
+/// Reads a piece from another node and holds it against its digest.
+async fn read(
+    endpoint: &Endpoint,
+    target: &Target,
+    piece: &MissingPiece,
+    slot: Option<u8>,
+    length: u32,
+) -> Result<(Vec<Bytes>, u32), RpcError> {
+    let read = ReadRequest { pool: piece.pool, chunk: piece.chunk, slot, offset: 0, length: u32::MAX };
+    let call = endpoint.open(target, &Request::ReadPiece(read), FETCH_TIMEOUT).await?;
+    let digest = slot.and_then(|s| piece.digests.get(usize::from(s))).copied().unwrap_or(piece.chunk.0);
+    let receiving = async {
+        let mut reply = call.finish().await?;
+        let mut hasher = blake3::Hasher::new();
+        let mut crc = 0;
+        let parts = collect(&mut reply.body, length as usize, |part: &Bytes| {
+            hasher.update(part);
+            crc = crc32c::crc32c_append(crc, part);
+        })
+        .await?;
+        if *hasher.finalize().as_bytes() == digest {
+            return Ok((parts, crc));
+        }
+        let reason = format!("{} sent bytes that are not those of {}", target.node, piece.chunk);
+        Err(RpcError::new(ErrorCode::HashMismatch, reason))
+    };
+    let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} sends too slowly", target.node));
+    tokio::time::timeout(FETCH_TIMEOUT, receiving).await.map_err(late)?
 }
 
 fn committed(receipt: &SignedReceipt) -> FeedItem {

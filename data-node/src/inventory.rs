@@ -7,7 +7,7 @@ use wmall_proto::feed::PoolChunk;
 use wmall_proto::rpc::{HeldPiece, PiecePage};
 use wmall_proto::{ErrorCode, RpcError};
 
-use crate::disk::{DiskStore, PieceState};
+use crate::disk::{DiskStore, Located, PieceState};
 
 /// Pieces on a page.
 const PAGE: usize = 1024;
@@ -31,16 +31,26 @@ pub(crate) fn page(
     for key in keys {
         // Trash is about to go, and is passed over.
         let Some(located) = store.locate(&key)? else { continue };
-        // A piece that can't be read is listed: its other copies may be good.
-        let begins = || store.read(&located, 0, HEAD).is_ok_and(|bytes| begins_block(&bytes));
         pieces.push(HeldPiece {
             key,
             length: located.length,
             slot: located.slot,
+            shard: located.shard,
             committed: located.state == PieceState::Live,
-            block: may_be_block(located.length) && begins(),
+            block: is_block(store, &located),
         });
     }
     let incarnation = store.superblock.incarnation;
     Ok(PiecePage { incarnation, pieces, next, disks: disks.len() as u32 })
+}
+
+/// Whether it begins as a block does. A piece that can't be read does not: its other copies may be good. The first shard
+/// of a short block may be too short to tell, and then may be one.
+fn is_block(store: &DiskStore, located: &Located) -> bool {
+    let chunk_length = located.shard.map_or(located.length, |s| s.chunk_length);
+    if !may_be_block(chunk_length) || (located.shard.is_some() && located.slot != 0) {
+        return false;
+    }
+    let too_short = (located.length as usize) < HEAD;
+    too_short || store.read(located, 0, HEAD).is_ok_and(|bytes| begins_block(&bytes))
 }

@@ -1,7 +1,7 @@
 //! A data node: holds pieces on its disks, promises by signed receipt to keep them, hands them out.
 //!
-//! The way of a put: `service.rs` checks it against the node's map; `put.rs` hashes the bytes as they come
-//! and relays them to the other slots; `disk/store.rs` appends them to the journal, enters them in the
+//! The way of a put: `service.rs` checks it against the node's map; `put.rs` hashes the bytes as they come,
+//! cuts them into shards where the pool has such, and `relay.rs` sends them to the other slots; `disk/store.rs` appends them to the journal, enters them in the
 //! index and signs the receipt. Beside it, `control.rs` keeps the node registered and heard of, and
 //! `fill.rs` fetches what its disks should hold and do not.
 //! Deliberately absent: any decision about placement or deletion. A data node does what rows and feeds say.
@@ -16,6 +16,7 @@ mod kept_map;
 mod map;
 mod node;
 mod put;
+mod relay;
 mod service;
 
 pub use config::{Config, DiskConfig, RawConfig};

@@ -1,23 +1,26 @@
 //! Taking in a chunk: hashed as it comes, relayed to the other slots while it comes, written, promised.
 //!
-//! Bounds: [`IN_FLIGHT_BYTES`] of chunks at once, half of it for clients' puts and half for relayed ones; a put that finds no room waits
-//! [`ROOM_TIMEOUT`] and is then told that the node is busy. A relay holds parts of its own chunk only.
+//! Copies are relayed while the chunk comes. Shards are made here, once the whole chunk is known to be what it should be.
+//!
+//! Bounds: [`IN_FLIGHT_BYTES`] of chunks and their pieces at once, half of it for clients' puts and half for relayed ones;
+//! a put that finds no room waits [`ROOM_TIMEOUT`] and is then told that the node is busy.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
-use wmall_proto::chunk::MAX_CHUNK_SIZE;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wmall_manifest::Stripe;
+use wmall_proto::chunk::{MAX_CHUNK_SIZE, Shard};
 use wmall_proto::receipt::SignedReceipt;
-use wmall_proto::rpc::{Ack, PutOutcome, PutRequest, Request, Response, SlotFailure};
-use wmall_proto::{ErrorCode, PgRow, Role, RpcError};
+use wmall_proto::rpc::{Ack, PutOutcome, PutRequest, Request, Response};
+use wmall_proto::{ErrorCode, PgRow, Role, RpcError, Scheme};
 use wmall_runtime::clock::now_ms;
 use wmall_transport::{Body, Endpoint, Members, collect};
 
 use crate::disk::{DiskStore, PieceHeader};
 use crate::map::{Known, Map};
+use crate::relay::Relays;
 
 /// Bytes of chunks that are being taken in.
 const IN_FLIGHT_BYTES: usize = 96 << 20;
@@ -27,10 +30,6 @@ const CLOCK_SKEW_MS: u64 = 3_600_000;
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the bytes of a chunk may take to come.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a relayed put may take in all.
-const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a quorum waits for the slots that are late.
-const STRAGGLER_GRACE: Duration = Duration::from_millis(300);
 
 /// What takes in chunks.
 pub(crate) struct Intake {
@@ -44,13 +43,6 @@ pub(crate) struct Intake {
     /// primaries.
     relay_room: Arc<Semaphore>,
 }
-
-/// A slot that the chunk is relayed to.
-struct Relay {
-    parts: mpsc::UnboundedSender<Bytes>,
-}
-
-type RelayOutcome = (u8, Result<SignedReceipt, RpcError>);
 
 impl Intake {
     pub(crate) fn new(
@@ -80,35 +72,60 @@ impl Intake {
         }
         let known = self.map_for(&request).await?;
         let row = known.row(request.pool, &request.chunk, request.row_version)?;
+        let scheme = known.topology.pools.get(&request.pool).map(|t| t.pool.scheme);
+        let scheme = scheme.ok_or_else(|| RpcError::internal("a row without its pool"))?;
+        check_form(from, &request, scheme)?;
         let disk = self.disk_of(row, request.slot)?;
         check_upload(&disk, &request)?;
         disk.check_room()?;
-        let room = if from == Role::Data { &self.relay_room } else { &self.room };
-        let permit = room.clone().acquire_many_owned(request.length);
-        let Ok(Ok(room)) = tokio::time::timeout(ROOM_TIMEOUT, permit).await else {
-            return Err(RpcError::new(ErrorCode::Busy, "the data node has too many puts under way"));
+        let cuts = scheme.is_striped() && request.shard.is_none();
+        let room = self.room_for(from, request.length, cuts.then_some(scheme)).await?;
+        let mut relays = Relays::new(self.endpoint.clone(), room);
+        let (shard, parts, crc) = if cuts {
+            let chunk = receive(&request, body, &relays).await?;
+            let (pieces, shards) = cut(scheme, chunk.parts).await?;
+            relays.start(&request, scheme.piece_length(request.length), (&known, row), &shards);
+            relays.feed_each(&pieces);
+            let own = usize::from(request.slot);
+            let piece =
+                pieces.get(own).cloned().ok_or_else(|| RpcError::internal("a slot without a piece"))?;
+            let crc = crc32c::crc32c(&piece);
+            (shards.get(own).copied(), vec![piece], crc)
+        } else {
+            relays.start(&request, request.length, (&known, row), &[]);
+            let Received { parts, crc } = receive(&request, body, &relays).await?;
+            (request.shard, parts, crc)
         };
-        let room = Arc::new(room);
-        let mut outcomes = JoinSet::new();
-        let mut failures = Vec::new();
-        let mut relays = self.start_relays(&request, &known, row, &mut outcomes, &mut failures, &room);
-        let receiving = receive(&request, body, &mut relays);
-        let late = |_| RpcError::new(ErrorCode::Timeout, "the bytes of the chunk come too slowly");
-        let (parts, crc) = tokio::time::timeout(RECEIVE_TIMEOUT, receiving).await.map_err(late)??;
-        // Closing the channels tells the relays that all has come, and that it is what it should be.
-        drop(relays);
+        relays.close();
         let header = PieceHeader {
             pool: request.pool,
             chunk: request.chunk,
             slot: request.slot,
             upload: request.upload,
             row_version: request.row_version,
+            shard,
         };
         let mut receipts = vec![write(&disk, header, parts, crc).await?];
-        let quorum = known.topology.pools.get(&request.pool).map_or(1, |t| t.pool.scheme.quorum());
-        let wanted = if request.ack == Ack::All { usize::MAX } else { quorum };
-        await_relays(&mut outcomes, &mut receipts, &mut failures, wanted).await;
+        let wanted = if request.ack == Ack::All { usize::MAX } else { scheme.quorum() };
+        let failures = relays.receipts(&mut receipts, wanted).await;
         Ok(PutOutcome { receipts, failures })
+    }
+
+    /// Memory for a chunk, and for its pieces if it is to be cut.
+    async fn room_for(
+        &self,
+        from: Role,
+        length: u32,
+        cut: Option<Scheme>,
+    ) -> Result<Arc<OwnedSemaphorePermit>, RpcError> {
+        let room = if from == Role::Data { &self.relay_room } else { &self.room };
+        let pieces = cut.map_or(0, |scheme| scheme.stored_bytes(u64::from(length)));
+        let bytes = (u64::from(length) + pieces).min(IN_FLIGHT_BYTES as u64 / 2) as u32;
+        let permit = room.clone().acquire_many_owned(bytes);
+        match tokio::time::timeout(ROOM_TIMEOUT, permit).await {
+            Ok(Ok(room)) => Ok(Arc::new(room)),
+            _ => Err(RpcError::new(ErrorCode::Busy, "the data node has too many puts under way")),
+        }
     }
 
     /// The node's map.
@@ -141,90 +158,62 @@ impl Intake {
         let elsewhere = || RpcError::new(ErrorCode::StaleRow, format!("slot {slot} is not on this node"));
         disk.cloned().ok_or_else(elsewhere)
     }
-
-    fn start_relays(
-        &self,
-        request: &PutRequest,
-        known: &Known,
-        row: &PgRow,
-        outcomes: &mut JoinSet<RelayOutcome>,
-        failures: &mut Vec<SlotFailure>,
-        room: &Arc<tokio::sync::OwnedSemaphorePermit>,
-    ) -> Vec<Relay> {
-        let mut relays = Vec::new();
-        for &slot in request.relay.iter().take(row.slots.len()) {
-            let disk = row.slots.get(usize::from(slot)).copied();
-            let unknown = || RpcError::new(ErrorCode::BadRequest, format!("the row has no slot {slot}"));
-            let target = match disk.ok_or_else(unknown).and_then(|d| known.target(d)) {
-                Ok(target) => target,
-                Err(error) => {
-                    failures.push(SlotFailure { slot, error });
-                    continue;
-                }
-            };
-            let (parts, mut queue) = mpsc::unbounded_channel::<Bytes>();
-            let relayed = PutRequest { slot, relay: Vec::new(), ..request.clone() };
-            let (endpoint, room) = (self.endpoint.clone(), room.clone());
-            outcomes.spawn(async move {
-                let _room = room;
-                let length = relayed.length as usize;
-                let relaying =
-                    async {
-                        let mut call = endpoint.open(&target, &Request::Put(relayed), RELAY_TIMEOUT).await?;
-                        let mut sent = 0;
-                        while let Some(part) = queue.recv().await {
-                            sent += part.len();
-                            call.write(part).await?;
-                        }
-                        if sent != length {
-                            return Err(RpcError::new(ErrorCode::BadRequest, "the chunk did not come whole"));
-                        }
-                        match call.finish().await?.response {
-                            Response::Put(outcome) => outcome.receipts.into_iter().next().ok_or_else(|| {
-                                RpcError::internal(format!("{} gave no receipt", target.node))
-                            }),
-                            _ => Err(RpcError::internal(format!("{} gave another answer", target.node))),
-                        }
-                    };
-                (slot, relaying.await)
-            });
-            relays.push(Relay { parts });
-        }
-        relays
-    }
 }
 
-/// Receives exactly the announced bytes, hands each part to the relays, and checks the hash.
-async fn receive(
-    request: &PutRequest,
-    body: &mut Body,
-    relays: &mut Vec<Relay>,
-) -> Result<(Vec<Bytes>, u32), RpcError> {
+/// The bytes of a put, hashed.
+struct Received {
+    parts: Vec<Bytes>,
+    crc: u32,
+}
+
+/// Receives exactly the announced bytes in time, hands each part to the relays, and checks the hash.
+async fn receive(request: &PutRequest, body: &mut Body, relays: &Relays) -> Result<Received, RpcError> {
     let mut hasher = blake3::Hasher::new();
     let (mut crc, mut held) = (0, None::<Bytes>);
-    let parts = collect(body, request.length as usize, |part: &Bytes| {
+    let receiving = collect(body, request.length as usize, |part: &Bytes| {
         hasher.update(part);
         crc = crc32c::crc32c_append(crc, part);
         // The last part waits for the verdict on the whole, so that no relay completes on bad bytes.
         if let Some(before) = held.replace(part.clone()) {
-            for relay in relays.iter() {
-                let _ = relay.parts.send(before.clone());
-            }
+            relays.feed_all(&before);
         }
-    })
-    .await;
-    let parts = match parts {
-        Ok(parts) if *hasher.finalize().as_bytes() == request.chunk.0 => parts,
-        outcome => {
-            relays.clear();
-            let wrong = || RpcError::new(ErrorCode::HashMismatch, "the bytes are not those of the chunk");
-            return Err(outcome.err().unwrap_or_else(wrong));
-        }
-    };
-    for (relay, last) in relays.iter().zip(std::iter::repeat(held)) {
-        let _ = last.map(|part| relay.parts.send(part));
+    });
+    let late = |_| RpcError::new(ErrorCode::Timeout, "the bytes of the chunk come too slowly");
+    let parts = tokio::time::timeout(RECEIVE_TIMEOUT, receiving).await.map_err(late)??;
+    let digest = request.shard.map_or(request.chunk.0, |s| s.digest);
+    if *hasher.finalize().as_bytes() != digest {
+        return Err(RpcError::new(ErrorCode::HashMismatch, "the bytes are not those of the chunk"));
     }
-    Ok((parts, crc))
+    held.iter().for_each(|last| relays.feed_all(last));
+    Ok(Received { parts, crc })
+}
+
+/// Cuts a chunk that is known to be what it should be, on a thread that may work for long.
+async fn cut(scheme: Scheme, chunk: Vec<Bytes>) -> Result<(Vec<Bytes>, Vec<Shard>), RpcError> {
+    let cutting = move || {
+        let chunk_length = chunk.iter().map(Bytes::len).sum::<usize>() as u32;
+        let stripe = Stripe::new(scheme).map_err(|e| RpcError::new(ErrorCode::Unsupported, e.to_string()))?;
+        let pieces = stripe.cut(&chunk).map_err(RpcError::internal)?;
+        let digest = |piece: &Bytes| *blake3::hash(piece).as_bytes();
+        let shards = pieces.iter().map(|p| Shard { digest: digest(p), chunk_length }).collect();
+        Ok((pieces, shards))
+    };
+    tokio::task::spawn_blocking(cutting).await.map_err(RpcError::internal)?
+}
+
+/// Clients send chunks, and data nodes what the pool keeps: copies or shards.
+fn check_form(from: Role, request: &PutRequest, scheme: Scheme) -> Result<(), RpcError> {
+    let wrong = |reason: &str| Err(RpcError::new(ErrorCode::BadRequest, reason));
+    match request.shard {
+        Some(_) if from != Role::Data => Err(RpcError::new(ErrorCode::Denied, "clients never supply shards")),
+        Some(_) if !scheme.is_striped() => wrong("a shard for a pool that keeps copies"),
+        Some(shard) if scheme.piece_length(shard.chunk_length) != request.length => {
+            wrong("a shard of a length that its chunk's shards don't have")
+        }
+        Some(shard) if shard.chunk_length > MAX_CHUNK_SIZE => wrong("a shard of a chunk that is too long"),
+        None if from == Role::Data && scheme.is_striped() => wrong("a chunk that should have been cut"),
+        _ => Ok(()),
+    }
 }
 
 /// An upload that is fenced will not commit, and one from the future would not be fenced when it should.
@@ -255,35 +244,4 @@ async fn write(
         return Ok(receipt);
     }
     disk.put(header, parts, crc).await
-}
-
-/// Gathers receipts until `wanted` are there and the rest had its grace, or all have ended.
-async fn await_relays(
-    outcomes: &mut JoinSet<RelayOutcome>,
-    receipts: &mut Vec<SignedReceipt>,
-    failures: &mut Vec<SlotFailure>,
-    wanted: usize,
-) {
-    loop {
-        let enough = receipts.len() >= wanted;
-        let next = outcomes.join_next();
-        let joined = if enough {
-            match tokio::time::timeout(STRAGGLER_GRACE, next).await {
-                Ok(joined) => joined,
-                // Late ones go on by themselves; their pieces become tickets and are found there.
-                Err(_) => {
-                    outcomes.detach_all();
-                    return;
-                }
-            }
-        } else {
-            next.await
-        };
-        match joined {
-            Some(Ok((_, Ok(receipt)))) => receipts.push(receipt),
-            Some(Ok((slot, Err(error)))) => failures.push(SlotFailure { slot, error }),
-            Some(Err(_)) => {}
-            None => return,
-        }
-    }
 }

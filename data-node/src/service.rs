@@ -37,10 +37,11 @@ impl Service {
         Arc::new(Semaphore::new(READS))
     }
 
-    /// The disk that has a piece of this chunk.
-    fn find(&self, key: &PoolChunk) -> Result<Option<(Arc<DiskStore>, Located)>, RpcError> {
+    /// The disk that has a piece of this chunk, of this slot if one is named. Copies are the same in every slot.
+    fn find(&self, key: &PoolChunk, slot: Option<u8>) -> Result<Option<(Arc<DiskStore>, Located)>, RpcError> {
         for disk in self.disks.iter() {
-            if let Some(located) = disk.locate(key)? {
+            let fits = |l: &Located| l.shard.is_none() || slot.is_none_or(|s| s == l.slot);
+            if let Some(located) = disk.locate(key)?.filter(fits) {
                 return Ok(Some((disk.clone(), located)));
             }
         }
@@ -49,7 +50,7 @@ impl Service {
 
     async fn read(&self, request: &ReadRequest, replier: &mut Replier) -> Result<(), RpcError> {
         let key = PoolChunk { pool: request.pool, chunk: request.chunk };
-        let found = self.find(&key)?;
+        let found = self.find(&key, request.slot)?;
         let missing = || RpcError::not_found(format!("piece of chunk {} on this node", request.chunk));
         let (disk, located) = found.ok_or_else(missing)?;
         let left = located.length.checked_sub(request.offset).ok_or_else(|| {
@@ -82,9 +83,9 @@ impl Service {
         Err(RpcError::not_found(format!("piece of chunk {} on this node", key.chunk)))
     }
 
-    async fn check(&self, pool: PoolId, chunk: ChunkId) -> Result<Response, RpcError> {
+    async fn check(&self, pool: PoolId, chunk: ChunkId, slot: Option<u8>) -> Result<Response, RpcError> {
         let key = PoolChunk { pool, chunk };
-        let Some((disk, _)) = self.find(&key)? else {
+        let Some((disk, _)) = self.find(&key, slot)? else {
             self.report_if_ours(pool, chunk);
             return Ok(Response::Checked(PieceCheck::Absent));
         };
@@ -189,8 +190,8 @@ impl Handler for Service {
                 replier.send(answer).await;
                 ok
             }
-            Request::CheckPiece { pool, chunk } => {
-                let answer = self.check(pool, chunk).await;
+            Request::CheckPiece { pool, chunk, slot } => {
+                let answer = self.check(pool, chunk, slot).await;
                 let ok = answer.is_ok();
                 replier.send(answer).await;
                 ok

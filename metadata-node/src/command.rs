@@ -2,7 +2,7 @@
 //! applying a command uses neither.
 
 use bincode::{Decode, Encode};
-use wmall_proto::chunk::ChunkCommit;
+use wmall_proto::chunk::{ChunkCommit, PieceDigest};
 use wmall_proto::identity::{Actor, TokenId, TokenRecord, User};
 use wmall_proto::pool::{BucketChange, BucketRules};
 use wmall_proto::rpc::{Ack, CommitRequest, Condition, NameCommand, Registration};
@@ -92,6 +92,8 @@ pub struct PromisedChunk {
     pub id: ChunkId,
     /// Its bytes.
     pub length: u32,
+    /// What each slot's piece hashes to where pieces are shards; nothing where they are copies.
+    pub digests: Vec<PieceDigest>,
     /// Who holds a piece; nobody, if it is claimed to be committed already.
     pub promises: Vec<Promise>,
 }
@@ -183,8 +185,8 @@ pub enum Command {
         disk: DiskId,
         /// The life in which it says so.
         incarnation: Incarnation,
-        /// The pieces, by receipts that the leader verified.
-        pieces: Vec<(PoolId, ChunkId)>,
+        /// The pieces with what they hash to, by receipts that the leader verified.
+        pieces: Vec<(PoolId, ChunkId, PieceDigest)>,
         /// Groups whose listing it has worked off.
         clean: Vec<(PoolId, PgId)>,
         /// Raft index of the first page of that listing.
@@ -231,7 +233,7 @@ impl PromisedChunk {
             .into_iter()
             .map(|r| Promise { slot: r.slot, disk: r.disk, incarnation: r.incarnation })
             .collect();
-        Self { id: chunk.id, length: chunk.length, promises }
+        Self { id: chunk.id, length: chunk.length, digests: chunk.digests, promises }
     }
 }
 

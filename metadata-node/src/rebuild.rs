@@ -9,25 +9,27 @@
 //!
 //! Memory: some 400 bytes a chunk, in the operator's process (`docs/limits.md`).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod ask;
+mod write;
+
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use wmall_manifest::{Block, Manifest};
-use wmall_proto::chunk::{DEFAULT_CHUNK_SIZE, MAX_CHUNK_SIZE};
-use wmall_proto::feed::PoolChunk;
-use wmall_proto::rpc::{HeldPiece, PiecePage, ReadRequest, Request, Response};
+use wmall_manifest::{Block, may_be_block};
+use wmall_proto::rpc::HeldPiece;
 use wmall_proto::topology::MetadataAddress;
-use wmall_proto::{ChunkId, DiskId, ErrorCode, NodeName, PoolId, Role, RpcError, Topology};
+use wmall_proto::{ChunkId, DiskId, NodeName, PoolId, RpcError, Topology};
 use wmall_runtime::view::{Buffered, SledStore, StoreError};
-use wmall_transport::{BindError, Endpoint, Identity, IdentityError, Target, collect};
+use wmall_transport::{BindError, Endpoint, Identity, IdentityError};
 
 use crate::raft::{SnapshotError, SnapshotFolder};
-use crate::state::{FoundFile, State};
+use crate::state::{Shards, State};
+use ask::{Addresses, list, newest_map, read_blocks, target_of};
+use write::Writer;
 
 /// How long a data node may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -97,13 +99,35 @@ struct Found {
     lengths: HashMap<(PoolId, ChunkId), u32>,
     committed: BTreeSet<(PoolId, ChunkId)>,
     blocks: BTreeSet<(PoolId, ChunkId)>,
+    /// Of pieces that are shards: what they hash to, and where they are.
+    shards: Shards,
+    shard_holders: HashMap<(PoolId, ChunkId), Vec<(u8, DiskId)>>,
+    /// Chunks that may be blocks and whose first shard, which would tell, has not been seen.
+    untold: BTreeSet<(PoolId, ChunkId)>,
 }
 
 impl Found {
-    fn take(&mut self, disk: DiskId, piece: &HeldPiece) {
+    fn take(&mut self, map: &Topology, disk: DiskId, piece: &HeldPiece) {
         let key = (piece.key.pool, piece.key.chunk);
-        self.holders.entry(key).or_default().push(disk);
-        self.lengths.insert(key, piece.length);
+        match piece.shard {
+            None => self.holders.entry(key).or_default().push(disk),
+            Some(shard) => {
+                // One that was put for another slot than its disk has now is of use to readers only.
+                let row = map.row_of(key.0, &key.1).map(|(_, row)| row);
+                if row.and_then(|row| row.slot_of(disk)) == Some(piece.slot) {
+                    self.holders.entry(key).or_default().push(disk);
+                }
+                self.shards.entry(key).or_default().push((piece.slot, shard.digest));
+                let holders = self.shard_holders.entry(key).or_default();
+                if piece.slot == 0 {
+                    self.untold.remove(&key);
+                } else if may_be_block(shard.chunk_length) && holders.iter().all(|(slot, _)| *slot != 0) {
+                    self.untold.insert(key);
+                }
+                holders.push((piece.slot, disk));
+            }
+        }
+        self.lengths.insert(key, piece.shard.map_or(piece.length, |s| s.chunk_length));
         if piece.committed {
             self.committed.insert(key);
         }
@@ -145,7 +169,9 @@ pub async fn rebuild(
         let nodes: Vec<&str> = report.silent.iter().map(NodeName::as_str).collect();
         return Err(RebuildError::Silent { nodes: nodes.join(", "), last });
     }
-    let blocks = read_blocks(&endpoint, &map, &seeds, &found).await;
+    let untold = std::mem::take(&mut found.untold);
+    found.blocks.extend(untold);
+    let blocks = read_blocks(&endpoint, &map, &seeds, &mut found).await;
     endpoint.close().await;
     let failed = |source| RebuildError::Folder { path: out.display().to_string(), source };
     let folder = out.with_extension("building");
@@ -153,120 +179,6 @@ pub async fn rebuild(
     let written = write(&folder, cluster.0, out, &map, found, &blocks, &mut report);
     let _ = std::fs::remove_dir_all(&folder);
     written.map(|()| report)
-}
-
-type Addresses = BTreeMap<NodeName, SocketAddr>;
-
-/// Where a node is: where the operator says, or where the map says.
-fn target_of(map: &Topology, node: &NodeName, seeds: &Addresses) -> Target {
-    let known = map.nodes.get(node).map(|n| n.address);
-    let address = seeds.get(node).copied().or(known).unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-    Target { role: Role::Data, node: node.clone(), address }
-}
-
-/// The newest map that a data node kept. Each map names more of them.
-async fn newest_map(endpoint: &Endpoint, seeds: &Addresses) -> Result<Topology, RebuildError> {
-    let mut waiting = seeds.clone();
-    let mut asked = BTreeSet::new();
-    let mut newest: Option<Topology> = None;
-    let mut last = RpcError::new(ErrorCode::NotFound, "none was asked");
-    while let Some((node, address)) = waiting.pop_first() {
-        asked.insert(node.clone());
-        let target = Target { role: Role::Data, node, address };
-        match endpoint.call(&target, &Request::GetTopology { known: 0 }, TIMEOUT).await {
-            Ok(Response::Topology(reply)) => {
-                let Some(map) = reply.topology else { continue };
-                let more = map.nodes.values().filter(|n| !asked.contains(&n.name));
-                for node in more.map(|n| n.name.clone()).collect::<Vec<_>>() {
-                    waiting.insert(node.clone(), target_of(&map, &node, seeds).address);
-                }
-                if newest.as_ref().is_none_or(|n| n.version < map.version) {
-                    newest = Some(*map);
-                }
-            }
-            Ok(_) => last = RpcError::internal("the answer is of another kind than the question"),
-            Err(error) => last = error,
-        }
-    }
-    newest.ok_or(RebuildError::NoMap(last))
-}
-
-/// Takes in what a node's disks hold, and returns how many pieces that was. A disk in another life than the map
-/// says has nothing that the map could name.
-async fn list(
-    endpoint: &Endpoint,
-    map: &Topology,
-    target: &Target,
-    found: &mut Found,
-) -> Result<u64, RpcError> {
-    let (mut count, mut disk, mut after) = (0, 0, None);
-    loop {
-        let PiecePage { incarnation, pieces, next, disks } = list_page(endpoint, target, disk, after).await?;
-        if let Some(info) = map.disks.values().find(|d| d.incarnation == incarnation) {
-            pieces.iter().for_each(|piece| found.take(info.id, piece));
-        }
-        count += pieces.len() as u64;
-        after = next;
-        if after.is_none() {
-            disk += 1;
-            if disk >= disks {
-                return Ok(count);
-            }
-        }
-    }
-}
-
-async fn list_page(
-    endpoint: &Endpoint,
-    target: &Target,
-    disk: u32,
-    after: Option<PoolChunk>,
-) -> Result<PiecePage, RpcError> {
-    let mut last = RpcError::internal("no try was made");
-    for _ in 0..TRIES {
-        match endpoint.call(target, &Request::ListPieces { disk, after }, TIMEOUT).await {
-            Ok(Response::Pieces(page)) => return Ok(page),
-            Ok(_) => return Err(RpcError::internal("the answer is of another kind than the question")),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// Reads the blocks of manifests; each counts only if it hashes to its name.
-async fn read_blocks(
-    endpoint: &Endpoint,
-    map: &Topology,
-    seeds: &Addresses,
-    found: &Found,
-) -> HashMap<(PoolId, ChunkId), Block> {
-    let mut blocks = HashMap::new();
-    for &(pool, chunk) in &found.blocks {
-        for disk in found.holders.get(&(pool, chunk)).into_iter().flatten() {
-            let Some(node) = map.node_of(*disk) else { continue };
-            let target = target_of(map, &node.name, seeds);
-            match read_piece(endpoint, &target, PoolChunk { pool, chunk }).await {
-                Ok(bytes) if ChunkId::of(&bytes) == chunk => {
-                    blocks.extend(Block::decode(&bytes).map(|block| ((pool, chunk), block)));
-                    break;
-                }
-                Ok(_) => tracing::warn!(%chunk, node = %target.node, "a block of a manifest is rotten there"),
-                Err(error) => tracing::warn!(%error, %chunk, "a block of a manifest can't be read there"),
-            }
-        }
-    }
-    blocks
-}
-
-async fn read_piece(endpoint: &Endpoint, target: &Target, key: PoolChunk) -> Result<Vec<u8>, RpcError> {
-    let request = ReadRequest { pool: key.pool, chunk: key.chunk, offset: 0, length: u32::MAX };
-    let mut reply = endpoint.ask(target, &Request::ReadPiece(request), TIMEOUT).await?;
-    let Response::Piece { length, .. } = reply.response else {
-        return Err(RpcError::internal("the answer is of another kind than the question"));
-    };
-    let reading = collect(&mut reply.body, length as usize, |_| ());
-    let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} sends too slowly", target.node));
-    Ok(tokio::time::timeout(TIMEOUT, reading).await.map_err(late)??.concat())
 }
 
 /// Makes a state of it all, and a snapshot file of the state, which is checked before it has its name.
@@ -303,136 +215,4 @@ fn write(
         return Err(RebuildError::Inconsistent(troubles.join("; ")));
     }
     std::fs::rename(&temporary, out).map_err(failed)
-}
-
-/// What writing may run into, before the path is added.
-enum WriteError {
-    Store(StoreError),
-    List(std::io::Error),
-}
-
-impl WriteError {
-    fn at(self, out: &Path) -> RebuildError {
-        match self {
-            Self::Store(error) => error.into(),
-            Self::List(source) => RebuildError::Folder { path: out.display().to_string(), source },
-        }
-    }
-}
-
-impl From<StoreError> for WriteError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<std::io::Error> for WriteError {
-    fn from(error: std::io::Error) -> Self {
-        Self::List(error)
-    }
-}
-
-/// Writes files in batches, and a line for each.
-struct Writer<'a> {
-    state: &'a State,
-    found: &'a Found,
-    map: &'a Topology,
-    files: Vec<FoundFile>,
-    chunks: usize,
-    list: BufWriter<File>,
-}
-
-impl Writer<'_> {
-    fn add(&mut self, pool: PoolId, manifest: Manifest, how: &str) -> Result<(), WriteError> {
-        let name = self.map.pools.get(&pool).map_or("-", |t| t.pool.name.as_str());
-        writeln!(self.list, "{} {name} {} {how}", manifest.id(), manifest.size())?;
-        self.chunks += manifest.chunks().len();
-        self.files.push(FoundFile { pool, manifest });
-        if self.chunks >= BATCH { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<(), WriteError> {
-        self.chunks = 0;
-        Ok(self.state.adopt_files(&std::mem::take(&mut self.files), self.map, &self.found.holders)?)
-    }
-
-    /// Files by their roots. Returns the chunks that belong to one, blocks included.
-    fn add_manifests(
-        &mut self,
-        blocks: &HashMap<(PoolId, ChunkId), Block>,
-        report: &mut Rebuilt,
-    ) -> Result<BTreeSet<(PoolId, ChunkId)>, WriteError> {
-        let mut named = BTreeSet::new();
-        let mut roots: BTreeSet<&(PoolId, ChunkId)> = self.found.blocks.iter().collect();
-        roots.retain(|key| !matches!(blocks.get(*key), Some(Block::Part(_))));
-        for &&(pool, root) in &roots {
-            if !self.map.pools.contains_key(&pool) {
-                continue;
-            }
-            let made = blocks
-                .get(&(pool, root))
-                .map(|block| Manifest::from_root(block, |id| blocks.get(&(pool, *id)).cloned()));
-            let manifest = match made {
-                // Bytes that only look like a root: a user's, who put such a file.
-                Some(Err(_)) => continue,
-                Some(Ok(Some(manifest))) if manifest.block_ids().last() == Some(&root) => manifest,
-                Some(Ok(_)) | None => {
-                    report.incomplete.push(root);
-                    continue;
-                }
-            };
-            let length = |i: usize, chunk: &ChunkId| {
-                let there = self.found.lengths.get(&(pool, *chunk));
-                (there.copied(), manifest.chunk_length(i))
-            };
-            let lengths = manifest.chunks().iter().enumerate().map(|(i, chunk)| length(i, chunk));
-            // As above: no file of ours says another length than its chunks have.
-            if lengths.clone().any(|(there, said)| there.is_some_and(|there| there != said)) {
-                continue;
-            }
-            let missing = lengths.filter(|(there, _)| there.is_none()).count() as u64;
-            if missing > 0 && !self.found.committed.contains(&(pool, root)) {
-                report.incomplete.push(root);
-                continue;
-            }
-            report.chunks_without_piece += missing;
-            named.extend(manifest.chunks().iter().chain(&manifest.block_ids()).map(|id| (pool, *id)));
-            report.files_by_manifest += 1;
-            self.add(pool, manifest, "manifest")?;
-        }
-        report.incomplete.truncate(MAX_NAMED);
-        Ok(named)
-    }
-
-    /// Every other chunk is a file by itself; one that is too long for the usual chunk size, of the largest.
-    fn add_chunks(
-        &mut self,
-        named: &BTreeSet<(PoolId, ChunkId)>,
-        report: &mut Rebuilt,
-    ) -> Result<(), WriteError> {
-        let mut derived = Vec::new();
-        for (&(pool, chunk), &length) in &self.found.lengths {
-            if !self.map.pools.contains_key(&pool) {
-                report.unknown_pool += 1;
-                continue;
-            }
-            if named.contains(&(pool, chunk)) {
-                if (1..=DEFAULT_CHUNK_SIZE).contains(&length) {
-                    derived.push((pool, chunk, length));
-                }
-                continue;
-            }
-            let size = if length <= DEFAULT_CHUNK_SIZE { DEFAULT_CHUNK_SIZE } else { MAX_CHUNK_SIZE };
-            let Ok(manifest) = Manifest::new(u64::from(length), size, vec![chunk]) else { continue };
-            report.files_by_chunk += 1;
-            let certain = self.found.committed.contains(&(pool, chunk));
-            report.uncertain += u64::from(!certain);
-            self.add(pool, manifest, if certain { "chunk" } else { "uncertain" })?;
-        }
-        report.derived = derived.len() as u64;
-        for batch in derived.chunks(BATCH) {
-            self.state.adopt_derived(batch)?;
-        }
-        Ok(())
-    }
 }

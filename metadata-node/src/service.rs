@@ -229,7 +229,7 @@ impl Service {
         self.must_lead()?;
         let topology = self.state.topology();
         drop_void_receipts(&topology, &mut commit);
-        let (upload, pool, chunks) = match &commit {
+        let (upload, pool, chunks) = match &mut commit {
             CommitRequest::Part { upload, pool, chunks, .. } => (*upload, *pool, chunks),
             CommitRequest::File { upload, pool, chunks, chunk_size, .. } => {
                 check_chunk_size(*chunk_size)
@@ -249,9 +249,11 @@ impl Service {
             let reason = format!("{} receipts for one chunk; {MAX_WIDTH} at most", chunk.receipts.len());
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
         }
-        for few in chunks.chunks(VERIFY_AT_ONCE) {
+        let unknown = || RpcError::not_found(format!("pool number {}", pool.0));
+        let scheme = topology.pools.get(&pool).ok_or_else(unknown)?.pool.scheme;
+        for few in chunks.chunks_mut(VERIFY_AT_ONCE) {
             for chunk in few {
-                self.verify_receipts(&topology, upload, pool, chunk)?;
+                self.verify_receipts(&topology, upload, (pool, scheme), chunk)?;
             }
             // Others get their turn: a full part has twelve thousand signatures.
             tokio::task::yield_now().await;
@@ -264,16 +266,26 @@ impl Service {
         &self,
         topology: &Topology,
         upload: UploadId,
-        pool: PoolId,
-        chunk: &ChunkCommit,
+        (pool, scheme): (PoolId, Scheme),
+        chunk: &mut ChunkCommit,
     ) -> Result<(), RpcError> {
+        let (mut good, mut last) = (Vec::with_capacity(chunk.receipts.len()), None);
         for proof in &chunk.receipts {
-            let signed = proof.clone().within(upload, pool, chunk.row_version, chunk.id);
-            self.verify_receipt(topology, &signed)?;
-            if proof.digest != chunk.id.0 || proof.length != chunk.length {
-                let reason = format!("a receipt of {} is for another piece", proof.disk);
-                return Err(RpcError::new(ErrorCode::BadReceipt, reason));
+            let signed = proof.within(upload, (pool, scheme), chunk);
+            let unknown = || RpcError::new(ErrorCode::BadReceipt, format!("there is no slot {}", proof.slot));
+            match signed.ok_or_else(unknown).and_then(|signed| self.verify_receipt(topology, &signed)) {
+                Ok(()) => good.push(proof.clone()),
+                Err(error) => last = Some(error),
             }
+        }
+        // One disk's lie is no reason to refuse what the others promise. Without any promise the chunk would
+        // become a claim, which nobody made.
+        if let Some(error) = last {
+            if good.is_empty() {
+                return Err(error);
+            }
+            tracing::warn!(%error, chunk = %chunk.id, "a receipt does not count");
+            chunk.receipts = good;
         }
         Ok(())
     }
@@ -353,10 +365,6 @@ impl Service {
         pg_bits: u8,
     ) -> Result<Response, RpcError> {
         let scheme = scheme.validate().map_err(|e| RpcError::new(ErrorCode::OutOfBounds, e.to_string()))?;
-        if let Scheme::ReedSolomon { .. } = scheme {
-            let reason = format!("this version keeps whole copies only; {scheme} is Reed-Solomon");
-            return Err(RpcError::new(ErrorCode::Unsupported, reason).hint("use 2x or 3x"));
-        }
         if pg_bits > MAX_PG_BITS {
             let reason = format!("{pg_bits} bits of placement groups; {MAX_PG_BITS} at most");
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
@@ -453,7 +461,7 @@ impl Service {
                 return Err(RpcError::new(ErrorCode::BadReceipt, reason));
             }
             self.verify_receipt(&topology, signed)?;
-            pieces.push((signed.receipt.pool, signed.receipt.chunk));
+            pieces.push((signed.receipt.pool, signed.receipt.chunk, signed.receipt.digest));
         }
         self.proposer.propose(None, Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).await
     }

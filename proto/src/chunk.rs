@@ -29,8 +29,22 @@ pub struct ChunkCommit {
     pub length: u32,
     /// The row version that every receipt of it was given under.
     pub row_version: u64,
+    /// BLAKE3 of each slot's piece where pieces are shards; nothing where they are copies.
+    pub digests: Vec<PieceDigest>,
     /// One promise a slot, at most. None at all claims that the chunk is committed already.
     pub receipts: Vec<ReceiptProof>,
+}
+
+/// BLAKE3-256 of a piece that is a shard; a copy's is the chunk's own id.
+pub type PieceDigest = [u8; 32];
+
+/// What a shard says of itself, beside whose chunk and which slot it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Shard {
+    /// BLAKE3 of its bytes.
+    pub digest: PieceDigest,
+    /// Bytes of the whole chunk.
+    pub chunk_length: u32,
 }
 
 /// A committed chunk of a pool, as the state machine keeps it.
@@ -83,12 +97,14 @@ pub struct MissingPiece {
     pub pool: PoolId,
     /// The chunk.
     pub chunk: ChunkId,
-    /// Its length in bytes.
+    /// Its length in bytes: of the chunk, not of the piece.
     pub length: u32,
     /// The slot that the asking disk has for it.
     pub slot: u8,
     /// The row version to put it under.
     pub row_version: u64,
+    /// BLAKE3 of each slot's piece where pieces are shards; nothing where they are copies.
+    pub digests: Vec<PieceDigest>,
 }
 
 /// Where one piece of a chunk should be and whether it counts.
@@ -129,6 +145,8 @@ pub struct ChunkView {
     pub record: ChunkRecord,
     /// The row version that the places were computed from.
     pub row_version: u64,
+    /// BLAKE3 of each slot's piece where pieces are shards; nothing where they are copies.
+    pub digests: Vec<PieceDigest>,
     /// One a slot.
     pub pieces: Vec<PieceView>,
     /// What that adds up to.

@@ -6,7 +6,9 @@
 use bincode::{Decode, Encode};
 use ed25519_zebra::{Signature, SigningKey, VerificationKey};
 
+use crate::chunk::ChunkCommit;
 use crate::ids::{ChunkId, DiskId, Incarnation, PoolId, UploadId};
+use crate::scheme::Scheme;
 use crate::topology::ClusterId;
 
 /// Domain separator and version of the signed bytes.
@@ -46,10 +48,6 @@ pub struct ReceiptProof {
     pub incarnation: Incarnation,
     /// The slot of the row.
     pub slot: u8,
-    /// BLAKE3 of the piece.
-    pub digest: [u8; 32],
-    /// Bytes of the piece.
-    pub length: u32,
     /// ed25519 over [`Receipt::signing_bytes`].
     pub signature: [u8; 64],
 }
@@ -163,17 +161,33 @@ impl SignedReceipt {
 
     /// The part that a commit carries.
     pub fn into_proof(self) -> ReceiptProof {
-        let Receipt { disk, incarnation, slot, digest, length, .. } = self.receipt;
-        ReceiptProof { disk, incarnation, slot, digest, length, signature: self.signature }
+        let Receipt { disk, incarnation, slot, .. } = self.receipt;
+        ReceiptProof { disk, incarnation, slot, signature: self.signature }
     }
 }
 
 impl ReceiptProof {
-    /// Puts the receipt together again from the commit it came in.
-    pub fn within(self, upload: UploadId, pool: PoolId, row_version: u64, chunk: ChunkId) -> SignedReceipt {
-        let Self { disk, incarnation, slot, digest, length, signature } = self;
-        let receipt = Receipt { disk, incarnation, upload, pool, row_version, chunk, slot, digest, length };
-        SignedReceipt { receipt, signature }
+    /// Puts the receipt together again from the commit it came in: none if the commit has no such piece.
+    pub fn within(
+        &self,
+        upload: UploadId,
+        (pool, scheme): (PoolId, Scheme),
+        chunk: &ChunkCommit,
+    ) -> Option<SignedReceipt> {
+        let Self { disk, incarnation, slot, signature } = *self;
+        let digest = if scheme.is_striped() { *chunk.digests.get(usize::from(slot))? } else { chunk.id.0 };
+        let receipt = Receipt {
+            disk,
+            incarnation,
+            upload,
+            pool,
+            row_version: chunk.row_version,
+            chunk: chunk.id,
+            slot,
+            digest,
+            length: scheme.piece_length(chunk.length),
+        };
+        Some(SignedReceipt { receipt, signature })
     }
 }
 

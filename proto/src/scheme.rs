@@ -6,8 +6,9 @@ use std::str::FromStr;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-/// The most pieces a chunk may have: slots are one byte, and rows stay small.
-pub const MAX_WIDTH: u8 = 32;
+/// The most pieces a chunk may have. A commit of [`crate::chunk::MAX_PIECES_PER_COMMIT`] chunks with a receipt and a
+/// digest for each piece must fit in one message.
+pub const MAX_WIDTH: u8 = 16;
 
 /// How a pool keeps its chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
@@ -71,6 +72,19 @@ impl Scheme {
         (self.needed() + 1).min(self.width())
     }
 
+    /// Bytes of one piece of a chunk of `length` bytes.
+    pub fn piece_length(self, length: u32) -> u32 {
+        match self {
+            Self::Replicated { .. } => length,
+            Self::ReedSolomon { data, .. } => length.div_ceil(u32::from(data)),
+        }
+    }
+
+    /// Whether pieces are shards of a chunk rather than copies of it.
+    pub fn is_striped(self) -> bool {
+        matches!(self, Self::ReedSolomon { .. })
+    }
+
     /// Bytes that the pieces of a chunk of `length` bytes take together.
     pub fn stored_bytes(self, length: u64) -> u64 {
         match self {
@@ -130,7 +144,7 @@ mod tests {
             assert_eq!((scheme.needed(), scheme.width(), scheme.quorum()), (needed, width, quorum));
             assert_eq!(scheme.to_string(), text);
         }
-        for text in ["", "x", "0x", "33x", "rs:4", "rs:0+2", "rs:4+0", "rs:200+200", "3"] {
+        for text in ["", "x", "0x", "17x", "rs:10+7", "rs:4", "rs:0+2", "rs:4+0", "rs:200+200", "3"] {
             assert!(text.parse::<Scheme>().is_err(), "{text}");
         }
     }

@@ -137,6 +137,13 @@ impl Cluster {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}"))
     }
 
+    /// The JSON on the stdout of a command that may say by its exit code that it found something.
+    pub fn json_any(&self, args: &[&str]) -> Value {
+        let config = self.config();
+        let output = wmall(&self.args(&config, &[&["-o", "json"], args].concat()));
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
     /// Runs a command that must fail.
     pub fn fails(&self, args: &[&str]) -> Failed {
         let config = self.config();
@@ -179,6 +186,15 @@ impl Cluster {
         let output = wmall(&["-o", "json", "devnet", "status", "--dir", &net]);
         let nodes: Value = serde_json::from_slice(&output.stdout).unwrap();
         nodes.as_array().unwrap().iter().map(|n| n["name"].as_str().unwrap().to_string()).collect()
+    }
+
+    /// Where a node listens.
+    pub fn address(&self, node: &str) -> String {
+        let net = self.net();
+        let output = wmall(&["-o", "json", "devnet", "status", "--dir", &net]);
+        let nodes: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = nodes.as_array().unwrap().iter().find(|n| n["name"] == node).unwrap();
+        found["address"].as_str().unwrap().to_string()
     }
 
     /// The metadata node that leads.

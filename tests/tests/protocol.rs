@@ -55,6 +55,7 @@ fn put_request(chunk: ChunkId, length: u32, row_version: u64) -> PutRequest {
         slot: 0,
         relay: vec![],
         ack: Ack::Quorum,
+        shard: None,
     }
 }
 
@@ -92,12 +93,14 @@ async fn data_nodes_take_only_what_is_what_it_says() {
     let mut elsewhere = put_request(chunk, length, version);
     elsewhere.slot = 1;
     assert_eq!(code(put(&client, &target, elsewhere, &content).await), Err(ErrorCode::StaleRow));
-    let read = Request::ReadPiece(ReadRequest { pool: PoolId(1), chunk, offset: 0, length: u32::MAX });
+    let read =
+        Request::ReadPiece(ReadRequest { pool: PoolId(1), chunk, slot: None, offset: 0, length: u32::MAX });
     let refused = client.call(&target, &read, TIMEOUT).await;
     assert_eq!(code(refused), Err(ErrorCode::NotFound), "nothing was kept of all that");
     let right = put(&client, &target, put_request(chunk, length, version), &content).await;
     assert!(matches!(right, Ok(Response::Put(outcome)) if outcome.receipts.len() == 1));
-    let read = Request::ReadPiece(ReadRequest { pool: PoolId(1), chunk, offset: length + 1, length: 1 });
+    let read =
+        Request::ReadPiece(ReadRequest { pool: PoolId(1), chunk, slot: None, offset: length + 1, length: 1 });
     let beyond = client.call(&target, &read, TIMEOUT).await;
     assert_eq!(code(beyond), Err(ErrorCode::RangeOutOfBounds));
     fixture.cluster.down().await;
@@ -136,8 +139,8 @@ fn one_of_each() -> Vec<Request> {
         Request::ListPieces { disk: 0, after: None },
         Request::Attest { pool, chunk, nonce: [0; 16] },
         Request::Put(put_request(chunk, 0, u64::MAX)),
-        Request::ReadPiece(ReadRequest { pool, chunk, offset: 0, length: 1 }),
-        Request::CheckPiece { pool, chunk },
+        Request::ReadPiece(ReadRequest { pool, chunk, slot: None, offset: 0, length: 1 }),
+        Request::CheckPiece { pool, chunk, slot: None },
     ];
     let kinds: Vec<CallKind> = all.iter().map(Request::kind).collect();
     assert_eq!(kinds, CallKind::ALL, "one of each");

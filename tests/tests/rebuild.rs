@@ -3,15 +3,35 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::Value;
+use wmall_proto::rpc::{Request, Response};
+use wmall_proto::{NodeName, Role};
 use wmall_tests::{Cluster, bytes, wait_until, wmall};
+use wmall_transport::{Endpoint, Identity, Target};
 
-fn address(cluster: &Cluster, node: &str) -> String {
-    let net = cluster.folder().display().to_string();
-    let output = wmall(&["-o", "json", "devnet", "status", "--dir", &net]);
-    let nodes: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let found = nodes.as_array().unwrap().iter().find(|n| n["name"] == node).unwrap();
-    found["address"].as_str().unwrap().to_string()
+/// Whether a data node's only disk has nothing but pieces that it knows to be committed.
+fn knows_of_all_commits(cluster: &Cluster, node: &str) -> bool {
+    let identity = Identity::load(&cluster.folder().join("identities/client")).unwrap();
+    let address = cluster.address(node).parse().unwrap();
+    let target = Target { role: Role::Data, node: NodeName::new(node).unwrap(), address };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let endpoint = Endpoint::client(&identity).unwrap();
+        let mut after = None;
+        loop {
+            let list = Request::ListPieces { disk: 0, after };
+            let answer = endpoint.call(&target, &list, Duration::from_secs(5)).await;
+            let Ok(Response::Pieces(page)) = answer else {
+                panic!("{node} does not list its pieces: {answer:?}")
+            };
+            if page.pieces.iter().any(|piece| !piece.committed) {
+                return false;
+            }
+            after = page.next;
+            if after.is_none() {
+                return true;
+            }
+        }
+    })
 }
 
 #[test]
@@ -44,6 +64,9 @@ fn every_committed_file_comes_back_from_data_nodes_alone() {
     wait_until("data nodes keep the map", Duration::from_secs(20), || {
         (1..=4).all(|i| kept(&format!("data-{i}")).exists())
     });
+    wait_until("data nodes know of the commits", Duration::from_secs(20), || {
+        (1..=4).all(|i| knows_of_all_commits(&cluster, &format!("data-{i}")))
+    });
     for node in cluster.nodes() {
         cluster.devnet("kill", &node, &[]);
     }
@@ -58,7 +81,7 @@ fn every_committed_file_comes_back_from_data_nodes_alone() {
     }
     let file = cluster.path("rebuilt.snap");
     cluster.fails(&["meta", "rebuild", &file, "--data", "data-9=127.0.0.1:1"]).expect(1, "local");
-    let seed = format!("data-2={}", address(&cluster, "data-2"));
+    let seed = format!("data-2={}", cluster.address("data-2"));
     let refused = cluster.fails(&["meta", "rebuild", &file, "--data", &seed]);
     assert!(refused.stderr.contains("data-4") && !std::path::Path::new(&file).exists(), "{}", refused.stderr);
     let rebuilt = cluster.json(&["meta", "rebuild", &file, "--data", &seed, "--without-silent"]);
@@ -68,6 +91,8 @@ fn every_committed_file_comes_back_from_data_nodes_alone() {
     assert_eq!(rebuilt["incomplete"].as_array().unwrap().len(), 0, "{rebuilt}");
     assert_eq!(rebuilt["files_by_manifest"], 5, "{rebuilt}");
     assert_eq!(rebuilt["chunks_without_piece"], 0, "{rebuilt}");
+    // Every piece was known to be committed, also by a node whose index was closed in an instant.
+    assert_eq!(rebuilt["uncertain"], 0, "{rebuilt}");
     for node in &metadata {
         let config = folder(node).join("metadata-node.toml").display().to_string();
         let restored = wmall(&["--config", &config, "meta", "snapshot", "restore", &file]);

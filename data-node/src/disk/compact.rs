@@ -12,13 +12,12 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use wmall_journal::{Journal, OpenError, Position, Record};
-use wmall_proto::ChunkId;
 use wmall_proto::feed::PoolChunk;
 
 use super::books::Books;
 use super::index::{IndexReader, PieceState};
 use super::keeper::{Move, Work};
-use super::piece::{Entry, HEADER, KIND_COPY, KIND_STAMP, KIND_TOMBSTONE, PieceHeader, Tombstone};
+use super::piece::{Entry, KIND_COPY, KIND_STAMP, KIND_TOMBSTONE, PieceHeader, Tombstone, header_length};
 
 /// A segment of which less than this part is wanted is worth it.
 const WORTH: f64 = 0.5;
@@ -285,9 +284,9 @@ impl Compactor {
 
     /// A piece's copy; none if its bytes are not what they should be.
     fn read(&self, header: &PieceHeader, position: Position, length: u32) -> std::io::Result<Option<Record>> {
-        let start = Journal::payload_offset(position, HEADER);
+        let start = Journal::payload_offset(position, header_length(header.shard.as_ref()));
         let bytes = self.journal.read_vec(position.segment, start, length as usize)?;
-        if ChunkId::of(&bytes) != header.chunk {
+        if *blake3::hash(&bytes).as_bytes() != header.digest() {
             return Ok(None);
         }
         let payload = vec![bytes.into()];

@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use wmall_journal::{Journal, Position};
 use wmall_proto::UploadId;
+use wmall_proto::chunk::Shard;
 use wmall_proto::feed::PoolChunk;
 use wmall_runtime::view::{Buffered, Changes, SledStore, Store, StoreError};
 
-use super::piece::{Entry, HEADER, PieceHeader};
+use super::piece::{Entry, PieceHeader, header_length};
 use layout::{
     COUNTS_KEY, FEED_KEY, FENCE_KEY, LOSS_KEY, PIECES, POSITION_KEY, SEGMENTS, STAGED, TRASH, decode_held,
     decode_pair, encode_held, encode_pair, kind_key, parse_key, piece_key, segment_key,
@@ -42,12 +43,24 @@ pub(crate) struct Located {
     pub(crate) position: Position,
     pub(crate) length: u32,
     pub(crate) slot: u8,
+    /// None for a copy.
+    pub(crate) shard: Option<Shard>,
     pub(crate) state: PieceState,
 }
 
 impl Located {
-    fn record_bytes(&self) -> u64 {
-        Journal::record_bytes(HEADER, self.length as usize)
+    /// Where its bytes begin in its segment.
+    pub(crate) fn payload_offset(&self) -> u64 {
+        Journal::payload_offset(self.position, header_length(self.shard.as_ref()))
+    }
+
+    /// What its bytes hash to.
+    pub(crate) fn digest(&self, key: &PoolChunk) -> [u8; 32] {
+        self.shard.map_or(key.chunk.0, |s| s.digest)
+    }
+
+    pub(crate) fn record_bytes(&self) -> u64 {
+        Journal::record_bytes(header_length(self.shard.as_ref()), self.length as usize)
     }
 }
 
@@ -246,7 +259,7 @@ impl Index {
             }
         };
         add_claim(&mut claims, header.upload, self.fenced_before_ms);
-        let located = Located { position, length, slot: header.slot, state };
+        let located = Located { position, length, slot: header.slot, shard: header.shard, state };
         self.count(&located);
         self.put(batch, &key, Held { located, claims });
         Ok(())

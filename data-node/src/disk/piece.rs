@@ -1,6 +1,7 @@
 //! What a disk's journal holds: pieces, and what became of them. Layout in `docs/formats.md`.
 
 use wmall_journal::Position;
+use wmall_proto::chunk::Shard;
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::{ChunkId, PoolId, UploadId};
 
@@ -13,8 +14,15 @@ pub(crate) const KIND_TOMBSTONE: u8 = 3;
 /// A piece moved by compaction. It brings no claim of its own where the piece is known.
 pub(crate) const KIND_COPY: u8 = 4;
 
+/// Bytes of the header of a copy.
+const HEADER: usize = 2 + 32 + 1 + 16 + 8;
+/// Bytes that the header of a shard has behind that.
+const SHARD: usize = 32 + 4;
+
 /// Bytes of a piece's header.
-pub(crate) const HEADER: usize = 2 + 32 + 1 + 16 + 8;
+pub(crate) fn header_length(shard: Option<&Shard>) -> usize {
+    HEADER + if shard.is_some() { SHARD } else { 0 }
+}
 
 /// The header of a piece, a copy or a stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +32,8 @@ pub(crate) struct PieceHeader {
     pub(crate) slot: u8,
     pub(crate) upload: UploadId,
     pub(crate) row_version: u64,
+    /// None for a copy, which hashes to the chunk's id.
+    pub(crate) shard: Option<Shard>,
 }
 
 impl PieceHeader {
@@ -31,13 +41,22 @@ impl PieceHeader {
         PoolChunk { pool: self.pool, chunk: self.chunk }
     }
 
+    /// What the piece's bytes hash to.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        self.shard.map_or(self.chunk.0, |s| s.digest)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER);
+        let mut out = Vec::with_capacity(header_length(self.shard.as_ref()));
         out.extend_from_slice(&self.pool.0.to_le_bytes());
         out.extend_from_slice(&self.chunk.0);
         out.push(self.slot);
         out.extend_from_slice(&self.upload.0);
         out.extend_from_slice(&self.row_version.to_le_bytes());
+        if let Some(Shard { digest, chunk_length }) = self.shard {
+            out.extend_from_slice(&digest);
+            out.extend_from_slice(&chunk_length.to_le_bytes());
+        }
         out
     }
 
@@ -46,13 +65,21 @@ impl PieceHeader {
         let (chunk, rest) = rest.split_first_chunk::<32>()?;
         let (&[slot], rest) = rest.split_first_chunk::<1>()?;
         let (upload, rest) = rest.split_first_chunk::<16>()?;
-        let row_version: &[u8; 8] = rest.try_into().ok()?;
+        let (row_version, rest) = rest.split_first_chunk::<8>()?;
+        let shard = match rest {
+            [] => None,
+            _ => {
+                let (digest, length) = rest.split_first_chunk::<32>()?;
+                Some(Shard { digest: *digest, chunk_length: u32::from_le_bytes(length.try_into().ok()?) })
+            }
+        };
         Some(Self {
             pool: PoolId(u16::from_le_bytes(*pool)),
             chunk: ChunkId(*chunk),
             slot,
             upload: UploadId(*upload),
             row_version: u64::from_le_bytes(*row_version),
+            shard,
         })
     }
 }
@@ -120,16 +147,23 @@ mod tests {
             slot: 2,
             upload: UploadId([9; 16]),
             row_version: 1 << 40,
+            shard: None,
         };
         let bytes = header.encode();
-        assert_eq!(bytes.len(), HEADER);
+        assert_eq!((bytes.len(), header.digest()), (HEADER, [7; 32]));
         assert_eq!(PieceHeader::decode(&bytes), Some(header));
+        let shard = Shard { digest: [3; 32], chunk_length: 1 << 20 };
+        let striped = PieceHeader { shard: Some(shard), ..header };
+        let long = striped.encode();
+        assert_eq!((long.len(), striped.digest()), (header_length(Some(&shard)), [3; 32]));
+        assert_eq!(PieceHeader::decode(&long), Some(striped));
+        assert_eq!(long[..HEADER], bytes);
         assert_eq!(Entry::decode(KIND_STAMP, &bytes), Some(Entry::Stamp(header)));
         let up_to = Position { segment: 7, offset: 1 << 33 };
         let tombstone = Tombstone { key: header.key(), up_to };
         let end = tombstone.encode();
         assert_eq!(Entry::decode(KIND_TOMBSTONE, &end), Some(Entry::Tombstone(tombstone)));
-        for (kind, bytes) in [(KIND_PIECE, bytes), (KIND_TOMBSTONE, end)] {
+        for (kind, bytes) in [(KIND_PIECE, bytes), (KIND_COPY, long), (KIND_TOMBSTONE, end)] {
             assert_eq!(Entry::decode(kind, &bytes[1..]), None);
             assert_eq!(Entry::decode(kind, &[bytes.as_slice(), &[0]].concat()), None);
             assert_eq!(Entry::decode(99, &bytes), None);

@@ -28,7 +28,7 @@ use super::books::Books;
 use super::compact::Compactor;
 use super::index::{Counts, Index, IndexReader, Located};
 use super::keeper::{Keeper, Work};
-use super::piece::{HEADER, KIND_PIECE, KIND_STAMP, PieceHeader};
+use super::piece::{KIND_PIECE, KIND_STAMP, PieceHeader};
 use super::replay::replay;
 use super::superblock::{FormatError, Superblock};
 use crate::config::DiskConfig;
@@ -245,7 +245,7 @@ impl DiskStore {
         let looked = tokio::task::spawn_blocking(look).await.map_err(RpcError::internal)?;
         // A promise is for bytes that were seen, not for an entry of an index.
         let (PieceCheck::Good, Some(located)) = looked? else { return Ok(None) };
-        if located.slot != header.slot {
+        if located.slot != header.slot || located.digest(&key) != header.digest() {
             return Ok(None);
         }
         let record = Record { kind: KIND_STAMP, meta: header.encode(), ..Record::default() };
@@ -279,7 +279,9 @@ impl DiskStore {
 
     /// Signs a receipt for a piece of a committed chunk, if it is here and good. Blocking.
     pub(crate) fn vouch(&self, header: PieceHeader) -> Result<Option<SignedReceipt>, RpcError> {
-        let there = self.locate(&header.key())?.filter(|l| l.slot == header.slot);
+        let key = header.key();
+        let there = self.locate(&key)?;
+        let there = there.filter(|l| l.slot == header.slot && l.digest(&key) == header.digest());
         match there {
             Some(located) if self.check(&header.key())? == PieceCheck::Good => {
                 self.promise(header, located.length).map(Some)
@@ -318,7 +320,7 @@ impl DiskStore {
             row_version: header.row_version,
             chunk: header.chunk,
             slot: header.slot,
-            digest: header.chunk.0,
+            digest: header.digest(),
             length,
         };
         Ok(receipt.sign(&self.cluster, &self.superblock.key))
@@ -326,7 +328,7 @@ impl DiskStore {
 
     /// Reads a range of a piece. Blocking; the reader of the bytes hashes them.
     pub(crate) fn read(&self, located: &Located, offset: u32, length: usize) -> std::io::Result<Vec<u8>> {
-        let start = Journal::payload_offset(located.position, HEADER) + u64::from(offset);
+        let start = located.payload_offset() + u64::from(offset);
         self.journal.read_vec(located.position.segment, start, length)
     }
 
@@ -357,7 +359,7 @@ impl DiskStore {
             };
             at += n;
         }
-        *hasher.finalize().as_bytes() == key.chunk.0
+        *hasher.finalize().as_bytes() == located.digest(key)
     }
 
     /// What the feed says, and how far it has been read. Takes effect in order, soon.

@@ -29,7 +29,7 @@ fn options() -> Options {
 
 fn header(n: u8, upload: u64) -> PieceHeader {
     let (pool, chunk) = (PoolId(1), ChunkId::of(&[n; 200]));
-    PieceHeader { pool, chunk, slot: 1, upload: UploadId::new(upload, [n; 10]), row_version: 1 }
+    PieceHeader { pool, chunk, slot: 1, upload: UploadId::new(upload, [n; 10]), row_version: 1, shard: None }
 }
 
 fn record(kind: u8, meta: Vec<u8>, payload: Vec<u8>) -> Record {

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use wmall_proto::chunk::{ChunkRecord, MAX_CHUNKS_PER_COMMIT};
+use wmall_proto::chunk::{ChunkRecord, MAX_CHUNKS_PER_COMMIT, PieceDigest};
 use wmall_proto::file::{FileRecord, ObjectRecord, Pin, TrashRecord};
 use wmall_proto::identity::AuditRecord;
-use wmall_proto::pool::Bucket;
+use wmall_proto::pool::{Bucket, Pool};
 use wmall_proto::{ChunkId, DiskId, FileId, PoolId};
 
 use super::derived::{Counters, PoolCounters};
@@ -42,6 +42,9 @@ pub struct Auditor {
     /// Blocks of each file's manifest.
     blocks: HashMap<FileId, Vec<ChunkId>>,
     chunks: HashMap<(PoolId, ChunkId), ChunkRecord>,
+    /// Lists of the digests of pieces, and how long each pool's are.
+    digests: HashMap<PoolId, u64>,
+    striped: HashMap<PoolId, u64>,
     /// Names, former versions included, that point to each file.
     names: HashMap<FileId, u64>,
     buckets: HashMap<String, Bucket>,
@@ -71,6 +74,17 @@ impl Auditor {
                 let pool = key.get(1..3).and_then(|p| p.try_into().ok()).map(u16::from_be_bytes);
                 let chunk = (PoolId(pool.ok_or_else(bad)?), ChunkId(digest(3)?));
                 self.chunks.insert(chunk, decode(value)?);
+            }
+            Some(b's') => {
+                let pool = key.get(1..3).and_then(|p| p.try_into().ok()).map(u16::from_be_bytes);
+                let digests: Vec<PieceDigest> = decode(value)?;
+                *self.digests.entry(PoolId(pool.ok_or_else(bad)?)).or_default() += digests.len() as u64;
+            }
+            Some(b'p') => {
+                let pool: Pool = decode(value)?;
+                if pool.scheme.is_striped() {
+                    self.striped.insert(pool.id, pool.scheme.width() as u64);
+                }
             }
             Some(b'o') => {
                 let bucket = key[1..].split(|&b| b == 0).next().and_then(|b| std::str::from_utf8(b).ok());
@@ -162,6 +176,9 @@ impl Auditor {
             let counted = pools.get(pool).copied().unwrap_or_default();
             check(&format!("chunks of pool {}", pool.0), says.chunks, counted.chunks);
             check(&format!("bytes of pool {}", pool.0), says.bytes, counted.bytes);
+            let digests = says.chunks * self.striped.get(pool).copied().unwrap_or(0);
+            let there = self.digests.get(pool).copied().unwrap_or(0);
+            check(&format!("digests of pieces of pool {}", pool.0), digests, there);
         }
         check("chunks marked as condemned", self.counters.condemned.chunks, condemned.chunks);
         check("bytes of condemned chunks", self.counters.condemned.bytes, condemned.bytes);

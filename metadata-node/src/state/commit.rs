@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use wmall_manifest::{Manifest, has_blocks};
-use wmall_proto::chunk::{ChunkRecord, MAX_CHUNKS_PER_COMMIT, MAX_PIECES_PER_COMMIT, Ticket, TicketReason};
+use wmall_proto::chunk::{
+    ChunkRecord, MAX_CHUNKS_PER_COMMIT, MAX_PIECES_PER_COMMIT, PieceDigest, Ticket, TicketReason,
+};
 use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::file::{FileRecord, Pin};
 use wmall_proto::pg::{PgKey, PgRow};
@@ -27,6 +29,8 @@ pub(super) struct Judged {
     group: PgKey,
     chunk: ChunkId,
     length: u32,
+    /// What its pieces hash to, where they are shards; not for a chunk that is there already.
+    digests: Vec<PieceDigest>,
     /// Slots without a receipt.
     missing: Vec<u8>,
     /// Slots with one.
@@ -184,7 +188,8 @@ impl Context<'_> {
         }
         let readable = good >= table.pool.scheme.needed();
         let (missing, held) = (Vec::new(), Vec::new());
-        let known = Judged { group, chunk: chunk.id, length: chunk.length, missing, held };
+        let digests = Vec::new();
+        let known = Judged { group, chunk: chunk.id, length: chunk.length, digests, missing, held };
         Ok(readable.then_some(known))
     }
 
@@ -199,6 +204,7 @@ impl Context<'_> {
         let (group, row) = topology
             .row_of(pool, &chunk.id)
             .ok_or_else(|| RpcError::internal("a pool without the row of a chunk"))?;
+        self.check_digests((pool, table.pool.scheme), &chunk.id, &chunk.digests)?;
         let stands = |slot: u8| {
             chunk.promises.iter().any(|p| {
                 p.slot == slot
@@ -221,7 +227,8 @@ impl Context<'_> {
             );
             return Err(RpcError::new(ErrorCode::TooFewReceipts, reason).into());
         }
-        Ok(Judged { group, chunk: chunk.id, length: chunk.length, missing, held })
+        let digests = chunk.digests.clone();
+        Ok(Judged { group, chunk: chunk.id, length: chunk.length, digests, missing, held })
     }
 
     /// A chunk that was found on the disks of these slots, with nobody's receipt.
@@ -230,11 +237,12 @@ impl Context<'_> {
         pool: PoolId,
         chunk: ChunkId,
         length: u32,
+        digests: Vec<PieceDigest>,
         slots: &[u8],
     ) -> Option<Judged> {
         let (group, row) = self.derived.topology.row_of(pool, &chunk)?;
         let (held, missing) = (0..row.slots.len() as u8).partition(|slot| slots.contains(slot));
-        Some(Judged { group, chunk, length, missing, held })
+        Some(Judged { group, chunk, length, digests, missing, held })
     }
 
     /// Distinct zones of some slots of a row.
@@ -304,6 +312,9 @@ impl Context<'_> {
             let counters = self.derived.counters.pools.entry(pool).or_default();
             counters.chunks += 1;
             counters.bytes += u64::from(judged.length);
+            if !judged.digests.is_empty() {
+                self.txn.put(keys::digests(pool, &judged.chunk), &judged.digests);
+            }
             for &slot in &judged.missing {
                 let ticket = Ticket { slot, since: self.index, reason: TicketReason::MissedWrite };
                 tickets += u32::from(self.open_ticket(judged.group, &judged.chunk, ticket)?);

@@ -132,6 +132,7 @@ impl Context<'_> {
             let counters = self.derived.counters.pools.entry(pool).or_default();
             counters.chunks = counters.chunks.saturating_sub(1);
             counters.bytes = counters.bytes.saturating_sub(u64::from(record.length));
+            self.txn.remove(keys::digests(pool, &chunk));
             self.txn.remove(key);
             self.feed.push(FeedItem::Deleted(PoolChunk { pool, chunk }));
         }

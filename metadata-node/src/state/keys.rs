@@ -85,6 +85,11 @@ pub(super) fn chunk(pool: PoolId, id: &ChunkId) -> Vec<u8> {
     key(b'c', &[&pool.0.to_be_bytes(), &id.0])
 }
 
+/// What the pieces of a chunk hash to, where they are shards.
+pub(super) fn digests(pool: PoolId, id: &ChunkId) -> Vec<u8> {
+    key(b's', &[&pool.0.to_be_bytes(), &id.0])
+}
+
 pub(super) fn chunks(pool: PoolId) -> Vec<u8> {
     key(b'c', &[&pool.0.to_be_bytes()])
 }

@@ -17,6 +17,7 @@ mod keys;
 mod names;
 mod query;
 mod rebuild;
+mod stripes;
 mod tickets;
 mod txn;
 
@@ -39,7 +40,7 @@ pub(crate) use derived::Derived;
 pub use derived::{Counters, NO_EPOCH, PoolCounters};
 pub(crate) use identity::LONGEST_LIFE_MS;
 pub use query::{QueryError, Silent};
-pub(crate) use rebuild::FoundFile;
+pub(crate) use rebuild::{FoundFile, Shards};
 
 /// Where the state machine stands in the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -213,7 +213,8 @@ impl State {
         }
         let scheme = topology.pools[&pool].pool.scheme;
         let grade = grade(scheme, keeps_rule(topology, row), &facts);
-        Ok(Some(ChunkView { pool, id: *id, record, row_version: row.version, pieces, grade }))
+        let digests = self.digests(pool, id)?;
+        Ok(Some(ChunkView { pool, id: *id, record, row_version: row.version, digests, pieces, grade }))
     }
 
     /// Chunks per grade: a walk over the groups and the tickets, not over the chunks.

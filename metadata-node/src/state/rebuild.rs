@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use openraft::{CommittedLeaderId, LogId};
 use wmall_manifest::{Manifest, file_of_one_chunk};
-use wmall_proto::chunk::ChunkRecord;
+use wmall_proto::chunk::{ChunkRecord, PieceDigest};
 use wmall_proto::file::{FilePage, FileRecord, Pin};
 use wmall_proto::rpc::{Ack, Condition};
 use wmall_proto::{ChunkId, DiskId, FileId, PgId, PoolId, RpcError, Topology, UploadId};
@@ -16,12 +16,16 @@ use wmall_runtime::view::StoreError;
 
 use super::apply::Refusal;
 use super::query::QueryError;
+use super::stripes::UNKNOWN;
 use super::txn::decode;
 use super::{State, keys};
 use crate::command::FileCommit;
 
 /// Disks by the chunks that they hold.
 pub(crate) type Holders = HashMap<(PoolId, ChunkId), Vec<DiskId>>;
+
+/// What the shards of chunks say that they hash to, with their slots. Copies hash to their chunk.
+pub(crate) type Shards = HashMap<(PoolId, ChunkId), Vec<(u8, PieceDigest)>>;
 
 /// A file to be written, with what is there of each of its chunks.
 pub(crate) struct FoundFile {
@@ -70,12 +74,22 @@ impl State {
         files: &[FoundFile],
         map: &Topology,
         holders: &Holders,
+        shards: &Shards,
     ) -> Result<(), StoreError> {
         let index = self.read().index();
         let slots = |pool: PoolId, chunk: &ChunkId| -> Vec<u8> {
             let disks = holders.get(&(pool, *chunk)).map_or(&[][..], Vec::as_slice);
             let row = map.row_of(pool, chunk).map(|(_, row)| row);
             disks.iter().filter_map(|disk| row?.slot_of(*disk)).collect()
+        };
+        let digests = |pool: PoolId, chunk: &ChunkId| -> Vec<PieceDigest> {
+            let scheme = map.pools.get(&pool).map(|t| t.pool.scheme);
+            let Some(scheme) = scheme.filter(|s| s.is_striped()) else { return Vec::new() };
+            let mut digests = vec![UNKNOWN; scheme.width()];
+            for (slot, digest) in shards.get(&(pool, *chunk)).into_iter().flatten() {
+                digests.get_mut(usize::from(*slot)).into_iter().for_each(|d| *d = *digest);
+            }
+            digests
         };
         self.amend(index, |context| {
             for found in files {
@@ -87,7 +101,8 @@ impl State {
                 let blocks = block_ids.iter().copied().zip(blocks.iter().map(|b| b.len() as u32));
                 let mut judged = Vec::with_capacity(manifest.chunks().len() + 1);
                 for (chunk, length) in chunks.chain(blocks) {
-                    let one = context.judge_found(*pool, chunk, length, &slots(*pool, &chunk));
+                    let digests = digests(*pool, &chunk);
+                    let one = context.judge_found(*pool, chunk, length, digests, &slots(*pool, &chunk));
                     let unknown = || StoreError(format!("the map has no pool number {}", pool.0));
                     judged.push(one.ok_or_else(unknown)?);
                 }

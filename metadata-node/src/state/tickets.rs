@@ -1,6 +1,6 @@
 //! Tickets and dirty groups: what disks should hold and do not.
 
-use wmall_proto::chunk::{ChunkRecord, MissingPiece, Ticket, TicketReason};
+use wmall_proto::chunk::{ChunkRecord, MissingPiece, PieceDigest, Ticket, TicketReason};
 use wmall_proto::ids::IdPage;
 use wmall_proto::pg::PgKey;
 use wmall_proto::rpc::Response;
@@ -80,13 +80,17 @@ impl Context<'_> {
         &mut self,
         disk: DiskId,
         incarnation: Incarnation,
-        pieces: &[(PoolId, ChunkId)],
+        pieces: &[(PoolId, ChunkId, PieceDigest)],
         clean: &[(PoolId, PgId)],
         as_of: u64,
     ) -> Outcome {
         self.check_life(disk, Some(incarnation))?;
-        for (pool, chunk) in pieces {
-            if let Some((group, _)) = self.derived.topology.row_of(*pool, chunk) {
+        for (pool, chunk, digest) in pieces {
+            let row = self.derived.topology.row_of(*pool, chunk);
+            let Some((group, slot)) = row.and_then(|(group, row)| Some((group, row.slot_of(disk)?))) else {
+                continue;
+            };
+            if self.learn_digest(*pool, chunk, slot, digest)? {
                 // A ticket from after the listing is of another piece than the one that was fetched.
                 self.close_ticket(disk, group, chunk, |t| t.since <= as_of)?;
             }
@@ -144,7 +148,15 @@ impl State {
         let piece = |pool: PoolId, chunk: ChunkId, length: u32| {
             let (_, row) = topology.row_of(pool, &chunk)?;
             let slot = row.slot_of(disk)?;
-            Some(MissingPiece { pool, chunk, length, slot, row_version: row.version })
+            let row_version = row.version;
+            Some(self.digests(pool, &chunk).map(|digests| MissingPiece {
+                pool,
+                chunk,
+                length,
+                slot,
+                row_version,
+                digests,
+            }))
         };
         let mut pieces = Vec::new();
         if !after.is_some_and(|a| a.dirty) {
@@ -153,7 +165,7 @@ impl State {
             for (key, _) in &page {
                 let Some((_, pool, chunk)) = keys::parse_ticket(key) else { continue };
                 if let Some(record) = self.chunk_record(pool, &chunk)? {
-                    pieces.extend(piece(pool, chunk, record.length));
+                    pieces.extend(piece(pool, chunk, record.length).transpose()?);
                 }
             }
             if page.len() == PAGE || !pieces.is_empty() {
@@ -189,7 +201,7 @@ impl State {
                     }
                     from = Some(key.clone());
                     let record: ChunkRecord = decode(value)?;
-                    pieces.extend(piece(pool, chunk, record.length));
+                    pieces.extend(piece(pool, chunk, record.length).transpose()?);
                     if pieces.len() >= PAGE {
                         let next = Some(IdPage { dirty: true, pool, chunk });
                         return Ok(Response::Missing { pieces, next, groups: dirty, as_of: derived.index() });

@@ -1,5 +1,6 @@
 //! From bytes to names and back: cutting a file into chunks, the Merkle tree over their ids, the
-//! file id that binds both, and proofs that a chunk is number `i` of a file.
+//! file id that binds both, and proofs that a chunk is number `i` of a file. Beside it, a chunk as Reed-Solomon pieces
+//! and back.
 //!
 //! Pure: no I/O and no hashing in the background. Who reads the file and who hashes the chunks, and
 //! on how many cores, is the caller's business.
@@ -8,12 +9,16 @@
 
 mod block;
 mod chunker;
+mod erasure;
 mod manifest;
 mod merkle;
 mod proof;
+mod stripe;
 
 pub use block::{Block, begins_block, file_of_one_chunk, has_blocks, may_be_block};
 pub use chunker::Chunker;
+pub use erasure::ErasureCode;
 pub use manifest::{Manifest, ManifestError, check_chunk_size, file_id};
 pub use merkle::{empty_root, merkle_root};
 pub use proof::{InclusionProof, ProofError};
+pub use stripe::{Stripe, StripeError};

@@ -3,6 +3,7 @@
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::chunk::Shard;
 use crate::error::RpcError;
 use crate::feed::PoolChunk;
 use crate::ids::{ChunkId, Incarnation, PoolId, UploadId};
@@ -29,7 +30,7 @@ pub struct PutRequest {
     pub pool: PoolId,
     /// The chunk.
     pub chunk: ChunkId,
-    /// Its bytes.
+    /// Bytes that follow: the chunk's, or the shard's.
     pub length: u32,
     /// The row version that the caller placed it by.
     pub row_version: u64,
@@ -39,6 +40,8 @@ pub struct PutRequest {
     pub relay: Vec<u8>,
     /// How long the receiver waits for the slots it relays to.
     pub ack: Ack,
+    /// What follows is a shard of the chunk, as only data nodes send it; otherwise it is the chunk.
+    pub shard: Option<Shard>,
 }
 
 /// What became of a put: a receipt for each slot that holds its piece on disk.
@@ -66,6 +69,8 @@ pub struct ReadRequest {
     pub pool: PoolId,
     /// The chunk.
     pub chunk: ChunkId,
+    /// The piece of this slot and no other; whatever the node has, if none.
+    pub slot: Option<u8>,
     /// First byte wanted.
     pub offset: u32,
     /// Bytes wanted; `u32::MAX` for all that is left.
@@ -93,9 +98,11 @@ pub struct HeldPiece {
     pub length: u32,
     /// The slot it was put under.
     pub slot: u8,
+    /// What it says of itself if it is a shard.
+    pub shard: Option<Shard>,
     /// Whether the disk knows that its chunk is committed. One whose index was built anew does not.
     pub committed: bool,
-    /// Whether it begins as a block of a manifest does.
+    /// Whether it begins as a block of a manifest does; of the shards only the first of a chunk may.
     pub block: bool,
 }
 

@@ -138,6 +138,8 @@ pub enum Request {
         pool: crate::PoolId,
         /// The chunk.
         chunk: crate::ChunkId,
+        /// The piece of this slot and no other; whatever the node has, if none.
+        slot: Option<u8>,
     },
 }
 

@@ -154,6 +154,9 @@ pub(crate) struct PutArgs {
     /// The pool, if not the bucket's or the only one.
     #[arg(long)]
     pub(crate) pool: Option<PoolName>,
+    /// The pool with this scheme, such as 3x or rs:4+2.
+    #[arg(long)]
+    pub(crate) scheme: Option<Scheme>,
     /// Only if the name points to nothing.
     #[arg(long, requires = "object")]
     pub(crate) if_absent: bool,
@@ -278,7 +281,7 @@ pub(crate) enum PoolCommand {
     Create {
         /// Its name.
         name: PoolName,
-        /// Copies, such as 3x.
+        /// Copies, such as 3x, or Reed-Solomon pieces, such as rs:4+2.
         #[arg(long)]
         scheme: Scheme,
         /// Placement groups; a power of two up to 65536.

@@ -29,6 +29,7 @@ pub(crate) async fn put(context: &Context, args: PutArgs) -> Result<(), Failure>
         chunk_size,
         ack: args.ack.into(),
         pool: args.pool,
+        scheme: args.scheme,
         object,
         condition: condition(args.if_absent, args.if_match),
         progress: Some(shown.callback(context.quiet)),

@@ -2,6 +2,7 @@
 //! read is built anew from the journal.
 
 use wmall_journal::Position;
+use wmall_proto::chunk::Shard;
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::{ChunkId, PoolId, UploadId};
 
@@ -55,20 +56,34 @@ pub(super) fn decode_pair(bytes: &[u8]) -> Option<(u64, u64)> {
     Some((u64::from_le_bytes(*a), u64::from_le_bytes(rest.try_into().ok()?)))
 }
 
+/// In the byte of the state: the piece is a shard, and its digest and its chunk's length stand before the claims.
+const IS_SHARD: u8 = 0x80;
+
 pub(super) fn encode_held(held: &Held) -> Vec<u8> {
     let located = &held.located;
     let mut out = encode_pair(located.position.segment, located.position.offset);
     out.extend_from_slice(&located.length.to_le_bytes());
     out.push(located.slot);
-    out.push(located.state as u8);
+    out.push(located.state as u8 | if located.shard.is_some() { IS_SHARD } else { 0 });
+    if let Some(Shard { digest, chunk_length }) = located.shard {
+        out.extend_from_slice(&digest);
+        out.extend_from_slice(&chunk_length.to_le_bytes());
+    }
     held.claims.iter().for_each(|c| out.extend_from_slice(&c.0));
     out
 }
 
 pub(super) fn decode_held(bytes: &[u8]) -> Option<Held> {
     let (segment, offset) = decode_pair(bytes.get(..16)?)?;
-    let (&[a, b, c, d, slot, state], claims) = bytes.get(16..)?.split_first_chunk::<6>()?;
-    let state = match state {
+    let (&[a, b, c, d, slot, flags], mut claims) = bytes.get(16..)?.split_first_chunk::<6>()?;
+    let mut shard = None;
+    if flags & IS_SHARD != 0 {
+        let (digest, rest) = claims.split_first_chunk::<32>()?;
+        let (length, rest) = rest.split_first_chunk::<4>()?;
+        shard = Some(Shard { digest: *digest, chunk_length: u32::from_le_bytes(*length) });
+        claims = rest;
+    }
+    let state = match flags & !IS_SHARD {
         0 => PieceState::Staged,
         1 => PieceState::Live,
         2 => PieceState::Trash,
@@ -77,5 +92,6 @@ pub(super) fn decode_held(bytes: &[u8]) -> Option<Held> {
     let (claims, []) = claims.as_chunks::<16>() else { return None };
     let claims = claims.iter().copied().map(UploadId).collect();
     let length = u32::from_le_bytes([a, b, c, d]);
-    Some(Held { located: Located { position: Position { segment, offset }, length, slot, state }, claims })
+    let position = Position { segment, offset };
+    Some(Held { located: Located { position, length, slot, shard, state }, claims })
 }

@@ -12,7 +12,7 @@ fn upload(ms: u64) -> UploadId {
 
 fn header(n: u8, at_ms: u64) -> PieceHeader {
     let PoolChunk { pool, chunk } = key(n);
-    PieceHeader { pool, chunk, slot: 0, upload: upload(at_ms), row_version: 1 }
+    PieceHeader { pool, chunk, slot: 0, upload: upload(at_ms), row_version: 1, shard: None }
 }
 
 fn at(segment: u64, offset: u64) -> Position {
@@ -44,7 +44,7 @@ fn pieces_are_counted_once_and_keep_what_holds_them() {
     insert(&mut index, 3, 5, at(1, 64));
     insert(&mut index, 3, 6, at(1, 128));
     assert_eq!(index.counts, Counts { pieces: 1, bytes: 10 });
-    assert_eq!(index.wanted[&1], Journal::record_bytes(HEADER, 10));
+    assert_eq!(index.wanted[&1], Journal::record_bytes(header_length(None), 10));
     assert_eq!(index.reader().staged(None, 10).unwrap(), [key(3)]);
     change(&mut index, |i, b| {
         i.settle(b, &key(3), Some(upload(5))).unwrap();
@@ -54,14 +54,14 @@ fn pieces_are_counted_once_and_keep_what_holds_them() {
     let held = index.reader().held(&key(3)).unwrap().unwrap();
     assert_eq!((held.located.state, held.located.position), (PieceState::Live, at(2, 256)));
     assert_eq!(held.claims, [upload(6), upload(7)]);
-    assert_eq!((index.wanted[&1], index.wanted[&2]), (0, Journal::record_bytes(HEADER, 10)));
+    assert_eq!((index.wanted[&1], index.wanted[&2]), (0, Journal::record_bytes(header_length(None), 10)));
     assert!(index.reader().staged(None, 10).unwrap().is_empty());
     index.reader().flush();
     drop(index);
     let (index, from) = Index::open(&folder.path().join("index")).unwrap();
     assert_eq!(from, Some(at(2, 256)));
     assert_eq!((index.counts.pieces, index.reader().feed().unwrap()), (1, Some((77, 3))));
-    assert_eq!(index.wanted[&2], Journal::record_bytes(HEADER, 10));
+    assert_eq!(index.wanted[&2], Journal::record_bytes(header_length(None), 10));
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn claims_are_bounded_and_the_oldest_goes_first() {
 
 #[test]
 fn a_damaged_entry_is_an_error() {
-    let located = Located { position: at(1, 2), length: 3, slot: 4, state: PieceState::Live };
+    let located = Located { position: at(1, 2), length: 3, slot: 4, shard: None, state: PieceState::Live };
     let held = Held { located, claims: vec![upload(1), upload(2)] };
     let bytes = encode_held(&held);
     assert_eq!(decode_held(&bytes), Some(held));

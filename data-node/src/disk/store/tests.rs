@@ -23,7 +23,7 @@ fn upload(ms: u64) -> UploadId {
 
 fn header(content: &[u8], at_ms: u64) -> PieceHeader {
     let (pool, chunk, upload) = (PoolId(1), ChunkId::of(content), upload(at_ms));
-    PieceHeader { pool, chunk, slot: 1, upload, row_version: 1 }
+    PieceHeader { pool, chunk, slot: 1, upload, row_version: 1, shard: None }
 }
 
 fn key(content: &[u8]) -> PoolChunk {
@@ -97,7 +97,7 @@ async fn a_rotten_piece_is_seen() {
     assert_eq!(disk.check(&key(&content)).unwrap(), PieceCheck::Good);
     let path = folder.path().join("segments/0000000000.seg");
     let mut bytes = std::fs::read(&path).unwrap();
-    let at = Journal::payload_offset(located.position, HEADER) as usize + 4000;
+    let at = located.payload_offset() as usize + 4000;
     bytes[at] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     assert_eq!(disk.check(&key(&content)).unwrap(), PieceCheck::Bad);
@@ -454,7 +454,7 @@ async fn a_kill_at_any_operation_of_compaction_leaves_index_and_segments_in_step
         let mut recount = std::collections::BTreeMap::new();
         for key in &there {
             let located = store.locate(key).unwrap().unwrap();
-            let record = Journal::record_bytes(HEADER, located.length as usize);
+            let record = located.record_bytes();
             *recount.entry(located.position.segment).or_insert(0) += record;
         }
         let wanted = store.books.wanted();

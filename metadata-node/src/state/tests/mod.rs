@@ -4,12 +4,13 @@ mod crash;
 mod garbage;
 mod identity;
 mod rebuild;
+mod stripes;
 
 use std::collections::BTreeMap;
 
 use openraft::{CommittedLeaderId, LogId};
 use wmall_manifest::Manifest;
-use wmall_proto::chunk::{MAX_CHUNKS_PER_COMMIT, PieceState};
+use wmall_proto::chunk::{MAX_CHUNKS_PER_COMMIT, PieceDigest, PieceState};
 use wmall_proto::pool::BucketRules;
 use wmall_proto::rpc::{Ack, Condition, DiskRegistration, Query, QueryReply, Registration, Response};
 use wmall_proto::{
@@ -121,7 +122,7 @@ impl Machine {
     }
 
     fn close(&mut self, disk: u32, pieces: &[ChunkId], clean: Vec<(PoolId, PgId)>, as_of: u64) {
-        let pieces = pieces.iter().map(|&c| (POOL, c)).collect();
+        let pieces = pieces.iter().map(|&c| (POOL, c, c.0)).collect();
         let incarnation = self.state.topology().disks[&DiskId(disk)].incarnation;
         let disk = DiskId(disk);
         self.run(Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).unwrap();
@@ -143,7 +144,7 @@ fn chunk(n: u64, slots: &[u8]) -> PromisedChunk {
         disk: DiskId(u32::from(slot) + 1),
         incarnation: Incarnation([slot + 1; 16]),
     };
-    PromisedChunk { id: id(n), length: CHUNK, promises: slots.iter().map(promise).collect() }
+    PromisedChunk { id: id(n), length: CHUNK, digests: vec![], promises: slots.iter().map(promise).collect() }
 }
 
 /// The blocks of a manifest, all there.
@@ -151,6 +152,7 @@ fn blocks(manifest: &Manifest) -> Vec<PromisedChunk> {
     let promised = |block: &Vec<u8>| PromisedChunk {
         id: ChunkId::of(block),
         length: block.len() as u32,
+        digests: vec![],
         promises: chunk(0, &[0, 1, 2]).promises,
     };
     manifest.blocks().iter().map(promised).collect()
@@ -220,7 +222,7 @@ fn tickets_close_by_receipts_and_rot_only_by_the_disk_itself() {
     let void = Command::CloseTickets {
         disk,
         incarnation: Incarnation([9; 16]),
-        pieces: vec![(POOL, id(1))],
+        pieces: vec![(POOL, id(1), id(1).0)],
         clean: vec![],
         as_of: 0,
     };

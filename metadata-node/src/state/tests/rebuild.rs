@@ -37,7 +37,7 @@ fn files_come_back_with_what_is_there_and_tickets_for_what_is_not() {
     let state = State::open(Box::new(MemoryStore::default())).unwrap();
     state.adopt_map(&map).unwrap();
     let found = |manifest: &Manifest| FoundFile { pool: POOL, manifest: manifest.clone() };
-    state.adopt_files(&[found(&many), found(&one)], &map, &holders).unwrap();
+    state.adopt_files(&[found(&many), found(&one)], &map, &holders, &Shards::new()).unwrap();
     state.adopt_derived(&[(POOL, id(1), CHUNK)]).unwrap();
     let m = Machine { state, index: map.version + 1 };
     let now = m.state.topology();

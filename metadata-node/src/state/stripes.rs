@@ -1,0 +1,72 @@
+//! What the pieces of a chunk hash to, in pools whose pieces are shards.
+//!
+//! The list is bound when the chunk is first committed, one digest a slot. Cutting a chunk has one result only, so
+//! whoever comes later has the same list or is wrong. In a cluster that was rebuilt, the digest of a slot whose piece
+//! was lost is [`UNKNOWN`] until the piece has been made again.
+
+use wmall_proto::chunk::PieceDigest;
+use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError, Scheme};
+use wmall_runtime::view::StoreError;
+
+use super::apply::{Context, Refusal};
+use super::txn::decode;
+use super::{State, keys};
+
+/// Nobody knows what this slot's piece hashes to.
+pub(super) const UNKNOWN: PieceDigest = [0; 32];
+
+impl Context<'_> {
+    /// Refuses digests that can't be those of this chunk.
+    pub(super) fn check_digests(
+        &self,
+        (pool, scheme): (PoolId, Scheme),
+        chunk: &ChunkId,
+        digests: &[PieceDigest],
+    ) -> Result<(), Refusal> {
+        let wanted = if scheme.is_striped() { scheme.width() } else { 0 };
+        if digests.len() != wanted {
+            let reason =
+                format!("chunk {chunk} comes with {} digests of pieces, not {wanted}", digests.len());
+            return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
+        }
+        if wanted == 0 {
+            return Ok(());
+        }
+        let bound: Option<Vec<PieceDigest>> = self.txn.get(&keys::digests(pool, chunk))?;
+        let other = bound.is_some_and(|b| b.iter().zip(digests).any(|(b, d)| b != d && *b != UNKNOWN));
+        if other {
+            let reason = format!("chunk {chunk} is committed with other pieces than these");
+            return Err(RpcError::new(ErrorCode::BadReceipt, reason).into());
+        }
+        Ok(())
+    }
+
+    /// Whether a piece of this slot may hash to this; what was unknown is known from now on.
+    pub(super) fn learn_digest(
+        &mut self,
+        pool: PoolId,
+        chunk: &ChunkId,
+        slot: u8,
+        digest: &PieceDigest,
+    ) -> Result<bool, Refusal> {
+        let key = keys::digests(pool, chunk);
+        let Some(mut bound): Option<Vec<PieceDigest>> = self.txn.get(&key)? else {
+            return Ok(*digest == chunk.0);
+        };
+        let Some(known) = bound.get_mut(usize::from(slot)) else { return Ok(false) };
+        if *known == UNKNOWN {
+            *known = *digest;
+            self.txn.put(key, &bound);
+            return Ok(true);
+        }
+        Ok(known == digest)
+    }
+}
+
+impl State {
+    /// What a chunk's pieces hash to; nothing where they are copies.
+    pub(super) fn digests(&self, pool: PoolId, chunk: &ChunkId) -> Result<Vec<PieceDigest>, StoreError> {
+        let stored = self.store.get(&keys::digests(pool, chunk))?;
+        Ok(stored.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default())
+    }
+}
