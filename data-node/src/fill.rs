@@ -10,12 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use wmall_manifest::{Stripe, StripeError};
-use wmall_proto::chunk::{MissingPiece, Shard};
+use wmall_manifest::Stripe;
+use wmall_proto::chunk::{MissingPiece, PieceDigest, Shard, UNKNOWN_DIGEST};
 use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{ReadRequest, Request, Response};
-use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RpcError, UploadId};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, PgId, PoolId, RpcError, Scheme, UploadId};
 use wmall_runtime::Shutdown;
 use wmall_runtime::clock::now_ms;
 use wmall_transport::{Endpoint, Members, Target, collect};
@@ -181,23 +181,32 @@ impl Filler {
     /// Gets one piece: from this disk itself if it has a good one, else as a copy from another slot, or made from the
     /// shards of others.
     async fn fetch(&self, disk: &Arc<DiskStore>, piece: &MissingPiece) -> Result<SignedReceipt, RpcError> {
-        let digest = piece.digests.get(usize::from(piece.slot));
-        let header = PieceHeader {
+        let digest = piece.digests.get(usize::from(piece.slot)).copied();
+        let header = |digest: Option<PieceDigest>| PieceHeader {
             pool: piece.pool,
             chunk: piece.chunk,
             slot: piece.slot,
             upload: UploadId::new(now_ms(), BACKFILL),
             row_version: piece.row_version,
-            shard: digest.map(|&digest| Shard { digest, chunk_length: piece.length }),
+            shard: digest.map(|digest| Shard { digest, chunk_length: piece.length }),
         };
-        let store = disk.clone();
-        let vouched = tokio::task::spawn_blocking(move || store.vouch(header)).await;
-        if let Some(receipt) = vouched.map_err(RpcError::internal)?? {
+        if digest != Some(UNKNOWN_DIGEST)
+            && let Some(receipt) = vouched(disk, header(digest)).await?
+        {
             return Ok(receipt);
         }
-        let (parts, crc) =
-            if piece.digests.is_empty() { self.copy(piece).await? } else { self.rebuild(piece).await? };
-        disk.put(header, parts, crc).await
+        let (parts, crc, digest) = match digest {
+            None => self.copy(piece).await.map(|(parts, crc)| (parts, crc, None))?,
+            Some(_) => {
+                self.rebuild(piece).await.map(|(shard, crc, digest)| (vec![shard], crc, Some(digest)))?
+            }
+        };
+        let header = header(digest);
+        match vouched(disk, header).await? {
+            // Only now is it known what it should be.
+            Some(receipt) => Ok(receipt),
+            None => disk.put(header, parts, crc).await,
+        }
     }
 
     /// The others' slots, with those that are not silent.
@@ -221,12 +230,13 @@ impl Filler {
         Err(last)
     }
 
-    /// A shard from as many others as the scheme needs, each held against its digest.
-    async fn rebuild(&self, piece: &MissingPiece) -> Result<(Vec<Bytes>, u32), RpcError> {
+    /// A shard from as many others as the scheme needs, each held against its digest; with what it hashes to.
+    async fn rebuild(&self, piece: &MissingPiece) -> Result<(Bytes, u32, PieceDigest), RpcError> {
         let known = self.map.get();
         let unknown = || RpcError::not_found(format!("pool number {}", piece.pool.0));
         let scheme = known.topology.pools.get(&piece.pool).ok_or_else(unknown)?.pool.scheme;
-        let mut waiting = self.others(piece)?.into_iter();
+        let known = |slot: u8| piece.digests.get(usize::from(slot)).is_some_and(|d| *d != UNKNOWN_DIGEST);
+        let mut waiting = self.others(piece)?.into_iter().filter(|(slot, _)| known(*slot));
         let mut shards: Vec<Option<Vec<u8>>> = vec![None; scheme.width()];
         let (mut running, mut had) = (JoinSet::new(), 0);
         let mut last = RpcError::new(ErrorCode::Unavailable, "too few other slots answer");
@@ -249,17 +259,42 @@ impl Filler {
                 None => return Err(last),
             }
         }
-        let (length, slot) = (piece.length, usize::from(piece.slot));
-        let digest = piece.digests[slot];
-        let making = move || {
-            let shard = Stripe::new(scheme)?.rebuild(shards, length, slot)?;
-            let (crc, right) = (crc32c::crc32c(&shard), *blake3::hash(&shard).as_bytes() == digest);
-            Ok::<_, StripeError>(right.then(|| (vec![shard], crc)))
-        };
-        let made = tokio::task::spawn_blocking(making).await.map_err(RpcError::internal)?;
-        let wrong = || RpcError::new(ErrorCode::Corrupt, "good shards make another one than was committed");
-        made.map_err(RpcError::internal)?.ok_or_else(wrong)
+        let piece = piece.clone();
+        tokio::task::spawn_blocking(move || make(scheme, &piece, shards)).await.map_err(RpcError::internal)?
     }
+}
+
+/// The shard of the missing piece's slot. If nobody knows what it hashes to, the whole chunk says whether it is right.
+fn make(
+    scheme: Scheme,
+    piece: &MissingPiece,
+    shards: Vec<Option<Vec<u8>>>,
+) -> Result<(Bytes, u32, PieceDigest), RpcError> {
+    let wanted = piece.digests[usize::from(piece.slot)];
+    let stripe = Stripe::new(scheme).map_err(RpcError::internal)?;
+    let whole = if wanted == UNKNOWN_DIGEST {
+        Some(stripe.join(shards.clone(), piece.length).map_err(RpcError::internal)?)
+    } else {
+        None
+    };
+    let shard = stripe.rebuild(shards, piece.length, usize::from(piece.slot)).map_err(RpcError::internal)?;
+    let digest = *blake3::hash(&shard).as_bytes();
+    let right = match whole {
+        Some(parts) => ChunkId::of(&parts.concat()) == piece.chunk,
+        None => digest == wanted,
+    };
+    if !right {
+        let reason = format!("good shards of {} make other bytes than were committed", piece.chunk);
+        return Err(RpcError::new(ErrorCode::Corrupt, reason));
+    }
+    let crc = crc32c::crc32c(&shard);
+    Ok((shard, crc, digest))
+}
+
+/// A receipt for what the disk has already, if it is that.
+async fn vouched(disk: &Arc<DiskStore>, header: PieceHeader) -> Result<Option<SignedReceipt>, RpcError> {
+    let store = disk.clone();
+    tokio::task::spawn_blocking(move || store.vouch(header)).await.map_err(RpcError::internal)?
 }
 
 /// Reads a piece from another node and holds it against its digest.

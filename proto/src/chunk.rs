@@ -38,6 +38,9 @@ pub struct ChunkCommit {
 /// BLAKE3-256 of a piece that is a shard; a copy's is the chunk's own id.
 pub type PieceDigest = [u8; 32];
 
+/// In a cluster that was rebuilt: nobody knows what the piece hashes to, since no disk had it.
+pub const UNKNOWN_DIGEST: PieceDigest = [0; 32];
+
 /// What a shard says of itself, beside whose chunk and which slot it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Shard {

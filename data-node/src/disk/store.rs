@@ -264,7 +264,9 @@ impl DiskStore {
         self.journal.append(vec![record], move |outcome| match outcome {
             // One record, one position. Without the keeper nothing is promised.
             Ok(positions) => {
-                let _ = positions.first().map(|&at| work.send(entered(at, sender)));
+                if let Some(&at) = positions.first() {
+                    let _ = work.send(entered(at, sender));
+                }
             }
             Err(error) => {
                 if error == AppendError::Full {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use openraft::{CommittedLeaderId, LogId};
 use wmall_manifest::{Manifest, file_of_one_chunk};
-use wmall_proto::chunk::{ChunkRecord, PieceDigest};
+use wmall_proto::chunk::{ChunkRecord, PieceDigest, UNKNOWN_DIGEST};
 use wmall_proto::file::{FilePage, FileRecord, Pin};
 use wmall_proto::rpc::{Ack, Condition};
 use wmall_proto::{ChunkId, DiskId, FileId, PgId, PoolId, RpcError, Topology, UploadId};
@@ -16,7 +16,6 @@ use wmall_runtime::view::StoreError;
 
 use super::apply::Refusal;
 use super::query::QueryError;
-use super::stripes::UNKNOWN;
 use super::txn::decode;
 use super::{State, keys};
 use crate::command::FileCommit;
@@ -85,7 +84,7 @@ impl State {
         let digests = |pool: PoolId, chunk: &ChunkId| -> Vec<PieceDigest> {
             let scheme = map.pools.get(&pool).map(|t| t.pool.scheme);
             let Some(scheme) = scheme.filter(|s| s.is_striped()) else { return Vec::new() };
-            let mut digests = vec![UNKNOWN; scheme.width()];
+            let mut digests = vec![UNKNOWN_DIGEST; scheme.width()];
             for (slot, digest) in shards.get(&(pool, *chunk)).into_iter().flatten() {
                 digests.get_mut(usize::from(*slot)).into_iter().for_each(|d| *d = *digest);
             }

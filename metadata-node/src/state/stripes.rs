@@ -2,18 +2,15 @@
 //!
 //! The list is bound when the chunk is first committed, one digest a slot. Cutting a chunk has one result only, so
 //! whoever comes later has the same list or is wrong. In a cluster that was rebuilt, the digest of a slot whose piece
-//! was lost is [`UNKNOWN`] until the piece has been made again.
+//! was lost is [`UNKNOWN_DIGEST`] until the piece has been made again.
 
-use wmall_proto::chunk::PieceDigest;
+use wmall_proto::chunk::{PieceDigest, UNKNOWN_DIGEST};
 use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError, Scheme};
 use wmall_runtime::view::StoreError;
 
 use super::apply::{Context, Refusal};
 use super::txn::decode;
 use super::{State, keys};
-
-/// Nobody knows what this slot's piece hashes to.
-pub(super) const UNKNOWN: PieceDigest = [0; 32];
 
 impl Context<'_> {
     /// Refuses digests that can't be those of this chunk.
@@ -33,7 +30,7 @@ impl Context<'_> {
             return Ok(());
         }
         let bound: Option<Vec<PieceDigest>> = self.txn.get(&keys::digests(pool, chunk))?;
-        let other = bound.is_some_and(|b| b.iter().zip(digests).any(|(b, d)| b != d && *b != UNKNOWN));
+        let other = bound.is_some_and(|b| b.iter().zip(digests).any(|(b, d)| b != d && *b != UNKNOWN_DIGEST));
         if other {
             let reason = format!("chunk {chunk} is committed with other pieces than these");
             return Err(RpcError::new(ErrorCode::BadReceipt, reason).into());
@@ -54,7 +51,7 @@ impl Context<'_> {
             return Ok(*digest == chunk.0);
         };
         let Some(known) = bound.get_mut(usize::from(slot)) else { return Ok(false) };
-        if *known == UNKNOWN {
+        if *known == UNKNOWN_DIGEST {
             *known = *digest;
             self.txn.put(key, &bound);
             return Ok(true);

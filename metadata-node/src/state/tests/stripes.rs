@@ -124,13 +124,14 @@ fn what_a_rebuild_could_not_know_is_learnt_from_the_disk_that_makes_the_piece() 
     let block = manifest.block_ids()[0];
     let holders = [(id(1), vec![DiskId(2), DiskId(4)]), (block, vec![DiskId(2), DiskId(3), DiskId(4)])];
     let holders = holders.into_iter().map(|(chunk, disks)| ((RS, chunk), disks)).collect();
-    let shards = |slots: &[u8]| slots.iter().map(|&s| (s, digest(1, s))).collect::<Vec<_>>();
-    let shards = [((RS, id(1)), shards(&[0, 2])), ((RS, block), shards(&[0, 1, 2]))].into_iter().collect();
+    let shards = |n: u64, slots: &[u8]| slots.iter().map(|&s| (s, digest(n, s))).collect::<Vec<_>>();
+    let shards =
+        [((RS, id(1)), shards(1, &[0, 2])), ((RS, block), shards(1000, &[0, 1, 2]))].into_iter().collect();
     let state = State::open(Box::new(MemoryStore::default())).unwrap();
     state.adopt_map(&map).unwrap();
     state.adopt_files(&[FoundFile { pool: RS, manifest }], &map, &holders, &shards).unwrap();
     let mut m = Machine { state, index: map.version + 1 };
-    assert_eq!(listed(&m, 3), [(1, vec![digest(1, 0), super::super::stripes::UNKNOWN, digest(1, 2)])]);
+    assert_eq!(listed(&m, 3), [(1, vec![digest(1, 0), wmall_proto::chunk::UNKNOWN_DIGEST, digest(1, 2)])]);
     close(&mut m, 3, id(1), digest(1, 1));
     assert_eq!((m.tickets(), m.state.digests(RS, &id(1)).unwrap()), (0, shard_chunk(1, &[]).digests));
     assert_eq!(code(commit(&mut m, shard_chunk(1, &[0, 1, 2]), Ack::All)), Ok(()));
