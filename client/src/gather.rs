@@ -194,9 +194,9 @@ mod tests {
     fn data_pieces_are_the_chunk_without_their_filling() {
         let chunk: Vec<u8> = (0..=200).collect();
         let (mut gathering, pieces) = gathering(&chunk);
-        for slot in 0..4 {
+        for (slot, piece) in pieces.iter().enumerate().take(4) {
             assert_eq!(gathering.plain(), None);
-            gathering.pieces[slot] = Some(vec![pieces[slot].slice(..10), pieces[slot].slice(10..)]);
+            gathering.pieces[slot] = Some(vec![piece.slice(..10), piece.slice(10..)]);
         }
         assert_eq!(gathering.plain().unwrap().concat(), chunk);
         gathering.pieces[2] = Some(vec![pieces[3].clone()]);

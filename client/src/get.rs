@@ -265,10 +265,10 @@ impl Inner {
             let (_, row) = topology.row_of(pool, &chunk).ok_or_else(unknown)?;
             let scheme = topology.pools.get(&pool).ok_or_else(unknown)?.pool.scheme;
             let outcome = if scheme.is_striped() {
-                let slots = self.map.slots(&topology, row, 0);
+                let slots = self.map.places(&topology, row, 0);
                 self.gather(slots, scheme, pool, chunk, length).await
             } else {
-                let slots = self.map.slots(&topology, row, usize::from(chunk.0[31]));
+                let slots = self.map.places(&topology, row, usize::from(chunk.0[31]));
                 self.race(slots, pool, chunk, length).await
             };
             let error = match outcome {
@@ -324,6 +324,7 @@ impl Inner {
         let outcome = outcome.map_err(late).and_then(|o| o);
         if let Err(error) = &outcome {
             match error.code {
+                ErrorCode::NotFound if slot.moving => {}
                 // The node looks for itself and reports what it finds; nobody waits for that here.
                 ErrorCode::HashMismatch | ErrorCode::NotFound => self.have_checked(slot, &wanted),
                 _ => self.map.avoid(&slot.target.node),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use wmall_proto::Role;
 use wmall_proto::rpc::TopologyReply;
-use wmall_proto::{NodeName, PgRow, Topology};
+use wmall_proto::{DiskId, NodeName, PgRow, Topology};
 use wmall_transport::Target;
 
 use crate::latency::Latency;
@@ -67,22 +67,44 @@ impl Map {
         self.lock().latency.late_after(bytes)
     }
 
-    /// The slots of a row with their nodes: those that answer as fast as the others first, then the slow, then
-    /// the silent. `rotate` spreads readers.
-    pub(crate) fn slots(&self, topology: &Topology, row: &PgRow, rotate: usize) -> Vec<SlotTarget> {
+    /// The slots of a row with their nodes, for who writes: those that answer as fast as the others first, then the
+    /// slow, then the silent.
+    pub(crate) fn slots(&self, topology: &Topology, row: &PgRow) -> Vec<SlotTarget> {
         let known = self.lock();
+        let places = row.slots.iter().enumerate().map(|(slot, &disk)| (slot as u8, disk, false));
+        known.in_order(topology, places)
+    }
+
+    /// The same for who reads, with the disks that moving slots come from, and those before the disks that they go
+    /// to, which have little yet. `rotate` spreads readers.
+    pub(crate) fn places(&self, topology: &Topology, row: &PgRow, rotate: usize) -> Vec<SlotTarget> {
+        let known = self.lock();
+        let width = row.slots.len().max(1);
+        let places = (0..row.slots.len()).map(|i| (i + rotate) % width).flat_map(|slot| {
+            let moving = row.sources[slot].filter(|_| row.dirty_at[slot].is_some());
+            let source = moving.map(|source| (slot as u8, source.disk, true));
+            source.into_iter().chain([(slot as u8, row.slots[slot], moving.is_some())])
+        });
+        known.in_order(topology, places)
+    }
+}
+
+impl Known {
+    fn in_order(
+        &self,
+        topology: &Topology,
+        places: impl Iterator<Item = (u8, DiskId, bool)>,
+    ) -> Vec<SlotTarget> {
         let now = Instant::now();
-        let width = row.slots.len();
-        let slot = |i: usize| {
-            let slot = (i + rotate) % width;
-            let node = topology.node_of(row.slots[slot])?;
-            let avoided = known.avoided.get(&node.name).is_some_and(|&until| until > now);
-            let silent = avoided || known.suspects.contains(&node.name);
+        let target = |(slot, disk, moving): (u8, DiskId, bool)| {
+            let node = topology.node_of(disk)?;
+            let avoided = self.avoided.get(&node.name).is_some_and(|&until| until > now);
+            let silent = avoided || self.suspects.contains(&node.name);
             let target = Target { role: Role::Data, node: node.name.clone(), address: node.address };
-            let slow = known.latency.is_slow(&node.name);
-            Some(SlotTarget { slot: slot as u8, target, silent, slow })
+            let slow = self.latency.is_slow(&node.name);
+            Some(SlotTarget { slot, disk, target, silent, slow, moving })
         };
-        let mut slots: Vec<SlotTarget> = (0..width).filter_map(slot).collect();
+        let mut slots: Vec<SlotTarget> = places.filter_map(target).collect();
         slots.sort_by_key(|s| (s.silent, s.slow));
         slots
     }
@@ -92,7 +114,10 @@ impl Map {
 #[derive(Debug, Clone)]
 pub(crate) struct SlotTarget {
     pub(crate) slot: u8,
+    pub(crate) disk: DiskId,
     pub(crate) target: Target,
     pub(crate) silent: bool,
     pub(crate) slow: bool,
+    /// The slot is on its way from or to this disk, which need not have the piece.
+    pub(crate) moving: bool,
 }

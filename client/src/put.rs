@@ -416,7 +416,7 @@ impl ChunkPut {
         digests: &[PieceDigest],
         receipts: &mut BTreeMap<u8, ReceiptProof>,
     ) -> Result<(), RpcError> {
-        let mut slots = self.store.map.slots(topology, row, 0);
+        let mut slots = self.store.map.slots(topology, row);
         slots.retain(|s| !receipts.contains_key(&s.slot));
         let Some(primary) = slots.first().cloned() else { return Ok(()) };
         let wanted = |s: &&SlotTarget| self.ack == Ack::All || !s.silent;

@@ -9,7 +9,7 @@ use wmall_proto::chunk::{ChunkView, PieceState};
 use wmall_proto::grade::GradeCounts;
 use wmall_proto::receipt::Attestation;
 use wmall_proto::rpc::{Query, QueryReply, Request, Response};
-use wmall_proto::{ChunkId, ErrorCode, FileId, NodeName, PgRow, PoolId, RpcError, Topology};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, FileId, NodeName, PoolId, RpcError, Topology};
 
 use crate::error::ClientError;
 use crate::get::{Source, Wanted};
@@ -140,10 +140,10 @@ impl Inner {
                 Wanted::copy(pool, chunk, length)
             }
         };
-        let live = |slot: u8| view.pieces.iter().any(|p| p.slot == slot && p.state == PieceState::Live);
-        for slot in self.map.slots(&topology, row, usize::from(chunk.0[31])) {
-            if live(slot.slot) {
-                match self.attested(&topology, row, &slot, pool, chunk, piece_length).await {
+        let live = |disk: DiskId| view.pieces.iter().any(|p| p.disk == disk && p.state == PieceState::Live);
+        for slot in self.map.places(&topology, row, usize::from(chunk.0[31])) {
+            if live(slot.disk) {
+                match self.attested(&topology, &slot, pool, chunk, piece_length).await {
                     Ok(()) => report.pieces_attested += 1,
                     Err(error) => {
                         report.pieces_bad += 1;
@@ -152,14 +152,14 @@ impl Inner {
                     }
                 }
             }
-            if (deep && !live(slot.slot)) || (!deep && report.pieces_good >= scheme.needed() as u64) {
+            if (deep && !live(slot.disk)) || (!deep && report.pieces_good >= scheme.needed() as u64) {
                 continue;
             }
             match self.read_slot(&slot, wanted(slot.slot)).await {
                 Ok(_) => {
                     report.pieces_good += 1;
                 }
-                Err(error) if live(slot.slot) => {
+                Err(error) if live(slot.disk) => {
                     report.pieces_bad += 1;
                     report.troubles.push(trouble(Some(slot.target.node.clone()), error.to_string()));
                 }
@@ -180,7 +180,6 @@ impl Inner {
     async fn attested(
         &self,
         topology: &Topology,
-        row: &PgRow,
         slot: &SlotTarget,
         pool: PoolId,
         chunk: ChunkId,
@@ -192,7 +191,7 @@ impl Inner {
             Response::Attested(signed) => signed,
             _ => return Err(unexpected()),
         };
-        let disk = row.slots.get(usize::from(slot.slot)).and_then(|d| topology.disks.get(d));
+        let disk = topology.disks.get(&slot.disk);
         let disk = disk.ok_or_else(|| RpcError::internal("a slot without a disk"))?;
         let expected = Attestation {
             disk: disk.id,

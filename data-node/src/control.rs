@@ -277,7 +277,9 @@ impl Control {
             None => (walk.disk, walk.after) = (walk.disk + 1, None),
         }
         if !page.is_empty() {
-            match self.metadata.call(&Request::CheckCommitted(page.clone())).await? {
+            let Some(id) = disk.id() else { return Ok(false) };
+            let ask = Request::CheckCommitted { disk: id, chunks: page.clone() };
+            match self.metadata.call(&ask).await? {
                 Response::PiecesKnown(known) => disk.reconcile(page, known),
                 _ => return Err(RpcError::internal("the question got another answer")),
             }

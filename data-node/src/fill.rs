@@ -209,13 +209,15 @@ impl Filler {
         }
     }
 
-    /// The others' slots, with those that are not silent.
+    /// Who may have pieces, of those that are not silent, with their slots: first the disk that the slot comes from, whose
+    /// piece is the very one.
     fn others(&self, piece: &MissingPiece) -> Result<Vec<(u8, Target)>, RpcError> {
         let known = self.map.get();
         let row = known.row(piece.pool, &piece.chunk, piece.row_version)?;
-        let target = |(slot, &disk): (usize, &DiskId)| Some((slot as u8, known.target(disk).ok()?));
-        let others = row.slots.iter().enumerate().filter(|(slot, _)| *slot != usize::from(piece.slot));
-        Ok(others.filter_map(target).collect())
+        let target = |(slot, disk): (u8, DiskId)| Some((slot, known.target(disk).ok()?));
+        let own = row.sources.get(usize::from(piece.slot)).copied().flatten().map(|s| (piece.slot, s.disk));
+        let others = row.holders().filter(|(slot, _)| *slot != piece.slot);
+        Ok(own.into_iter().chain(others).filter_map(target).collect())
     }
 
     /// A copy from the first slot that has a good one.
@@ -240,6 +242,7 @@ impl Filler {
         let mut shards: Vec<Option<Vec<u8>>> = vec![None; scheme.width()];
         let (mut running, mut had) = (JoinSet::new(), 0);
         let mut last = RpcError::new(ErrorCode::Unavailable, "too few other slots answer");
+        let wanted = piece.digests[usize::from(piece.slot)];
         while had < scheme.needed() {
             while had + running.len() < scheme.needed()
                 && let Some((slot, target)) = waiting.next()
@@ -250,9 +253,14 @@ impl Filler {
                     .spawn(async move { (slot, read(&endpoint, &target, &piece, Some(slot), length).await) });
             }
             match running.join_next().await {
+                // The slot's own shard, from where it comes from: nothing has to be made.
+                Some(Ok((slot, Ok((parts, crc))))) if slot == piece.slot => {
+                    return Ok((parts.concat().into(), crc, wanted));
+                }
                 Some(Ok((slot, Ok((parts, _))))) => {
-                    had += 1;
-                    shards[usize::from(slot)] = Some(parts.concat());
+                    let place = &mut shards[usize::from(slot)];
+                    had += usize::from(place.is_none());
+                    *place = Some(parts.concat());
                 }
                 Some(Ok((_, Err(error)))) => last = error,
                 Some(Err(error)) => last = RpcError::internal(error),

@@ -74,7 +74,7 @@ fn need_of(request: &Request) -> Need<'_> {
         | Request::Heartbeat(_)
         | Request::CloseTickets { .. }
         | Request::ListMissing { .. }
-        | Request::CheckCommitted(_)
+        | Request::CheckCommitted { .. }
         | Request::ReportBad { .. }
         | Request::ReportLoss { .. }
         | Request::ListPieces { .. }

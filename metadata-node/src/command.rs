@@ -4,6 +4,7 @@
 use bincode::{Decode, Encode};
 use wmall_proto::chunk::{ChunkCommit, PieceDigest};
 use wmall_proto::identity::{Actor, TokenId, TokenRecord, User};
+use wmall_proto::pg::PgKey;
 use wmall_proto::pool::{BucketChange, BucketRules};
 use wmall_proto::rpc::{Ack, CommitRequest, Condition, NameCommand, Registration};
 use wmall_proto::{
@@ -83,6 +84,19 @@ pub struct CondemnedChunk {
     pub chunk: ChunkId,
     /// [`wmall_proto::chunk::Condemned::at`] that the leader saw.
     pub at: u64,
+}
+
+/// A slot to be given to another disk, if its row is still as it was when that was planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct SlotMove {
+    /// The group.
+    pub group: PgKey,
+    /// The slot.
+    pub slot: u8,
+    /// Its new disk.
+    pub to: DiskId,
+    /// Version of the row that it was planned for.
+    pub row_version: u64,
 }
 
 /// A chunk of a commit with its promises.
@@ -213,6 +227,24 @@ pub enum Command {
     Note {
         /// What was done.
         act: String,
+    },
+    /// Gives slots to other disks, as planned.
+    MoveSlots(Vec<SlotMove>),
+    /// Disks that the leader found to be down, and disks that are back.
+    NoteDisks {
+        /// Down.
+        down: Vec<DiskId>,
+        /// Back.
+        back: Vec<DiskId>,
+    },
+    /// Has disks emptied, or no longer.
+    SetDraining {
+        /// Whose they are, for the audit log.
+        node: NodeName,
+        /// The disks.
+        disks: Vec<DiskId>,
+        /// Whether they are to be emptied.
+        draining: bool,
     },
     /// A disk can't tell what it has lost: nothing of it is vouched for any more.
     MarkDirty(DiskId),

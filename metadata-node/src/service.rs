@@ -44,9 +44,9 @@ const VERIFY_AT_ONCE: usize = 16;
 /// Bytes that the rows of all pools may take in a message, with room to spare for disks and nodes.
 const MAX_MAP_BYTES: usize = wmall_proto::codec::MAX_MESSAGE / 4 * 3;
 /// What a row takes of that: its size in memory counts against the codec's limit while it is decoded, and
-/// its encoding (24 bytes, and 13 a slot when all are dirty) afterwards.
+/// its encoding (32 bytes, and 14 a slot when all are dirty) afterwards. Few slots move at once.
 fn row_bytes(scheme: Scheme) -> usize {
-    size_of::<wmall_proto::PgRow>().max(24 + 13 * scheme.width())
+    size_of::<wmall_proto::PgRow>().max(32 + 14 * scheme.width())
 }
 /// How far ahead a client's clock may be: an upload from the future would not be fenced when it should.
 const CLOCK_SKEW_MS: u64 = 3_600_000;
@@ -149,10 +149,11 @@ impl Service {
                 self.reads.wait().await?;
                 self.state.list_missing(disk, after.as_ref()).map_err(|e| store_failed(&e))
             }
-            Request::CheckCommitted(chunks) => {
+            Request::CheckCommitted { disk, chunks } => {
+                self.own_disk(peer, disk)?;
                 bounded(chunks.len())?;
                 self.reads.wait().await?;
-                let known = self.state.pieces_known(&chunks).map_err(|e| store_failed(&e))?;
+                let known = self.state.pieces_known(disk, &chunks).map_err(|e| store_failed(&e))?;
                 Ok(Response::PiecesKnown(known))
             }
             Request::ReportBad { disk, chunks } => {
@@ -471,7 +472,7 @@ impl Service {
         self.reads.wait().await?;
         let asked: Vec<PoolChunk> =
             chunks.into_iter().map(|(pool, chunk)| PoolChunk { pool, chunk }).collect();
-        let known = self.state.pieces_known(&asked).map_err(|e| store_failed(&e))?;
+        let known = self.state.pieces_known(disk, &asked).map_err(|e| store_failed(&e))?;
         if known.committed.is_empty() {
             return Ok(Response::Done);
         }
@@ -518,7 +519,8 @@ fn known_disks(topology: &Topology, registration: &Registration) -> Option<Vec<D
         let equal = known.weight == disk.weight
             && known.max_bytes == disk.max_bytes
             && known.incarnation == disk.incarnation
-            && known.public_key == disk.public_key;
+            && known.public_key == disk.public_key
+            && known.down_since_ms.is_none();
         equal.then_some(known.id)
     };
     registration.disks.iter().map(same).collect()
@@ -529,7 +531,7 @@ fn candidates(topology: &Topology) -> Vec<Candidate> {
         let zone = topology.nodes.get(&disk.node)?.zone.clone();
         Some(Candidate { disk: disk.id, node: disk.node.clone(), zone, weight: disk.weight })
     };
-    topology.disks.values().filter_map(candidate).collect()
+    topology.disks.values().filter(|disk| !disk.draining).filter_map(candidate).collect()
 }
 
 /// What a token may promise.

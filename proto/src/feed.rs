@@ -6,7 +6,8 @@
 
 use bincode::{Decode, Encode};
 
-use crate::ids::{ChunkId, PoolId, UploadId};
+use crate::ids::{ChunkId, DiskId, PoolId, UploadId};
+use crate::pg::PgId;
 
 /// A chunk of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -30,6 +31,18 @@ pub enum FeedItem {
     /// Nothing refers to this chunk any more and its grace is over. Claims of uploads that may still
     /// commit keep the piece.
     Deleted(PoolChunk),
+    /// A slot of this group has reached its new disk: the one that it came from keeps nothing of the group but what
+    /// uploads claim.
+    Released {
+        /// The group's pool.
+        pool: PoolId,
+        /// Its number.
+        pg: PgId,
+        /// Bits of a chunk id that number the pool's groups.
+        pg_bits: u8,
+        /// The disk.
+        disk: DiskId,
+    },
     /// No upload that began before this time will ever commit; their claims are void.
     Fenced {
         /// Milliseconds since the Unix epoch.
@@ -42,7 +55,7 @@ impl FeedItem {
     pub fn chunk(&self) -> Option<&PoolChunk> {
         match self {
             Self::Committed { chunk, .. } | Self::Deleted(chunk) => Some(chunk),
-            Self::Fenced { .. } => None,
+            Self::Released { .. } | Self::Fenced { .. } => None,
         }
     }
 }

@@ -48,13 +48,43 @@ pub struct PgRow {
     /// Per slot, the last Raft index at which something that it should hold went missing without a
     /// ticket (the disk was wiped, or there were too many tickets); none if all of it is vouched for.
     pub dirty_at: Vec<Option<u64>>,
+    /// Per slot that is on its way to its disk, where it comes from.
+    pub sources: Vec<Option<Source>>,
+}
+
+/// The disk that a moving slot comes from. It keeps its pieces until the slot's disk has all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Source {
+    /// The disk.
+    pub disk: DiskId,
+    /// Raft index at which the slot was given away.
+    pub since: u64,
+    /// Whether everything that was committed by then is vouched for on it, but for its tickets.
+    pub vouched: bool,
 }
 
 impl PgRow {
     /// A first row.
     pub fn new(slots: Vec<DiskId>) -> Self {
-        let dirty_at = vec![None; slots.len()];
-        Self { version: 1, slots, dirty_at }
+        let (dirty_at, sources) = (vec![None; slots.len()], vec![None; slots.len()]);
+        Self { version: 1, slots, dirty_at, sources }
+    }
+
+    /// Disks that may have pieces by this row, with their slots: first those that have the slots.
+    pub fn holders(&self) -> impl Iterator<Item = (u8, DiskId)> + '_ {
+        let slots = self.slots.iter().enumerate().map(|(i, &disk)| (i as u8, disk));
+        let sources = self.sources.iter().enumerate();
+        slots.chain(sources.filter_map(|(i, source)| Some((i as u8, source.as_ref()?.disk))))
+    }
+
+    /// Whether this disk has a slot or is the source of one.
+    pub fn involves(&self, disk: DiskId) -> bool {
+        self.holders().any(|(_, holder)| holder == disk)
+    }
+
+    /// The slot of which this disk is the source, if any.
+    pub fn source_slot_of(&self, disk: DiskId) -> Option<u8> {
+        self.sources.iter().position(|s| s.is_some_and(|s| s.disk == disk)).map(|i| i as u8)
     }
 
     /// The slot that this disk has, if any.

@@ -57,6 +57,10 @@ pub struct DiskInfo {
     pub incarnation: Incarnation,
     /// ed25519 key that its receipts verify under.
     pub public_key: [u8; 32],
+    /// An operator wants it empty: its slots move elsewhere, and it gets none.
+    pub draining: bool,
+    /// When it was found to be down, in milliseconds since the Unix epoch; none while it answers.
+    pub down_since_ms: Option<u64>,
 }
 
 /// A data node, as it registered.

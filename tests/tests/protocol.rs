@@ -133,7 +133,7 @@ fn one_of_each() -> Vec<Request> {
         Request::Heartbeat(heartbeat),
         Request::CloseTickets { disk, receipts: vec![], clean: vec![], as_of: 0 },
         Request::ListMissing { disk, after: None },
-        Request::CheckCommitted(vec![]),
+        Request::CheckCommitted { disk, chunks: vec![] },
         Request::ReportBad { disk, chunks: vec![] },
         Request::ReportLoss { disk },
         Request::ListPieces { disk: 0, after: None },

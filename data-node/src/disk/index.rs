@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use wmall_journal::{Journal, Position};
-use wmall_proto::UploadId;
+use wmall_proto::{ChunkId, PoolId, UploadId};
 use wmall_proto::chunk::Shard;
 use wmall_proto::feed::PoolChunk;
 use wmall_runtime::view::{Buffered, Changes, SledStore, Store, StoreError};
@@ -133,6 +133,23 @@ impl IndexReader {
         limit: usize,
     ) -> Result<Vec<PoolChunk>, StoreError> {
         self.keys(PIECES, after, limit)
+    }
+
+    /// The pieces of a pool from one chunk id to another, both inclusive, behind this one, at most `limit`.
+    pub(crate) fn pieces_between(
+        &self,
+        pool: PoolId,
+        (low, high): (ChunkId, ChunkId),
+        after: Option<&PoolChunk>,
+        limit: usize,
+    ) -> Result<Vec<PoolChunk>, StoreError> {
+        // The greatest key below the lowest: one byte shorter, and so before all that begin like it.
+        let mut first = piece_key(&PoolChunk { pool, chunk: low });
+        first.pop();
+        let after = after.map_or(first, piece_key);
+        let pairs = self.0.scan(&[PIECES], Some(&after), limit)?;
+        let keys = pairs.iter().filter_map(|(key, _)| parse_key(key));
+        Ok(keys.take_while(|key| key.pool == pool && key.chunk <= high).collect())
     }
 
     /// Pieces whose tombstones are missing, because the process ended before they were written.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use wmall_journal::{AppendError, Journal, Position, Record};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
-use wmall_proto::{ErrorCode, RpcError, UploadId};
+use wmall_proto::{ErrorCode, PgId, PoolId, RpcError, UploadId};
 use wmall_runtime::view::StoreError;
 
 use super::books::Books;
@@ -218,6 +218,7 @@ impl Keeper {
         match item {
             FeedItem::Committed { chunk, upload } => self.index.settle(&mut self.batch, chunk, Some(*upload)),
             FeedItem::Deleted(chunk) => self.release(chunk),
+            FeedItem::Released { pool, pg, pg_bits, .. } => self.release_group(*pool, *pg, *pg_bits),
             FeedItem::Fenced { before_ms } => {
                 self.index.set_fence(&mut self.batch, *before_ms);
                 Ok(())
@@ -243,6 +244,22 @@ impl Keeper {
             self.bury_later(*key, up_to);
         }
         Ok(())
+    }
+
+    /// The disk has no more to do with a group: its pieces go, but for what uploads claim.
+    fn release_group(&mut self, pool: PoolId, pg: PgId, bits: u8) -> Result<(), StoreError> {
+        let (low, high) = pg.range(bits);
+        let mut after = None;
+        loop {
+            // What the batch changes, a scan does not see.
+            self.apply()?;
+            let page = self.index.reader().pieces_between(pool, (low, high), after.as_ref(), BATCH)?;
+            page.iter().try_for_each(|key| self.release(key))?;
+            if page.len() < BATCH {
+                return Ok(());
+            }
+            after = page.last().copied();
+        }
     }
 
     fn discard(&mut self, key: &PoolChunk, position: Position) -> Result<(), StoreError> {

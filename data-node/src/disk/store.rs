@@ -365,7 +365,9 @@ impl DiskStore {
     }
 
     /// What the feed says, and how far it has been read. Takes effect in order, soon.
-    pub(crate) fn follow(&self, items: Vec<FeedItem>, position: Option<(u64, u64)>) {
+    pub(crate) fn follow(&self, mut items: Vec<FeedItem>, position: Option<(u64, u64)>) {
+        let own = self.id();
+        items.retain(|item| !matches!(item, FeedItem::Released { disk, .. } if Some(*disk) != own));
         let _ = self.work.send(Work::Feed(items, position));
     }
 

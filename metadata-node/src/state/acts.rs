@@ -48,6 +48,8 @@ fn rule_words(
 /// What a command does, in the words of the command line; none for what is no operator's act.
 pub(super) fn act_of(command: &Command) -> Option<String> {
     let act = match command {
+        Command::SetDraining { node, draining: true, .. } => format!("node drain {node}"),
+        Command::SetDraining { node, draining: false, .. } => format!("node undrain {node}"),
         Command::CreatePool { name, scheme, pg_bits, .. } => {
             format!("pool create {name} --scheme {scheme} --pgs {}", 1u64 << pg_bits)
         }

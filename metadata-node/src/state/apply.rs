@@ -178,6 +178,7 @@ impl<'a> Context<'a> {
                 let counters = &mut self.derived.counters;
                 if std::mem::take(&mut counters.deletion_held) {
                     counters.feed_epoch = epoch;
+                    self.settle_all_moves()?;
                 }
                 Ok(Response::Done)
             }
@@ -196,6 +197,9 @@ impl<'a> Context<'a> {
             Command::UseToken { id, name, key } => self.use_token(id, name, key),
             Command::Revoke(actor) => self.revoke(actor),
             Command::SetScopes(user) => self.set_scopes(user),
+            Command::MoveSlots(moves) => self.move_slots(&moves),
+            Command::NoteDisks { down, back } => self.note_disks(&down, &back),
+            Command::SetDraining { disks, draining, .. } => self.set_draining(&disks, draining),
             Command::Note { .. } => Ok(Response::Done),
             Command::MarkDirty(disk) => {
                 self.mark_all_dirty(disk);
@@ -311,6 +315,8 @@ impl<'a> Context<'a> {
                 max_bytes: disk.max_bytes,
                 incarnation: disk.incarnation,
                 public_key: disk.public_key,
+                draining: known.as_ref().is_some_and(|d| d.draining),
+                down_since_ms: None,
             };
             ids.push(id);
             if known.as_ref() != Some(&info) {
@@ -327,13 +333,6 @@ impl<'a> Context<'a> {
     fn next_disk(&mut self) -> DiskId {
         self.derived.counters.next_disk += 1;
         DiskId(self.derived.counters.next_disk)
-    }
-
-    fn mark_all_dirty(&mut self, disk: DiskId) {
-        let groups: Vec<PgKey> = groups_of(&self.derived.topology, disk);
-        for group in groups {
-            self.set_dirty(group, disk, Some(self.index));
-        }
     }
 
     /// Sets or clears the dirty mark of this disk's slot in a group.

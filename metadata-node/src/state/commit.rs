@@ -11,7 +11,7 @@ use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::file::{FileRecord, Pin};
 use wmall_proto::pg::{PgKey, PgRow};
 use wmall_proto::rpc::{Ack, CommitOutcome, Response};
-use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError, UploadId};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError, UploadId};
 
 use super::apply::{Context, Outcome, Refusal};
 use super::keys;
@@ -182,9 +182,16 @@ impl Context<'_> {
             return Ok(None);
         }
         let mut good = 0;
-        for (disk, dirty) in row.slots.iter().zip(&row.dirty_at) {
-            let ticket: Option<Ticket> = self.txn.get(&keys::ticket(*disk, pool, &chunk.id))?;
-            good += usize::from(dirty.is_none() && ticket.is_none() && topology.disks.contains_key(disk));
+        for slot in 0..row.slots.len() {
+            // The source of a move counts until its slot's disk does, for what it held when it gave the slot away.
+            let source = row.sources[slot].filter(|s| s.vouched && record.committed_at <= s.since);
+            let disk = match (row.dirty_at[slot], source) {
+                (None, _) => row.slots[slot],
+                (Some(_), Some(source)) => source.disk,
+                (Some(_), None) => continue,
+            };
+            let ticket: Option<Ticket> = self.txn.get(&keys::ticket(disk, pool, &chunk.id))?;
+            good += usize::from(ticket.is_none() && topology.disks.contains_key(&disk));
         }
         let readable = good >= table.pool.scheme.needed();
         let (missing, held) = (Vec::new(), Vec::new());
@@ -205,25 +212,29 @@ impl Context<'_> {
             .row_of(pool, &chunk.id)
             .ok_or_else(|| RpcError::internal("a pool without the row of a chunk"))?;
         self.check_digests((pool, table.pool.scheme), &chunk.id, &chunk.digests)?;
-        let stands = |slot: u8| {
+        let promised = |slot: u8, disk: DiskId| {
             chunk.promises.iter().any(|p| {
                 p.slot == slot
-                    && row.slots.get(usize::from(slot)) == Some(&p.disk)
+                    && p.disk == disk
                     && topology.disks.get(&p.disk).is_some_and(|d| d.incarnation == p.incarnation)
             })
         };
+        let stands = |slot: u8| promised(slot, row.slots[usize::from(slot)]);
         let (held, missing): (Vec<u8>, Vec<u8>) = (0..row.slots.len() as u8).partition(|&slot| stands(slot));
+        // A put that began before a move has the source's promise. It keeps its pieces until the slot's disk has them.
+        let by_source = |slot: &u8| row.sources[usize::from(*slot)].is_some_and(|s| promised(*slot, s.disk));
+        let counted: Vec<u8> = held.iter().chain(missing.iter().filter(|s| by_source(s))).copied().collect();
         let needed = match ack {
             Ack::All => row.slots.len(),
             Ack::Quorum => table.pool.scheme.quorum(),
         };
         let zones_wanted = self.zones(row, 0..row.slots.len() as u8).min(2).min(needed);
-        let zones_held = self.zones(row, held.iter().copied());
-        if held.len() < needed || zones_held < zones_wanted {
+        let zones_held = self.zones(row, counted.iter().copied());
+        if counted.len() < needed || zones_held < zones_wanted {
             let reason = format!(
                 "chunk {} has {} of {needed} receipts, in {zones_held} of {zones_wanted} zones",
                 chunk.id,
-                held.len(),
+                counted.len(),
             );
             return Err(RpcError::new(ErrorCode::TooFewReceipts, reason).into());
         }
@@ -317,7 +328,12 @@ impl Context<'_> {
             }
             for &slot in &judged.missing {
                 let ticket = Ticket { slot, since: self.index, reason: TicketReason::MissedWrite };
-                tickets += u32::from(self.open_ticket(judged.group, &judged.chunk, ticket)?);
+                let row = self.derived.topology.row_of(pool, &judged.chunk).map(|(_, row)| row);
+                let disk = row.and_then(|row| row.slots.get(usize::from(slot)).copied());
+                if let Some(disk) = disk {
+                    let new = self.open_ticket(judged.group, disk, &judged.chunk, ticket)?;
+                    tickets += u32::from(new);
+                }
             }
         }
         // What a write missed before may be there now. A piece that was found bad since its receipt was

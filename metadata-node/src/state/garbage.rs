@@ -9,7 +9,7 @@ use wmall_proto::chunk::{ChunkRecord, Condemned};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
 use wmall_proto::file::{FileRecord, Pin};
 use wmall_proto::rpc::Response;
-use wmall_proto::{ChunkId, FileId, PoolId, UploadId};
+use wmall_proto::{ChunkId, DiskId, FileId, PoolId, UploadId};
 
 use super::apply::{Context, Outcome};
 use super::commit::LEAVES_PER_PAGE;
@@ -121,7 +121,7 @@ impl Context<'_> {
             }
             // Pools are never removed, so every chunk has its row.
             let Some((group, row)) = self.derived.topology.row_of(pool, &chunk) else { continue };
-            for disk in row.slots.clone() {
+            for disk in row.holders().map(|(_, disk)| disk).collect::<Vec<_>>() {
                 self.close_ticket(disk, group, &chunk, |_| true)?;
             }
             self.lift_sentence(pool, &chunk, &mut record);
@@ -192,12 +192,14 @@ impl State {
         Ok(parts.take_while(|(upload, ..)| upload.started_ms() < before).collect())
     }
 
-    /// Which of these chunks are committed, and what else decides over a piece.
-    pub fn pieces_known(&self, chunks: &[PoolChunk]) -> Result<PiecesKnown, StoreError> {
+    /// Which of these chunks are committed and have a place on this disk, and what else decides over a piece.
+    pub fn pieces_known(&self, disk: DiskId, chunks: &[PoolChunk]) -> Result<PiecesKnown, StoreError> {
         let derived = self.read();
         let mut committed = Vec::new();
         for chunk in chunks {
-            if self.chunk_record(chunk.pool, &chunk.chunk)?.is_some() {
+            let row = derived.topology.row_of(chunk.pool, &chunk.chunk).map(|(_, row)| row);
+            if row.is_some_and(|row| row.involves(disk))
+                && self.chunk_record(chunk.pool, &chunk.chunk)?.is_some() {
                 committed.push(*chunk);
             }
         }

@@ -14,6 +14,7 @@ mod feed;
 mod garbage;
 mod identity;
 mod keys;
+mod moves;
 mod names;
 mod query;
 mod rebuild;
@@ -29,7 +30,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 use openraft::{LogId, StoredMembership};
 use tokio::sync::watch;
 use wmall_proto::DiskId;
-use wmall_proto::feed::FeedPage;
+use wmall_proto::feed::{FeedItem, FeedPage};
+use wmall_proto::pg::PgKey;
 
 use wmall_runtime::view::{Changes, Pair, Store, StoreError};
 
@@ -106,10 +108,13 @@ impl State {
             return (now, FeedPage::Behind { position: derived.index() });
         }
         let topology = derived.topology.clone();
-        let page = derived.feed.page(position, |item| {
-            let Some(chunk) = item.chunk() else { return true };
-            let row = topology.row_of(chunk.pool, &chunk.chunk).map(|(_, row)| row);
-            row.is_some_and(|r| r.slots.iter().any(|d| disks.contains(d)))
+        let page = derived.feed.page(position, |item| match item {
+            FeedItem::Released { disk, .. } => disks.contains(disk),
+            FeedItem::Fenced { .. } => true,
+            FeedItem::Committed { chunk, .. } | FeedItem::Deleted(chunk) => {
+                let row = topology.row_of(chunk.pool, &chunk.chunk).map(|(_, row)| row);
+                row.is_some_and(|r| r.holders().any(|(_, disk)| disks.contains(&disk)))
+            }
         });
         (now, page)
     }
@@ -121,7 +126,15 @@ impl State {
         let dirty = |disk: DiskId| {
             rows().any(|r| r.slot_of(disk).is_some_and(|s| r.dirty_at[usize::from(s)].is_some()))
         };
-        let ticketed = |disk: &DiskId| derived.counters.tickets.get(disk).is_some_and(|&n| n > 0);
+        // What the source of a move lacks, it need not get.
+        let has_slot = |disk: DiskId, (pool, pg): &PgKey| {
+            let row = derived.topology.pools.get(pool).and_then(|t| t.rows.get(pg.0 as usize));
+            row.is_some_and(|row| row.slot_of(disk).is_some())
+        };
+        let ticketed = |disk: &DiskId| {
+            derived.counters.tickets.get(disk).is_some_and(|&n| n > 0)
+                && derived.tickets.iter().any(|((d, group), &n)| d == disk && n > 0 && has_slot(*d, group))
+        };
         disks.iter().copied().filter(|d| ticketed(d) || dirty(*d)).collect()
     }
 
@@ -183,12 +196,25 @@ impl State {
         derived.counters.deletion_held = true;
         derived.counters.feed_epoch = NO_EPOCH;
         derived.counters.topology_version += VERSIONS_AHEAD;
+        // What sources hold now, nobody knows: their moves may have ended since.
+        let mut rows = Changes::new();
+        for (&pool, table) in &derived.topology.pools {
+            for (number, row) in table.rows.iter().enumerate() {
+                if row.sources.iter().flatten().any(|s| s.vouched) {
+                    let mut row = row.clone();
+                    row.sources.iter_mut().flatten().for_each(|s| s.vouched = false);
+                    let key = keys::row(pool, wmall_proto::PgId(number as u32));
+                    rows.insert(key, Some(wmall_proto::codec::encode(&row)));
+                }
+            }
+        }
         let applied = serde_json::to_vec(&derived.applied).unwrap_or_default();
         let counters = wmall_proto::codec::encode(&derived.counters);
         let mut changes = Changes::from([
             (keys::APPLIED.to_vec(), Some(applied)),
             (keys::COUNTERS.to_vec(), Some(counters)),
         ]);
+        changes.extend(rows);
         // Some of them have been used since the snapshot was taken.
         changes.extend(derived.join_tokens.keys().map(|id| (keys::token(id), None)));
         self.store.apply(&changes)?;

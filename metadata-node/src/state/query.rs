@@ -198,18 +198,24 @@ impl State {
         let Some((_, row)) = topology.row_of(pool, id) else { return Ok(None) };
         let mut facts = row_facts(topology, row, silent);
         let mut pieces = Vec::new();
-        for (slot, (&disk, fact)) in row.slots.iter().zip(&mut facts).enumerate() {
-            if self.store.get(&keys::ticket(disk, pool, id))?.is_some() {
-                fact.state = PieceState::Missing;
+        for (slot, fact) in facts.iter_mut().enumerate() {
+            // While a slot moves, its source speaks for it, and its own disk has what it has fetched.
+            let source = row.sources[slot].filter(|_| row.dirty_at[slot].is_some());
+            let target = (row.slots[slot], source.is_some().then_some(PieceState::Missing));
+            let places = source.filter(|s| s.vouched).map(|s| (s.disk, None)).into_iter().chain([target]);
+            for (disk, state) in places {
+                if self.store.get(&keys::ticket(disk, pool, id))?.is_some() {
+                    fact.state = PieceState::Missing;
+                }
+                let Some(info) = topology.disks.get(&disk) else { continue };
+                pieces.push(PieceView {
+                    slot: slot as u8,
+                    disk,
+                    node: info.node.clone(),
+                    incarnation: info.incarnation,
+                    state: state.unwrap_or(fact.state),
+                });
             }
-            let Some(info) = topology.disks.get(&disk) else { continue };
-            pieces.push(PieceView {
-                slot: slot as u8,
-                disk,
-                node: info.node.clone(),
-                incarnation: info.incarnation,
-                state: fact.state,
-            });
         }
         let scheme = topology.pools[&pool].pool.scheme;
         let grade = grade(scheme, keeps_rule(topology, row), &facts);
@@ -256,15 +262,28 @@ impl State {
     }
 }
 
-/// What holds for a chunk of this row that has no ticket.
-fn row_facts(topology: &Topology, row: &PgRow, silent: &Silent) -> Vec<PieceFact> {
-    let state = |(disk, dirty): (&DiskId, &Option<u64>)| match topology.disks.get(disk) {
-        _ if dirty.is_some() => PieceState::Missing,
+/// What holds for a chunk of this row that has no ticket. A slot that moves counts as its source does, if that is vouched
+/// for, and as its own disk does where that is worse: what was committed since is there and nowhere else.
+pub(super) fn row_facts(topology: &Topology, row: &PgRow, silent: &Silent) -> Vec<PieceFact> {
+    let of_disk = |disk: &DiskId| match topology.disks.get(disk) {
         Some(info) if silent.contains(&info.id) => PieceState::Suspect,
         Some(_) => PieceState::Live,
         None => PieceState::Missing,
     };
-    row.slots.iter().zip(&row.dirty_at).map(|pair| PieceFact { state: state(pair) }).collect()
+    let worse = |a: PieceState, b: PieceState| match (a, b) {
+        (PieceState::Live, other) | (other, PieceState::Live) => other,
+        (PieceState::Suspect, other) | (other, PieceState::Suspect) => other,
+        _ => PieceState::Missing,
+    };
+    let state = |slot: usize| {
+        let own = of_disk(&row.slots[slot]);
+        match (row.dirty_at[slot], row.sources[slot]) {
+            (None, _) => own,
+            (Some(_), Some(source)) if source.vouched => worse(of_disk(&source.disk), own),
+            (Some(_), _) => PieceState::Missing,
+        }
+    };
+    (0..row.slots.len()).map(|slot| PieceFact { state: state(slot) }).collect()
 }
 
 /// Whether a row keeps the zone rule over the zones there are now.

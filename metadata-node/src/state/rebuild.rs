@@ -56,6 +56,7 @@ impl State {
             for (id, table) in &mut clean.pools {
                 for (number, row) in table.rows.iter_mut().enumerate() {
                     row.dirty_at.iter_mut().for_each(|mark| *mark = None);
+                    row.sources.iter_mut().flatten().for_each(|s| s.vouched = false);
                     context.txn.put(keys::row(*id, PgId(number as u32)), row);
                 }
             }

@@ -21,12 +21,10 @@ impl Context<'_> {
     pub(super) fn open_ticket(
         &mut self,
         group: PgKey,
+        disk: DiskId,
         chunk: &ChunkId,
         ticket: Ticket,
     ) -> Result<bool, Refusal> {
-        let Some((_, row)) = self.derived.topology.row_of(group.0, chunk) else { return Ok(false) };
-        let slot = usize::from(ticket.slot);
-        let Some(&disk) = row.slots.get(slot) else { return Ok(false) };
         let key = keys::ticket(disk, group.0, chunk);
         if self.txn.get::<Ticket>(&key)?.is_some() {
             return Ok(false);
@@ -34,6 +32,7 @@ impl Context<'_> {
         let count = self.derived.tickets.entry((disk, group)).or_insert(0);
         if *count >= MAX_TICKETS_PER_SLOT {
             self.set_dirty(group, disk, Some(ticket.since));
+            self.distrust_source_of(group, disk);
             return Ok(false);
         }
         *count += 1;
@@ -69,7 +68,12 @@ impl Context<'_> {
             self.txn.remove(key);
             let lower = |n: &mut u64| *n = n.saturating_sub(1);
             self.derived.counters.tickets.entry(disk).and_modify(lower);
-            self.derived.tickets.entry((disk, group)).and_modify(|n| *n = n.saturating_sub(1));
+            let left = self.derived.tickets.entry((disk, group)).or_insert(0);
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.derived.tickets.remove(&(disk, group));
+                self.settle_move(group, disk)?;
+            }
         }
         Ok(())
     }
@@ -99,6 +103,7 @@ impl Context<'_> {
             // What went missing behind the listing's back keeps the mark.
             if self.dirty_at(group, disk).is_some_and(|at| at <= as_of) {
                 self.set_dirty(group, disk, None);
+                self.settle_move(group, disk)?;
             }
         }
         Ok(Response::Done)
@@ -110,9 +115,10 @@ impl Context<'_> {
         for (pool, chunk) in chunks {
             let committed: Option<ChunkRecord> = self.txn.get(&keys::chunk(*pool, chunk))?;
             let Some((group, row)) = self.derived.topology.row_of(*pool, chunk) else { continue };
-            if let (Some(_), Some(slot)) = (committed, row.slot_of(disk)) {
+            let slot = row.slot_of(disk).or(row.source_slot_of(disk));
+            if let (Some(_), Some(slot)) = (committed, slot) {
                 let ticket = Ticket { slot, since: self.index, reason: TicketReason::BadPiece };
-                self.open_ticket(group, chunk, ticket)?;
+                self.open_ticket(group, disk, chunk, ticket)?;
             }
         }
         Ok(Response::Done)
@@ -225,7 +231,7 @@ impl State {
 }
 
 /// A key that sorts right before this one among keys of its length.
-fn below(key: &[u8]) -> Vec<u8> {
+pub(super) fn below(key: &[u8]) -> Vec<u8> {
     let mut out = key.to_vec();
     for byte in out.iter_mut().rev() {
         let (lower, borrowed) = byte.overflowing_sub(1);

@@ -53,6 +53,34 @@ impl<'a> Txn<'a> {
         Ok(last)
     }
 
+    /// The keys of one length from `low` to `high`, both inclusive and under the prefix, changes included.
+    pub(super) fn keys_between(
+        &self,
+        prefix: &[u8],
+        low: &[u8],
+        high: &[u8],
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut found = std::collections::BTreeSet::new();
+        let mut after = super::tickets::below(low);
+        'pages: loop {
+            let page = self.store.scan(prefix, Some(&after), PAGE)?;
+            let Some((end, _)) = page.last() else { break };
+            after.clone_from(end);
+            for (key, _) in page {
+                if key.as_slice() > high {
+                    break 'pages;
+                }
+                found.insert(key);
+            }
+        }
+        for changes in [&self.kept, &self.pending] {
+            for (key, value) in changes.range(low.to_vec()..=high.to_vec()) {
+                if value.is_some() { found.insert(key.clone()) } else { found.remove(key) };
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
     pub(super) fn put<T: Encode>(&mut self, key: Vec<u8>, value: &T) {
         self.pending.insert(key, Some(codec::encode(value)));
     }

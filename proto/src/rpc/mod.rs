@@ -99,7 +99,12 @@ pub enum Request {
         after: Option<IdPage>,
     },
     /// Which of these chunks are committed: for pieces whose place in the feed was missed.
-    CheckCommitted(Vec<PoolChunk>),
+    CheckCommitted {
+        /// The asking disk: a chunk counts as committed to it only where its row involves the disk.
+        disk: crate::DiskId,
+        /// The chunks.
+        chunks: Vec<PoolChunk>,
+    },
     /// A data node found pieces of its own missing or rotten.
     ReportBad {
         /// The disk.
@@ -257,7 +262,7 @@ impl Request {
             Self::Heartbeat(_) => CallKind::Heartbeat,
             Self::CloseTickets { .. } => CallKind::CloseTickets,
             Self::ListMissing { .. } => CallKind::ListMissing,
-            Self::CheckCommitted(_) => CallKind::CheckCommitted,
+            Self::CheckCommitted { .. } => CallKind::CheckCommitted,
             Self::ReportBad { .. } => CallKind::ReportBad,
             Self::ReportLoss { .. } => CallKind::ReportLoss,
             Self::ListPieces { .. } => CallKind::ListPieces,

@@ -1,0 +1,199 @@
+//! Slots on their way from one disk to another.
+//!
+//! A move gives the slot to its new disk at once, as dirty: that disk fetches everything that the group holds, as it
+//! would after a loss, and nothing of it counts before. The former disk stays the slot's *source* and counts for what
+//! was committed before the move. It is released, and then removes its pieces, when the new disk's mark and its tickets
+//! are gone (docs/adr/0016). A move of a slot that is still under way keeps whichever source is worth more.
+
+use wmall_proto::DiskId;
+use wmall_proto::feed::FeedItem;
+use wmall_proto::pg::{PgKey, PgRow, Source};
+use wmall_proto::rpc::Response;
+use wmall_proto::topology::DiskInfo;
+
+use super::apply::{Context, Outcome, Refusal, groups_of};
+use super::keys;
+use crate::command::SlotMove;
+
+impl Context<'_> {
+    /// Gives slots to other disks. One whose row has changed since it was planned is passed over: the next plan sees
+    /// the row as it is.
+    pub(super) fn move_slots(&mut self, moves: &[SlotMove]) -> Outcome {
+        for planned in moves {
+            let row = self.row(planned.group);
+            let Some(row) = row.filter(|row| row.version == planned.row_version) else { continue };
+            if self.may_take(&row, planned) {
+                self.move_slot(planned, row)?;
+            }
+        }
+        Ok(Response::Done)
+    }
+
+    fn row(&self, (pool, pg): PgKey) -> Option<PgRow> {
+        self.derived.topology.pools.get(&pool)?.rows.get(pg.0 as usize).cloned()
+    }
+
+    /// Whatever was planned: a disk that is known, on a node that has no other slot of the row.
+    fn may_take(&self, row: &PgRow, planned: &SlotMove) -> bool {
+        let topology = &self.derived.topology;
+        let node = |disk: &DiskId| topology.disks.get(disk).map(|d| &d.node);
+        let others = row.slots.iter().enumerate().filter(|(slot, _)| *slot != usize::from(planned.slot));
+        let fits = node(&planned.to).is_some_and(|to| others.into_iter().all(|(_, d)| node(d) != Some(to)));
+        fits && row.slots.get(usize::from(planned.slot)).is_some_and(|from| *from != planned.to)
+    }
+
+    fn move_slot(&mut self, planned: &SlotMove, mut row: PgRow) -> Result<(), Refusal> {
+        let slot = usize::from(planned.slot);
+        let from = row.slots[slot];
+        let before = row.sources[slot].take();
+        let source = match before {
+            // What came since the first move is on the disk that is given up now, and on no other one.
+            Some(before) if row.dirty_at[slot].is_some() && before.disk != planned.to => {
+                Source { vouched: false, ..before }
+            }
+            _ => Source { disk: from, since: self.index, vouched: row.dirty_at[slot].is_none() },
+        };
+        row.slots[slot] = planned.to;
+        row.dirty_at[slot] = Some(self.index);
+        row.sources[slot] = Some(source);
+        row.version += 1;
+        self.put_row(planned.group, row.clone());
+        // The former disk's tickets tell what it can't vouch for. Those of one that is no part of it any more are void.
+        for gone in [Some(from), before.map(|s| s.disk)].into_iter().flatten() {
+            if !row.involves(gone) {
+                self.release(planned.group, gone)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a slot's move if its disk has everything: its mark and its tickets are gone.
+    pub(super) fn settle_move(&mut self, group: PgKey, disk: DiskId) -> Result<(), Refusal> {
+        if self.derived.counters.deletion_held {
+            return Ok(());
+        }
+        let Some(mut row) = self.row(group) else { return Ok(()) };
+        let Some(slot) = row.slot_of(disk).map(usize::from) else { return Ok(()) };
+        let tickets = self.derived.tickets.get(&(disk, group)).copied().unwrap_or(0);
+        if row.dirty_at[slot].is_some() || tickets > 0 {
+            return Ok(());
+        }
+        let Some(source) = row.sources[slot].take() else { return Ok(()) };
+        self.put_row(group, row);
+        self.release(group, source.disk)
+    }
+
+    /// Moves whose end was held back with all deletion.
+    pub(super) fn settle_all_moves(&mut self) -> Result<(), Refusal> {
+        let topology = self.derived.topology.clone();
+        for (&pool, table) in &topology.pools {
+            for (number, row) in table.rows.iter().enumerate() {
+                for (slot, source) in row.sources.iter().enumerate() {
+                    if source.is_some() {
+                        self.settle_move((pool, wmall_proto::PgId(number as u32)), row.slots[slot])?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A disk has nothing more to do with a group.
+    fn release(&mut self, group: PgKey, disk: DiskId) -> Result<(), Refusal> {
+        self.drop_tickets(group, disk)?;
+        let bits = self.derived.topology.pools.get(&group.0).map(|t| t.pool.pg_bits);
+        if let Some(pg_bits) = bits {
+            self.feed.push(FeedItem::Released { pool: group.0, pg: group.1, pg_bits, disk });
+        }
+        Ok(())
+    }
+
+    fn put_row(&mut self, group: PgKey, row: PgRow) {
+        self.txn.put(keys::row(group.0, group.1), &row);
+        let table = self.change_topology().pools.get_mut(&group.0);
+        if let Some(there) = table.and_then(|t| t.rows.get_mut(group.1.0 as usize)) {
+            *there = row;
+        }
+    }
+
+    /// What a disk holds as a source is not vouched for any more.
+    pub(super) fn distrust_source(&mut self, disk: DiskId) {
+        let topology = self.derived.topology.clone();
+        for (&pool, table) in &topology.pools {
+            for (number, row) in table.rows.iter().enumerate() {
+                let Some(slot) = row.source_slot_of(disk) else { continue };
+                let mut row = row.clone();
+                row.sources[usize::from(slot)].iter_mut().for_each(|s| s.vouched = false);
+                self.put_row((pool, wmall_proto::PgId(number as u32)), row);
+            }
+        }
+    }
+
+    /// The same for one group, if the disk is a source in it.
+    pub(super) fn distrust_source_of(&mut self, group: PgKey, disk: DiskId) {
+        let Some(mut row) = self.row(group) else { return };
+        if let Some(slot) = row.source_slot_of(disk) {
+            row.sources[usize::from(slot)].iter_mut().for_each(|s| s.vouched = false);
+            self.put_row(group, row);
+        }
+    }
+
+    /// The leader found these disks to be down, or to be back.
+    pub(super) fn note_disks(&mut self, down: &[DiskId], back: &[DiskId]) -> Outcome {
+        let now = self.now_ms;
+        for disk in down {
+            self.change_disk(*disk, |d| d.down_since_ms = d.down_since_ms.or(Some(now)));
+        }
+        for disk in back {
+            self.change_disk(*disk, |d| d.down_since_ms = None);
+        }
+        Ok(Response::Done)
+    }
+
+    /// Disks are to be emptied, or are not any more.
+    pub(super) fn set_draining(&mut self, disks: &[DiskId], draining: bool) -> Outcome {
+        if let Some(unknown) = disks.iter().find(|d| !self.derived.topology.disks.contains_key(d)) {
+            return Err(wmall_proto::RpcError::not_found(unknown).into());
+        }
+        for disk in disks {
+            self.change_disk(*disk, |d| d.draining = draining);
+        }
+        Ok(Response::Done)
+    }
+
+    fn change_disk(&mut self, disk: DiskId, change: impl FnOnce(&mut DiskInfo)) {
+        let Some(known) = self.derived.topology.disks.get(&disk) else { return };
+        let mut changed = known.clone();
+        change(&mut changed);
+        if changed != *known {
+            self.txn.put(keys::disk(disk), &changed);
+            self.change_topology().disks.insert(disk, changed);
+        }
+    }
+
+    /// Closes every ticket of a disk in a group.
+    fn drop_tickets(&mut self, group: PgKey, disk: DiskId) -> Result<(), Refusal> {
+        if self.derived.tickets.get(&(disk, group)).copied().unwrap_or(0) == 0 {
+            return Ok(());
+        }
+        let bits = self.derived.topology.pools.get(&group.0).map(|t| t.pool.pg_bits);
+        let Some(bits) = bits else { return Ok(()) };
+        let (low, high) = group.1.range(bits);
+        let [low, high] = [low, high].map(|chunk| keys::ticket(disk, group.0, &chunk));
+        for key in self.txn.keys_between(&keys::tickets_of(disk), &low, &high)? {
+            if let Some((.., chunk)) = keys::parse_ticket(&key) {
+                self.close_ticket(disk, group, &chunk, |_| true)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All groups that a disk has a slot in lose its word.
+    pub(super) fn mark_all_dirty(&mut self, disk: DiskId) {
+        let groups: Vec<PgKey> = groups_of(&self.derived.topology, disk);
+        for group in groups {
+            self.set_dirty(group, disk, Some(self.index));
+        }
+        self.distrust_source(disk);
+    }
+}
