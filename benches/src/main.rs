@@ -33,7 +33,10 @@ fn main() -> Result<()> {
     let folder = tempfile::tempdir_in(std::env::var_os("WMALL_BENCH_DIR").unwrap_or(".".into()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut report = Report::new();
-    let options = UpOptions { detach: false, ..UpOptions::default() };
+    let mut options = UpOptions { detach: false, ..UpOptions::default() };
+    if only.as_deref() == Some("records") {
+        options.max_bytes = records::DISK_BYTES;
+    }
     let binary = PathBuf::from(binary);
     let mut devnet = runtime.block_on(Devnet::up(&folder.path().join("net"), &binary, &options))?;
     let measured = (|| {

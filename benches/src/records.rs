@@ -10,6 +10,9 @@ use wmall_proto::chunk::{MAX_CHUNKS_PER_COMMIT, MIN_CHUNK_SIZE};
 
 use crate::memory;
 
+/// Room on each of five disks for a fifth of it, and some more.
+pub(crate) const DISK_BYTES: u64 = 20 << 30;
+
 /// What was measured.
 pub(crate) struct Records {
     pub(crate) chunks: u64,

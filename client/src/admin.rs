@@ -10,7 +10,7 @@ use wmall_proto::pool::{Bucket, BucketChange, BucketRules};
 use wmall_proto::rpc::{
     Condition, MemberCommand, NameCommand, Query, QueryReply, Request, Response, SnapshotInfo, UserCommand,
 };
-use wmall_proto::status::ClusterStatus;
+use wmall_proto::status::{ClusterStatus, DrainView};
 use wmall_proto::{
     BucketName, ChunkId, ErrorCode, FileId, NodeName, ObjectName, Pool, PoolName, RequestId, RpcError, Scheme,
 };
@@ -55,6 +55,19 @@ impl Store {
     /// Changes what a bucket's owner asks of it.
     pub async fn change_bucket(&self, name: BucketName, change: BucketChange) -> Result<(), ClientError> {
         self.administer(UserCommand::ChangeBucket { name, change }).await
+    }
+
+    /// Has a data node emptied, or no longer.
+    pub async fn drain(&self, node: NodeName, draining: bool) -> Result<(), ClientError> {
+        self.administer(UserCommand::DrainNode { node, draining }).await
+    }
+
+    /// What emptying a data node comes to, and how far it is.
+    pub async fn drain_view(&self, node: NodeName) -> Result<DrainView, ClientError> {
+        match self.inner.read(Query::Drain(node)).await? {
+            QueryReply::Drain(view) => Ok(view),
+            _ => Err(unexpected().into()),
+        }
     }
 
     /// Lets data be deleted again after a restore.

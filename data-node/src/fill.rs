@@ -1,33 +1,30 @@
 //! Fetches what this node's disks should hold and do not: tickets, and the chunks of dirty groups.
 //!
-//! One task, at most [`PARALLEL`] fetches at once. Each piece is hashed before it is written, and the
+//! One task, at most [`PARALLEL`] fetches at once, which rest while clients are served (`traffic.rs`). Each piece is hashed before it is written, and the
 //! ticket is closed by a receipt, never by the end of a job.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use wmall_manifest::Stripe;
-use wmall_proto::chunk::{MissingPiece, PieceDigest, Shard, UNKNOWN_DIGEST};
+use wmall_proto::chunk::MissingPiece;
 use wmall_proto::feed::{FeedItem, PoolChunk};
+use wmall_proto::ids::IdPage;
 use wmall_proto::receipt::SignedReceipt;
-use wmall_proto::rpc::{ReadRequest, Request, Response};
-use wmall_proto::{ChunkId, DiskId, ErrorCode, PgId, PoolId, RpcError, Scheme, UploadId};
+use wmall_proto::rpc::{Request, Response};
+use wmall_proto::{DiskId, PgId, PoolId, RpcError};
 use wmall_runtime::Shutdown;
-use wmall_runtime::clock::now_ms;
-use wmall_transport::{Endpoint, Members, Target, collect};
+use wmall_transport::{Endpoint, Members};
 
-use crate::disk::{DiskStore, PieceHeader};
+use crate::disk::DiskStore;
 use crate::map::Map;
 use crate::service::BadPiece;
+use crate::traffic::Traffic;
 
 /// Fetches under way: with chunks of 16 MiB, 64 MiB of memory for copies, and twice that for shards.
 const PARALLEL: usize = 4;
-/// How long one fetch may take.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the feed may take to reach a listing; it comes once a second.
 const ABREAST: Duration = Duration::from_secs(5);
 /// Between looks at it.
@@ -35,8 +32,6 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Between passes over work that did not end well, growing up to the second number.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Pieces fetched for a backfill belong to no client's upload: to one of their own, which tells when.
-const BACKFILL: [u8; 10] = [0xff; 10];
 
 /// The filler.
 #[derive(Clone)]
@@ -45,6 +40,7 @@ pub(crate) struct Filler {
     pub(crate) metadata: Arc<Members>,
     pub(crate) disks: Arc<Vec<Arc<DiskStore>>>,
     pub(crate) map: Arc<Map>,
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 impl Filler {
@@ -76,21 +72,22 @@ impl Filler {
         }
     }
 
-    /// One pass over what a disk misses. True if nothing is left of it.
+    /// One pass over what a disk misses. True if nothing is left of it. A group is closed as soon as all of it has been
+    /// listed and fetched.
     async fn fill(&self, disk: &Arc<DiskStore>) -> Result<bool, RpcError> {
         let Some(id) = disk.id() else { return Ok(true) };
         let mut after = None;
         // Groups of which a piece could not be had keep their marks; the others need not wait for them.
         let mut failed: BTreeSet<(PoolId, PgId)> = BTreeSet::new();
         let mut complete = true;
-        let mut first: Option<(u64, Vec<(PoolId, PgId)>)> = None;
+        let mut open: Option<(u64, Vec<(PoolId, PgId)>)> = None;
         loop {
             let request = Request::ListMissing { disk: id, after: after.clone() };
             let Response::Missing { pieces, next, groups, as_of } = self.metadata.call(&request).await?
             else {
                 return Err(RpcError::internal("the listing got another answer"));
             };
-            first.get_or_insert((as_of, groups));
+            let (begun, open) = open.get_or_insert((as_of, groups));
             if !pieces.is_empty() {
                 // A deletion that is still on its way would take what is vouched for now.
                 if !self.wait_abreast(disk, as_of).await {
@@ -106,17 +103,32 @@ impl Filler {
                 disk.follow(committed, None);
             }
             after = next;
+            let mut done = self.take_done(open, after.as_ref());
+            done.retain(|group| !failed.contains(group));
+            if !done.is_empty() {
+                self.close(id, Vec::new(), done, *begun).await?;
+            }
             if after.is_none() {
-                break;
+                return Ok(complete);
             }
         }
-        if let Some((as_of, mut groups)) = first {
-            groups.retain(|group| !failed.contains(group));
-            if !groups.is_empty() {
-                self.close(id, Vec::new(), groups, as_of).await?;
-            }
+    }
+
+    /// Takes out the groups that a listing which goes on here has behind it. Dirty groups are listed in order, after all
+    /// tickets.
+    fn take_done(&self, open: &mut Vec<(PoolId, PgId)>, next: Option<&IdPage>) -> Vec<(PoolId, PgId)> {
+        let Some(next) = next else { return std::mem::take(open) };
+        if !next.dirty {
+            return Vec::new();
         }
-        Ok(complete)
+        let topology = self.map.get().topology;
+        let listed = |&(pool, pg): &(PoolId, PgId)| {
+            let bits = topology.pools.get(&pool).map(|t| t.pool.pg_bits);
+            bits.is_some_and(|bits| (pool, pg.range(bits).1) <= (next.pool, next.chunk))
+        };
+        let (done, left) = std::mem::take(open).into_iter().partition(listed);
+        *open = left;
+        done
     }
 
     /// Waits until the disk has heard of all that the metadata nodes knew at this index.
@@ -161,7 +173,10 @@ impl Filler {
             {
                 let (filler, disk) = (self.clone(), disk.clone());
                 running.spawn(async move {
+                    let begun = Instant::now();
                     let outcome = filler.fetch(&disk, &piece).await;
+                    let now = Instant::now();
+                    tokio::time::sleep(filler.traffic.rest(now - begun, now)).await;
                     outcome.map_err(|error| {
                         tracing::warn!(%error, chunk = %piece.chunk, "not fetched");
                         piece
@@ -177,162 +192,6 @@ impl Filler {
             }
         }
     }
-
-    /// Gets one piece: from this disk itself if it has a good one, else as a copy from another slot, or made from the
-    /// shards of others.
-    async fn fetch(&self, disk: &Arc<DiskStore>, piece: &MissingPiece) -> Result<SignedReceipt, RpcError> {
-        let digest = piece.digests.get(usize::from(piece.slot)).copied();
-        let header = |digest: Option<PieceDigest>| PieceHeader {
-            pool: piece.pool,
-            chunk: piece.chunk,
-            slot: piece.slot,
-            upload: UploadId::new(now_ms(), BACKFILL),
-            row_version: piece.row_version,
-            shard: digest.map(|digest| Shard { digest, chunk_length: piece.length }),
-        };
-        if digest != Some(UNKNOWN_DIGEST)
-            && let Some(receipt) = vouched(disk, header(digest)).await?
-        {
-            return Ok(receipt);
-        }
-        let (parts, crc, digest) = match digest {
-            None => self.copy(piece).await.map(|(parts, crc)| (parts, crc, None))?,
-            Some(_) => {
-                self.rebuild(piece).await.map(|(shard, crc, digest)| (vec![shard], crc, Some(digest)))?
-            }
-        };
-        let header = header(digest);
-        match vouched(disk, header).await? {
-            // Only now is it known what it should be.
-            Some(receipt) => Ok(receipt),
-            None => disk.put(header, parts, crc).await,
-        }
-    }
-
-    /// Who may have pieces, of those that are not silent, with their slots: first the disk that the slot comes from, whose
-    /// piece is the very one.
-    fn others(&self, piece: &MissingPiece) -> Result<Vec<(u8, Target)>, RpcError> {
-        let known = self.map.get();
-        let row = known.row(piece.pool, &piece.chunk, piece.row_version)?;
-        let target = |(slot, disk): (u8, DiskId)| Some((slot, known.target(disk).ok()?));
-        let own = row.sources.get(usize::from(piece.slot)).copied().flatten().map(|s| (piece.slot, s.disk));
-        let others = row.holders().filter(|(slot, _)| *slot != piece.slot);
-        Ok(own.into_iter().chain(others).filter_map(target).collect())
-    }
-
-    /// A copy from the first slot that has a good one.
-    async fn copy(&self, piece: &MissingPiece) -> Result<(Vec<Bytes>, u32), RpcError> {
-        let mut last = RpcError::new(ErrorCode::Unavailable, "no other slot has the piece");
-        for (_, target) in self.others(piece)? {
-            match read(&self.endpoint, &target, piece, None, piece.length).await {
-                Ok(copy) => return Ok(copy),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    /// A shard from as many others as the scheme needs, each held against its digest; with what it hashes to.
-    async fn rebuild(&self, piece: &MissingPiece) -> Result<(Bytes, u32, PieceDigest), RpcError> {
-        let known = self.map.get();
-        let unknown = || RpcError::not_found(format!("pool number {}", piece.pool.0));
-        let scheme = known.topology.pools.get(&piece.pool).ok_or_else(unknown)?.pool.scheme;
-        let known = |slot: u8| piece.digests.get(usize::from(slot)).is_some_and(|d| *d != UNKNOWN_DIGEST);
-        let mut waiting = self.others(piece)?.into_iter().filter(|(slot, _)| known(*slot));
-        let mut shards: Vec<Option<Vec<u8>>> = vec![None; scheme.width()];
-        let (mut running, mut had) = (JoinSet::new(), 0);
-        let mut last = RpcError::new(ErrorCode::Unavailable, "too few other slots answer");
-        let wanted = piece.digests[usize::from(piece.slot)];
-        while had < scheme.needed() {
-            while had + running.len() < scheme.needed()
-                && let Some((slot, target)) = waiting.next()
-            {
-                let (endpoint, piece) = (self.endpoint.clone(), piece.clone());
-                let length = scheme.piece_length(piece.length);
-                running
-                    .spawn(async move { (slot, read(&endpoint, &target, &piece, Some(slot), length).await) });
-            }
-            match running.join_next().await {
-                // The slot's own shard, from where it comes from: nothing has to be made.
-                Some(Ok((slot, Ok((parts, crc))))) if slot == piece.slot => {
-                    return Ok((parts.concat().into(), crc, wanted));
-                }
-                Some(Ok((slot, Ok((parts, _))))) => {
-                    let place = &mut shards[usize::from(slot)];
-                    had += usize::from(place.is_none());
-                    *place = Some(parts.concat());
-                }
-                Some(Ok((_, Err(error)))) => last = error,
-                Some(Err(error)) => last = RpcError::internal(error),
-                None => return Err(last),
-            }
-        }
-        let piece = piece.clone();
-        tokio::task::spawn_blocking(move || make(scheme, &piece, shards)).await.map_err(RpcError::internal)?
-    }
-}
-
-/// The shard of the missing piece's slot. If nobody knows what it hashes to, the whole chunk says whether it is right.
-fn make(
-    scheme: Scheme,
-    piece: &MissingPiece,
-    shards: Vec<Option<Vec<u8>>>,
-) -> Result<(Bytes, u32, PieceDigest), RpcError> {
-    let wanted = piece.digests[usize::from(piece.slot)];
-    let stripe = Stripe::new(scheme).map_err(RpcError::internal)?;
-    let whole = if wanted == UNKNOWN_DIGEST {
-        Some(stripe.join(shards.clone(), piece.length).map_err(RpcError::internal)?)
-    } else {
-        None
-    };
-    let shard = stripe.rebuild(shards, piece.length, usize::from(piece.slot)).map_err(RpcError::internal)?;
-    let digest = *blake3::hash(&shard).as_bytes();
-    let right = match whole {
-        Some(parts) => ChunkId::of(&parts.concat()) == piece.chunk,
-        None => digest == wanted,
-    };
-    if !right {
-        let reason = format!("good shards of {} make other bytes than were committed", piece.chunk);
-        return Err(RpcError::new(ErrorCode::Corrupt, reason));
-    }
-    let crc = crc32c::crc32c(&shard);
-    Ok((shard, crc, digest))
-}
-
-/// A receipt for what the disk has already, if it is that.
-async fn vouched(disk: &Arc<DiskStore>, header: PieceHeader) -> Result<Option<SignedReceipt>, RpcError> {
-    let store = disk.clone();
-    tokio::task::spawn_blocking(move || store.vouch(header)).await.map_err(RpcError::internal)?
-}
-
-/// Reads a piece from another node and holds it against its digest.
-async fn read(
-    endpoint: &Endpoint,
-    target: &Target,
-    piece: &MissingPiece,
-    slot: Option<u8>,
-    length: u32,
-) -> Result<(Vec<Bytes>, u32), RpcError> {
-    let read = ReadRequest { pool: piece.pool, chunk: piece.chunk, slot, offset: 0, length: u32::MAX };
-    let call = endpoint.open(target, &Request::ReadPiece(read), FETCH_TIMEOUT).await?;
-    let digest = slot.and_then(|s| piece.digests.get(usize::from(s))).copied().unwrap_or(piece.chunk.0);
-    let receiving = async {
-        let mut reply = call.finish().await?;
-        let mut hasher = blake3::Hasher::new();
-        let mut crc = 0;
-        let parts = collect(&mut reply.body, length as usize, |part: &Bytes| {
-            hasher.update(part);
-            crc = crc32c::crc32c_append(crc, part);
-        })
-        .await?;
-        if *hasher.finalize().as_bytes() == digest {
-            return Ok((parts, crc));
-        }
-        let reason = format!("{} sent bytes that are not those of {}", target.node, piece.chunk);
-        Err(RpcError::new(ErrorCode::HashMismatch, reason))
-    };
-    let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} sends too slowly", target.node));
-    tokio::time::timeout(FETCH_TIMEOUT, receiving).await.map_err(late)?
 }
 
 fn committed(receipt: &SignedReceipt) -> FeedItem {

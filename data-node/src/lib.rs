@@ -9,6 +9,7 @@
 mod config;
 mod control;
 mod disk;
+mod fetch;
 mod fill;
 mod init;
 mod inventory;
@@ -18,6 +19,7 @@ mod node;
 mod put;
 mod relay;
 mod service;
+mod traffic;
 
 pub use config::{Config, DiskConfig, RawConfig};
 #[cfg(feature = "testing")]

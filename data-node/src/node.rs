@@ -24,6 +24,7 @@ use crate::kept_map;
 use crate::map::Map;
 use crate::put::Intake;
 use crate::service::Service;
+use crate::traffic::Traffic;
 
 /// Bad pieces that may wait to be reported.
 const BAD_QUEUE: usize = 1024;
@@ -69,11 +70,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     );
     let renewal = Renewal { folder: config.raw.identity_dir.clone(), by: RenewBy::Members(metadata.clone()) };
     let renewal = tokio::spawn(renewal.run(endpoint.clone(), |_| {}));
+    let traffic = Arc::new(Traffic::new());
     let filler = Filler {
         endpoint: endpoint.clone(),
         metadata: metadata.clone(),
         disks: disks.clone(),
         map: map.clone(),
+        traffic: traffic.clone(),
     };
     let metrics = Metrics::new();
     let service = Arc::new(Service {
@@ -82,6 +85,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         reads: Service::read_places(),
         calls: metrics.calls(&CallKind::ALL.map(CallKind::as_str)),
         bad,
+        traffic,
     });
     if let Some(ops) = config.raw.ops.clone() {
         let address = ops.listen;

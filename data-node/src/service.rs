@@ -7,13 +7,14 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::rpc::{PieceCheck, ReadRequest, Request, Response, TopologyReply};
-use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError};
+use wmall_proto::{ChunkId, ErrorCode, PoolId, Role, RpcError};
 use wmall_runtime::metrics::CallMetrics;
 use wmall_transport::{Handler, Incoming, Replier};
 
 use crate::disk::{DiskStore, Located};
 use crate::inventory;
 use crate::put::Intake;
+use crate::traffic::Traffic;
 
 /// Reads under way.
 const READS: usize = 64;
@@ -30,6 +31,7 @@ pub(crate) struct Service {
     pub(crate) reads: Arc<Semaphore>,
     pub(crate) calls: Option<CallMetrics>,
     pub(crate) bad: mpsc::Sender<BadPiece>,
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 impl Service {
@@ -158,6 +160,10 @@ impl Handler for Service {
     async fn handle(&self, call: Incoming) {
         let Incoming { peer, request, mut body, mut replier } = call;
         let (kind, started) = (request.kind(), Instant::now());
+        // Relays are part of a client's put; reads by other data nodes are backfill themselves.
+        if peer.role != Role::Data || matches!(request, Request::Put(_)) {
+            self.traffic.note(started);
+        }
         let ok = match request {
             Request::Put(put) => {
                 let answer = self.intake.put(peer.role, put, &mut body).await.map(Response::Put);

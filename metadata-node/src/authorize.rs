@@ -89,6 +89,7 @@ fn of_query(query: &Query) -> Need<'_> {
     match query {
         Query::File { .. } | Query::Chunk(_) => Need::Some(Access::Read),
         Query::Known { .. } => Need::Some(Access::Write),
+        Query::Drain(_) => Need::Operator,
         Query::Object { bucket, .. }
         | Query::Objects { bucket, .. }
         | Query::Trash { bucket, .. }
@@ -119,7 +120,8 @@ fn of_command(command: &UserCommand) -> Need<'_> {
         | UserCommand::CreateToken { .. }
         | UserCommand::DropToken(_)
         | UserCommand::Revoke(_)
-        | UserCommand::SetScopes(_) => Need::Operator,
+        | UserCommand::SetScopes(_)
+        | UserCommand::DrainNode { .. } => Need::Operator,
     }
 }
 

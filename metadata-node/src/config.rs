@@ -57,11 +57,32 @@ pub struct RawConfig {
     /// An upload that has not committed after so long never will, and what it brought is deleted.
     #[serde(default = "default_upload_ms")]
     pub upload_grace_ms: u64,
+    /// How repairs go.
+    #[serde(default)]
+    pub repair: RepairConfig,
     /// The operations' HTTP endpoint; none if absent.
     pub ops: Option<OpsConfig>,
     /// Logs.
     #[serde(default)]
     pub log: LogConfig,
+}
+
+/// How repairs, drains and balancing go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepairConfig {
+    /// Slots of groups that may be on their way to one disk at once.
+    pub slots_to_disk: usize,
+    /// Slots that may be on their way from one disk that answers.
+    pub slots_from_disk: usize,
+    /// Substitute also what vanished together with much else: for when that is known to be gone.
+    pub override_halt: bool,
+}
+
+impl Default for RepairConfig {
+    fn default() -> Self {
+        Self { slots_to_disk: 64, slots_from_disk: 64, override_halt: false }
+    }
 }
 
 /// A first member.
@@ -148,6 +169,7 @@ impl RawConfig {
             down_after_ms: default_down_ms(),
             condemned_grace_ms: default_condemned_ms(),
             upload_grace_ms: default_upload_ms(),
+            repair: RepairConfig::default(),
             ops: None,
             log: LogConfig::default(),
         }

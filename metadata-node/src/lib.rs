@@ -9,6 +9,7 @@ mod authorize;
 mod backup;
 mod command;
 mod config;
+mod drain;
 mod init;
 mod join;
 mod leader;

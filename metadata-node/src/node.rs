@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openraft::SnapshotPolicy;
+use wmall_placement::{Budget, Policy};
 use wmall_proto::join::JoinAddress;
 use wmall_proto::rpc::CallKind;
 use wmall_proto::{Role, RpcError};
@@ -22,7 +23,7 @@ use crate::backup::{self, Backups};
 use crate::config::Config;
 use crate::init::BORN_FILE;
 use crate::join::{Door, Lifetimes};
-use crate::leader::{Collector, Graces, Liveness, Proposer, ReadIndex};
+use crate::leader::{Collector, Graces, Liveness, Proposer, ReadIndex, Repairer};
 use crate::members::Members;
 use crate::raft::{LogStore, LogStoreError, Machine, Network, SnapshotFolder};
 use crate::service::{KeyCache, Service};
@@ -34,6 +35,8 @@ use crate::view::{self, ViewError};
 /// Raft's heartbeat and election timeouts, in milliseconds. Generous: two cores may have to share ten
 /// processes, and an fsync may take a while.
 const HEARTBEAT_MS: u64 = 300;
+/// Disks that are found down within this part of the grace vanished together.
+const TOGETHER: u64 = 10;
 const ELECTION_MIN_MS: u64 = 1_200;
 const ELECTION_MAX_MS: u64 = 2_400;
 /// Log entries kept below a snapshot, for members that lag a little.
@@ -116,9 +119,22 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     ));
     let watch = tokio::spawn(watch_leadership(raft.clone(), liveness.clone()));
     let metrics = Metrics::new();
-    let status =
-        StatusSource { cluster, raft: raft.clone(), state: state.clone(), liveness: liveness.clone() };
     let proposer = Proposer::start(raft.clone());
+    let repair = config.raw.repair;
+    let repairer = Repairer::new(
+        raft.clone(),
+        state.clone(),
+        liveness.clone(),
+        Policy { together_ms: config.raw.down_after_ms / TOGETHER, override_halt: repair.override_halt },
+        Budget { to_disk: repair.slots_to_disk, from_disk: repair.slots_from_disk },
+    );
+    let status = StatusSource {
+        cluster,
+        raft: raft.clone(),
+        state: state.clone(),
+        liveness: liveness.clone(),
+        repairer: repairer.clone(),
+    };
     let graces =
         Graces { condemned_ms: config.raw.condemned_grace_ms, upload_ms: config.raw.upload_grace_ms };
     let collector =
@@ -135,7 +151,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         proposer: proposer.clone(),
         reads: reads.clone(),
     });
-    let mut tasks = vec![watch, collector];
+    let repairing = tokio::spawn(repairer.clone().run(proposer.clone()));
+    let mut tasks = vec![watch, collector, repairing];
     tasks.extend(backup);
     tasks.push(tokio::spawn(refuse_revoked(state.clone(), endpoint.clone())));
     let shown = join_port.clone();
@@ -162,6 +179,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         door,
         join_address,
         liveness,
+        repairer,
         status: status.clone(),
         calls: metrics.calls(&CallKind::ALL.map(CallKind::as_str)),
         keys: KeyCache::default(),

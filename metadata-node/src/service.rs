@@ -15,8 +15,8 @@ use wmall_proto::join::JoinAddress;
 use wmall_proto::pg::MAX_PG_BITS;
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{
-    CommitRequest, Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, Registration, Request,
-    Response, TopologyReply, UserCommand,
+    CommitRequest, Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, QueryReply, Registration,
+    Request, Response, TopologyReply, UserCommand,
 };
 use wmall_proto::scheme::MAX_WIDTH;
 use wmall_proto::topology::{ClusterId, Topology};
@@ -31,7 +31,7 @@ use wmall_transport::{Handler, Incoming, Replier};
 use crate::authorize::authorize;
 use crate::command::Command;
 use crate::join::Door;
-use crate::leader::{Liveness, Proposer, ReadIndex, new_epoch, not_leader};
+use crate::leader::{Liveness, Proposer, ReadIndex, Repairer, new_epoch, not_leader};
 use crate::raft;
 use crate::state::{NO_EPOCH, QueryError, Silent, State};
 use crate::status::StatusSource;
@@ -66,6 +66,7 @@ pub struct Service {
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadIndex,
     pub(crate) liveness: Arc<Liveness>,
+    pub(crate) repairer: Repairer,
     pub(crate) status: StatusSource,
     pub(crate) calls: Option<CallMetrics>,
     pub(crate) keys: KeyCache,
@@ -205,6 +206,10 @@ impl Service {
     }
 
     async fn read(&self, linearizable: bool, query: &Query) -> Result<Response, RpcError> {
+        if let Query::Drain(node) = query {
+            self.must_lead()?;
+            return self.drain_view(node).await.map(|view| Response::Read(QueryReply::Drain(view)));
+        }
         if linearizable {
             self.reads.wait().await?;
         }
@@ -353,6 +358,7 @@ impl Service {
             UserCommand::RemoveBucket { name } => Command::RemoveBucket { name },
             UserCommand::ChangeBucket { name, change } => Command::ChangeBucket { name, change },
             UserCommand::AllowDeletion => Command::AllowDeletion { epoch: new_epoch() },
+            UserCommand::DrainNode { node, draining } => self.drain(node, draining).await?,
         };
         self.proposer.propose_act(Some(request), by, command).await
     }
@@ -481,7 +487,7 @@ impl Service {
     }
 
     /// Spares a follower the work on a command that it would have to refuse.
-    fn must_lead(&self) -> Result<(), RpcError> {
+    pub(crate) fn must_lead(&self) -> Result<(), RpcError> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         if metrics.current_leader == Some(metrics.id) {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use wmall_proto::grade::{Grade, GradeCounts};
-use wmall_proto::status::{ClusterStatus, DiskStatus, MemberStatus, NodeState, NodeStatus};
+use wmall_proto::status::{ClusterStatus, DiskStatus, MemberStatus, NodeState, NodeStatus, RepairStatus};
 use wmall_proto::topology::{ClusterId, NodeInfo, Topology};
 
 use wmall_runtime::view::StoreError;
 
-use crate::leader::Liveness;
+use crate::leader::{Liveness, Repairer};
 use crate::state::{Counters, State};
 use crate::types::Raft;
 
@@ -20,6 +20,7 @@ pub(crate) struct StatusSource {
     pub(crate) raft: Raft,
     pub(crate) state: Arc<State>,
     pub(crate) liveness: Arc<Liveness>,
+    pub(crate) repairer: Repairer,
 }
 
 impl StatusSource {
@@ -41,6 +42,7 @@ impl StatusSource {
             chunk_bytes,
             redundant_bytes,
             tickets: counters.tickets.values().sum(),
+            repair: self.repair(&topology),
             trash: counters.trash,
             condemned_chunks: counters.condemned.chunks,
             condemned_bytes: counters.condemned.bytes,
@@ -50,6 +52,24 @@ impl StatusSource {
             nodes,
             index,
         })
+    }
+
+    fn repair(&self, topology: &Topology) -> RepairStatus {
+        let rows = topology.pools.values().flat_map(|t| &t.rows);
+        let plan = self.repairer.last_plan();
+        let halted = plan.halted.map(|halt| {
+            format!(
+                "{} of {} disks in use vanished together; nothing is copied elsewhere unless [repair] override_halt is set",
+                halt.disks.len(),
+                halt.of
+            )
+        });
+        RepairStatus {
+            moving: rows.map(|r| r.sources.iter().flatten().count() as u64).sum(),
+            waiting: plan.waiting.values().sum(),
+            stuck: plan.stuck.values().sum(),
+            halted,
+        }
     }
 
     fn members(&self) -> Vec<MemberStatus> {
@@ -85,6 +105,8 @@ impl StatusSource {
                 pieces: beat.map_or(0, |b| b.pieces),
                 tickets: counters.tickets.get(&disk.id).copied().unwrap_or(0),
                 dirty_groups: dirty_groups(topology, disk.id),
+                slots: slots_of(topology, disk.id),
+                draining: disk.draining,
                 writable: beat.is_some_and(|b| b.writable),
                 failed: silent.is_some() && beat.is_none_or(|b| b.failed),
             }
@@ -98,6 +120,11 @@ impl StatusSource {
             disks: disks.collect(),
         }
     }
+}
+
+fn slots_of(topology: &Topology, disk: wmall_proto::DiskId) -> u64 {
+    let rows = topology.pools.values().flat_map(|t| &t.rows);
+    rows.filter(|row| row.slot_of(disk).is_some()).count() as u64
 }
 
 fn dirty_groups(topology: &Topology, disk: wmall_proto::DiskId) -> u64 {

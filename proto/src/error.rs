@@ -69,6 +69,8 @@ pub enum ErrorCode {
     Internal,
     /// A join token that is unknown, used up or expired.
     BadToken,
+    /// It would put data at risk, or could not be ended.
+    Unsafe,
 }
 
 impl ErrorCode {
@@ -82,6 +84,7 @@ impl ErrorCode {
             Self::NotEmpty => "not_empty",
             Self::RangeOutOfBounds => "range_out_of_bounds",
             Self::BadToken => "bad_token",
+            Self::Unsafe => "unsafe",
             Self::OutOfBounds => "out_of_bounds",
             Self::PreconditionFailed => "precondition_failed",
             Self::Locked => "locked",

@@ -57,10 +57,46 @@ pub struct DiskStatus {
     pub tickets: u64,
     /// Groups of which its content is not vouched for.
     pub dirty_groups: u64,
+    /// Slots of groups that it has.
+    pub slots: u64,
+    /// Whether it is to be emptied.
+    pub draining: bool,
     /// Whether it takes writes.
     pub writable: bool,
     /// Whether it failed, or its node is up without it: what it holds does not count.
     pub failed: bool,
+}
+
+/// A data node that is, or may be, emptied.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct DrainView {
+    /// The node.
+    pub node: NodeName,
+    /// Its disks.
+    pub disks: Vec<DiskId>,
+    /// Whether they are being emptied.
+    pub draining: bool,
+    /// Slots of groups that they have.
+    pub slots: u64,
+    /// Slots that they have given away and still hold the pieces of, until the new disks have them.
+    pub leaving: u64,
+    /// Bytes of the slots that they have, about.
+    pub bytes: u64,
+    /// Of these slots, those for which there is no other disk under the zone rule, with room.
+    pub stuck: u64,
+}
+
+/// What is on its way between disks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct RepairStatus {
+    /// Slots on their way to another disk.
+    pub moving: u64,
+    /// Slots that should move and wait for others to arrive.
+    pub waiting: u64,
+    /// Slots that should move and for which there is no disk.
+    pub stuck: u64,
+    /// Why nothing is substituted, if so.
+    pub halted: Option<String>,
 }
 
 /// A data node as seen now.
@@ -114,6 +150,8 @@ pub struct ClusterStatus {
     pub redundant_bytes: u64,
     /// Notes of pieces that are missing.
     pub tickets: u64,
+    /// Slots on their way.
+    pub repair: RepairStatus,
     /// Names that were removed and can still be had back.
     pub trash: u64,
     /// Chunks that nothing refers to and that wait for their deletion.

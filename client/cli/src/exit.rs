@@ -1,6 +1,6 @@
 //! Failures as the user sees them: a stable code, why, and what to try; and the exit codes.
 //!
-//! 0 ok, 1 failed, 2 usage, 69 unreachable, 77 denied, 78 bad config (the last three from sysexits.h).
+//! 0 ok, 1 failed, 2 usage, 5 unsafe and refused, 6 timed out while the work goes on, 69 unreachable, 77 denied, 78 bad config (the last three from sysexits.h).
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -13,6 +13,8 @@ use wmall_transport::JoinError;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+const UNSAFE: u8 = 5;
+const GOES_ON: u8 = 6;
 const UNREACHABLE: u8 = 69;
 const DENIED: u8 = 77;
 const BAD_CONFIG: u8 = 78;
@@ -44,6 +46,11 @@ impl Failure {
     /// The command line does not make sense.
     pub(crate) fn usage(why: impl Display) -> Self {
         Self::new("usage", why.to_string(), USAGE)
+    }
+
+    /// What was waited for is still under way.
+    pub(crate) fn goes_on(why: impl Into<String>) -> Self {
+        Self::new("timeout", why, GOES_ON)
     }
 
     /// A check that came out badly.
@@ -90,6 +97,7 @@ impl From<ClientError> for Failure {
         let exit = match code {
             ErrorCode::Unreachable | ErrorCode::NoQuorum => UNREACHABLE,
             ErrorCode::Denied => DENIED,
+            ErrorCode::Unsafe => UNSAFE,
             _ => FAILED,
         };
         Self::new(code.as_str(), reason, exit).hint(error.hint())

@@ -12,9 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use wmall_journal::{Journal, Position};
-use wmall_proto::{ChunkId, PoolId, UploadId};
 use wmall_proto::chunk::Shard;
 use wmall_proto::feed::PoolChunk;
+use wmall_proto::{ChunkId, PoolId, UploadId};
 use wmall_runtime::view::{Buffered, Changes, SledStore, Store, StoreError};
 
 use super::piece::{Entry, PieceHeader, header_length};
@@ -45,10 +45,18 @@ pub(crate) struct Located {
     pub(crate) slot: u8,
     /// None for a copy.
     pub(crate) shard: Option<Shard>,
+    /// Version of the row that a shard was put by; 0 for a copy, which fits every slot.
+    pub(crate) row_version: u64,
     pub(crate) state: PieceState,
 }
 
 impl Located {
+    /// Whether a piece that comes now is of another slot, by a row of before: a write that was under way for long while
+    /// the slot moved.
+    fn is_later_than(&self, header: &PieceHeader) -> bool {
+        self.shard.is_some() && self.slot != header.slot && self.row_version > header.row_version
+    }
+
     /// Where its bytes begin in its segment.
     pub(crate) fn payload_offset(&self) -> u64 {
         Journal::payload_offset(self.position, header_length(self.shard.as_ref()))
@@ -243,7 +251,7 @@ impl Index {
         length: u32,
     ) -> Result<(), StoreError> {
         match entry {
-            Entry::Piece(header) => self.insert(batch, header, position, length)?,
+            Entry::Piece(header) => drop(self.insert(batch, header, position, length)?),
             Entry::Stamp(header) => {
                 self.claim(batch, header)?;
             }
@@ -255,16 +263,33 @@ impl Index {
         Ok(())
     }
 
-    /// A piece came in. One that was there before is replaced, and what held it holds the new one.
+    /// Enters a piece at the end of its append. False if the one that is there is by a later row.
+    pub(crate) fn piece(
+        &mut self,
+        batch: &mut IndexBatch,
+        header: &PieceHeader,
+        position: Position,
+        length: u32,
+    ) -> Result<bool, StoreError> {
+        let entered = self.insert(batch, header, position, length)?;
+        batch.0.insert(POSITION_KEY.to_vec(), Some(encode_pair(position.segment, position.offset)));
+        Ok(entered)
+    }
+
+    /// A piece came in. One that was there before is replaced, and what held it holds the new one. False if the one that
+    /// is there is by a later row.
     fn insert(
         &mut self,
         batch: &mut IndexBatch,
         header: &PieceHeader,
         position: Position,
         length: u32,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let key = header.key();
         let before = self.held(batch, &key)?.filter(|h| h.located.state != PieceState::Trash);
+        if before.as_ref().is_some_and(|h| h.located.is_later_than(header)) {
+            return Ok(false);
+        }
         let (state, mut claims) = match before {
             Some(old) => {
                 self.discount(&old.located);
@@ -276,10 +301,12 @@ impl Index {
             }
         };
         add_claim(&mut claims, header.upload, self.fenced_before_ms);
-        let located = Located { position, length, slot: header.slot, shard: header.shard, state };
+        let row_version = header.shard.map_or(0, |_| header.row_version);
+        let located =
+            Located { position, length, slot: header.slot, shard: header.shard, row_version, state };
         self.count(&located);
         self.put(batch, &key, Held { located, claims });
-        Ok(())
+        Ok(true)
     }
 
     /// An upload claims a piece that is here. False if it is not here any more.
@@ -312,7 +339,7 @@ impl Index {
             Some(held) if held.located.position >= position => Ok(()),
             Some(held) => self.relocate(batch, &header.key(), held, position),
             // Where the original is gone with its segment, its claim is the best that is known.
-            None => self.insert(batch, header, position, length),
+            None => self.insert(batch, header, position, length).map(drop),
         }
     }
 

@@ -81,6 +81,11 @@ enum Reply {
     Moves(mpsc::Sender<()>),
 }
 
+fn overtaken() -> RpcError {
+    RpcError::new(ErrorCode::StaleRow, "the slot moved while the piece was written")
+        .hint("read the map again")
+}
+
 fn crowded() -> RpcError {
     RpcError::new(ErrorCode::Busy, "too many uploads of these bytes are under way; try again later")
 }
@@ -173,8 +178,11 @@ impl Keeper {
                 let _ = reply.send(Err(crowded()));
             }
             Work::Piece(header, length, position, reply) => {
-                replies.push(Reply::Piece(reply));
-                index.enter(batch, &Entry::Piece(header), position, length)?;
+                if index.piece(batch, &header, position, length)? {
+                    replies.push(Reply::Piece(reply));
+                } else {
+                    let _ = reply.send(Err(overtaken()));
+                }
             }
             Work::Stamp(header, position, reply) => {
                 let held = index.held(batch, &header.key())?;

@@ -39,6 +39,8 @@ pub struct UpOptions {
     pub condemned_grace: Duration,
     /// How long an upload may take before it is given up.
     pub upload_grace: Duration,
+    /// How long a data node is silent before it counts as down, and what it held is made anew elsewhere.
+    pub down_grace: Duration,
     /// How long certificates are valid that are issued later.
     pub certificate_life: Duration,
     /// Whether the nodes outlive the caller.
@@ -47,7 +49,8 @@ pub struct UpOptions {
 
 impl Default for UpOptions {
     fn default() -> Self {
-        let Settings { condemned_grace, upload_grace, certificate_life, .. } = Settings::default();
+        let Settings { condemned_grace, upload_grace, down_grace, certificate_life, .. } =
+            Settings::default();
         Self {
             metadata: 3,
             data: 5,
@@ -55,6 +58,7 @@ impl Default for UpOptions {
             max_bytes: 8 << 30,
             condemned_grace,
             upload_grace,
+            down_grace,
             certificate_life,
             detach: true,
         }
@@ -63,8 +67,8 @@ impl Default for UpOptions {
 
 impl UpOptions {
     pub(crate) fn settings(&self) -> Settings {
-        let Self { max_bytes, condemned_grace, upload_grace, certificate_life, .. } = *self;
-        Settings { max_bytes, condemned_grace, upload_grace, certificate_life }
+        let Self { max_bytes, condemned_grace, upload_grace, down_grace, certificate_life, .. } = *self;
+        Settings { max_bytes, condemned_grace, upload_grace, down_grace, certificate_life }
     }
 }
 

@@ -113,6 +113,8 @@ pub struct Settings {
     pub condemned_grace: Duration,
     /// How long an upload may take before it is given up.
     pub upload_grace: Duration,
+    /// How long a data node is silent before it counts as down.
+    pub down_grace: Duration,
     /// How long certificates are valid that are issued later.
     pub certificate_life: Duration,
 }
@@ -123,6 +125,7 @@ impl Default for Settings {
             max_bytes: 64 << 30,
             condemned_grace: Duration::from_secs(600),
             upload_grace: Duration::from_secs(86_400),
+            down_grace: Duration::from_secs(600),
             certificate_life: NODE_LIFETIME,
         }
     }
@@ -191,6 +194,7 @@ fn metadata_config(
         user_certificate_ms: life_ms,
         condemned_grace_ms: settings.condemned_grace.as_millis() as u64,
         upload_grace_ms: settings.upload_grace.as_millis() as u64,
+        down_after_ms: settings.down_grace.as_millis() as u64,
         ops: node.ops.map(|listen| OpsConfig { listen }),
         ..wmall_metadata_node::RawConfig::new(node.name.clone(), data, identity, node.address, members)
     }

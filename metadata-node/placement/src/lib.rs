@@ -1,15 +1,25 @@
 //! Decisions about where pieces go and how safe they are, as functions of values.
 //!
-//! Owns no state, does no I/O. Today: the first rows of a pool (weighted rendezvous under the zone
-//! rule, then balancing) and the grades. Repair planning, moves and capacity join it here.
+//! Owns no state, does no I/O. The first rows of a pool (weighted rendezvous under the zone rule, then balancing),
+//! the grades, and which slots move next.
 
 #![warn(missing_docs)]
 
 mod balance;
+mod drain;
 mod grading;
+mod halt;
+mod loads;
 mod rendezvous;
+mod repair;
 mod zone_rule;
 
+pub use drain::{DrainPreview, preview_drain};
 pub use grading::{GroupFacts, PieceFact, grade, tally};
+pub use halt::Halt;
 pub use rendezvous::{PlacementError, propose_rows};
+pub use repair::{
+    Budget, DiskFact, DiskState, GroupFact, PlannedMove, Policy, Reason, RepairPlan, SlotFact, Snapshot,
+    plan_repairs,
+};
 pub use zone_rule::{Candidate, ZoneRule};

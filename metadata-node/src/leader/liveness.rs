@@ -52,6 +52,11 @@ impl Liveness {
         }
     }
 
+    /// Whether a silence of so long is more than the grace.
+    pub fn is_down_after(&self, silence: Duration) -> bool {
+        silence >= self.down_after
+    }
+
     /// A node is alive.
     pub fn hear(&self, heartbeat: Heartbeat, now: Instant) {
         let disks = heartbeat.disks.into_iter().map(|d| (d.disk, d)).collect();

@@ -1,10 +1,11 @@
 //! What only the leader does: gathering commands into entries, sharing read-index rounds, counting
-//! heartbeats, looking for what has fallen due. All of it is memory that a new leader starts without.
+//! heartbeats, looking for what has fallen due, planning repairs. All of it is memory that a new leader starts without.
 
 mod collector;
 mod liveness;
 mod propose;
 mod read_index;
+mod repair;
 
 pub(crate) use collector::new_epoch;
 pub use collector::{Collector, Graces};
@@ -12,3 +13,4 @@ pub use liveness::Liveness;
 pub use propose::Proposer;
 pub(crate) use propose::not_leader;
 pub use read_index::ReadIndex;
+pub(crate) use repair::Repairer;

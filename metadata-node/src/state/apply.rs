@@ -341,6 +341,10 @@ impl<'a> Context<'a> {
         let Some(row) = table.and_then(|t| t.rows.get_mut(pg.0 as usize)) else { return };
         let Some(slot) = row.slot_of(disk) else { return };
         row.dirty_at[usize::from(slot)] = at;
+        if at.is_some() {
+            // What came since a move began was on this disk alone, and may be what went missing.
+            row.sources[usize::from(slot)].iter_mut().for_each(|s| s.vouched = false);
+        }
         let row = row.clone();
         self.txn.put(keys::row(pool, pg), &row);
     }

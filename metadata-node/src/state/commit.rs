@@ -9,7 +9,7 @@ use wmall_proto::chunk::{
 };
 use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::file::{FileRecord, Pin};
-use wmall_proto::pg::{PgKey, PgRow};
+use wmall_proto::pg::PgKey;
 use wmall_proto::rpc::{Ack, CommitOutcome, Response};
 use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError, UploadId};
 
@@ -222,14 +222,18 @@ impl Context<'_> {
         let stands = |slot: u8| promised(slot, row.slots[usize::from(slot)]);
         let (held, missing): (Vec<u8>, Vec<u8>) = (0..row.slots.len() as u8).partition(|&slot| stands(slot));
         // A put that began before a move has the source's promise. It keeps its pieces until the slot's disk has them.
-        let by_source = |slot: &u8| row.sources[usize::from(*slot)].is_some_and(|s| promised(*slot, s.disk));
-        let counted: Vec<u8> = held.iter().chain(missing.iter().filter(|s| by_source(s))).copied().collect();
+        let by_source = |slot: &u8| {
+            let source = row.sources[usize::from(*slot)]?.disk;
+            promised(*slot, source).then_some(source)
+        };
+        let counted = held.iter().map(|slot| row.slots[usize::from(*slot)]);
+        let counted: Vec<DiskId> = counted.chain(missing.iter().filter_map(by_source)).collect();
         let needed = match ack {
             Ack::All => row.slots.len(),
             Ack::Quorum => table.pool.scheme.quorum(),
         };
-        let zones_wanted = self.zones(row, 0..row.slots.len() as u8).min(2).min(needed);
-        let zones_held = self.zones(row, counted.iter().copied());
+        let zones_wanted = self.zones(&row.slots).min(2).min(needed);
+        let zones_held = self.zones(&counted);
         if counted.len() < needed || zones_held < zones_wanted {
             let reason = format!(
                 "chunk {} has {} of {needed} receipts, in {zones_held} of {zones_wanted} zones",
@@ -256,11 +260,11 @@ impl Context<'_> {
         Some(Judged { group, chunk, length, digests, missing, held })
     }
 
-    /// Distinct zones of some slots of a row.
-    fn zones(&self, row: &PgRow, slots: impl Iterator<Item = u8>) -> usize {
+    /// Distinct zones of some disks.
+    fn zones(&self, disks: &[DiskId]) -> usize {
         let topology = &self.derived.topology;
-        let zone = |slot: u8| topology.node_of(*row.slots.get(usize::from(slot))?).map(|n| &n.zone);
-        slots.filter_map(zone).collect::<BTreeSet<_>>().len()
+        let zone = |disk: &DiskId| topology.node_of(*disk).map(|n| &n.zone);
+        disks.iter().filter_map(zone).collect::<BTreeSet<_>>().len()
     }
 
     /// Writes the file's record, its leaves and its chunks. Returns whether it is new and how many

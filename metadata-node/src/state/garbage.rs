@@ -199,7 +199,8 @@ impl State {
         for chunk in chunks {
             let row = derived.topology.row_of(chunk.pool, &chunk.chunk).map(|(_, row)| row);
             if row.is_some_and(|row| row.involves(disk))
-                && self.chunk_record(chunk.pool, &chunk.chunk)?.is_some() {
+                && self.chunk_record(chunk.pool, &chunk.chunk)?.is_some()
+            {
                 committed.push(*chunk);
             }
         }

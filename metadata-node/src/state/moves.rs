@@ -33,12 +33,13 @@ impl Context<'_> {
         self.derived.topology.pools.get(&pool)?.rows.get(pg.0 as usize).cloned()
     }
 
-    /// Whatever was planned: a disk that is known, on a node that has no other slot of the row.
+    /// Whatever was planned: a disk that is known, on a node that has nothing to do with another slot of the row. The
+    /// source of one has a piece of each chunk already, and a disk has one place for it.
     fn may_take(&self, row: &PgRow, planned: &SlotMove) -> bool {
         let topology = &self.derived.topology;
         let node = |disk: &DiskId| topology.disks.get(disk).map(|d| &d.node);
-        let others = row.slots.iter().enumerate().filter(|(slot, _)| *slot != usize::from(planned.slot));
-        let fits = node(&planned.to).is_some_and(|to| others.into_iter().all(|(_, d)| node(d) != Some(to)));
+        let mut others = row.holders().filter(|(slot, _)| *slot != planned.slot);
+        let fits = node(&planned.to).is_some_and(|to| others.all(|(_, d)| node(&d) != Some(to)));
         fits && row.slots.get(usize::from(planned.slot)).is_some_and(|from| *from != planned.to)
     }
 

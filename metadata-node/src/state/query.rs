@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use wmall_placement::{Candidate, GroupFacts, PieceFact, ZoneRule, grade, tally};
+use wmall_placement::{Candidate, GroupFact, GroupFacts, PieceFact, SlotFact, ZoneRule, grade, tally};
 use wmall_proto::chunk::{ChunkView, PieceState, PieceView};
 use wmall_proto::file::{FilePage, FileRecord, ObjectEntry, ObjectRecord, TrashEntry};
 use wmall_proto::grade::GradeCounts;
@@ -74,6 +74,10 @@ impl State {
                 let (pairs, more) = self.page(keys::ACTS, after.as_deref(), *limit)?;
                 let lines = pairs.iter().map(|(_, value)| decode(value)).collect::<Result<_, _>>()?;
                 Ok(QueryReply::Audit { lines, more })
+            }
+            // Who answers, the leader alone knows.
+            Query::Drain(_) => {
+                Err(RpcError::new(wmall_proto::ErrorCode::NotLeader, "only the leader plans drains").into())
             }
             Query::Known { pool, chunk } => {
                 let record = self.chunk_record(*pool, chunk)?;
@@ -199,22 +203,24 @@ impl State {
         let mut facts = row_facts(topology, row, silent);
         let mut pieces = Vec::new();
         for (slot, fact) in facts.iter_mut().enumerate() {
-            // While a slot moves, its source speaks for it, and its own disk has what it has fetched.
+            // While a slot moves, its source speaks for what it had when it gave the slot away, and its own disk for
+            // what came since.
             let source = row.sources[slot].filter(|_| row.dirty_at[slot].is_some());
-            let target = (row.slots[slot], source.is_some().then_some(PieceState::Missing));
-            let places = source.filter(|s| s.vouched).map(|s| (s.disk, None)).into_iter().chain([target]);
-            for (disk, state) in places {
+            let speaks = source.filter(|s| s.vouched && record.committed_at <= s.since).map(|s| s.disk);
+            let own = row.slots[slot];
+            for disk in [Some(own), source.map(|s| s.disk)].into_iter().flatten() {
                 if self.store.get(&keys::ticket(disk, pool, id))?.is_some() {
                     fact.state = PieceState::Missing;
                 }
+            }
+            let places = match speaks {
+                Some(disk) => vec![(disk, fact.state), (own, PieceState::Missing)],
+                None => vec![(own, fact.state)],
+            };
+            for (disk, state) in places {
                 let Some(info) = topology.disks.get(&disk) else { continue };
-                pieces.push(PieceView {
-                    slot: slot as u8,
-                    disk,
-                    node: info.node.clone(),
-                    incarnation: info.incarnation,
-                    state: state.unwrap_or(fact.state),
-                });
+                let (node, incarnation) = (info.node.clone(), info.incarnation);
+                pieces.push(PieceView { slot: slot as u8, disk, node, incarnation, state });
             }
         }
         let scheme = topology.pools[&pool].pool.scheme;
@@ -248,6 +254,40 @@ impl State {
             chunks: derived.groups.get(&group).copied().unwrap_or(0),
             ticketed: ticketed.remove(&group).unwrap_or_default().into_values().collect(),
         })))
+    }
+
+    /// What the planner of repairs wants to know of each group.
+    pub(crate) fn group_facts(&self, silent: &Silent) -> Vec<GroupFact> {
+        let derived = self.read();
+        let topology = &derived.topology;
+        let mut groups = Vec::new();
+        for (&pool, table) in &topology.pools {
+            let scheme = table.pool.scheme;
+            let counters = derived.counters.pools.get(&pool).copied().unwrap_or_default();
+            // Chunks are spread by their hashes, so a group's part of the bytes is its part of the chunks.
+            let slot_bytes = |chunks: u64| {
+                let bytes = u128::from(scheme.stored_bytes(counters.bytes)) * u128::from(chunks);
+                let slots = u128::from(counters.chunks.max(1)) * scheme.width() as u128;
+                u64::try_from(bytes / slots).unwrap_or(u64::MAX)
+            };
+            for (number, row) in table.rows.iter().enumerate() {
+                let key = (pool, PgId(number as u32));
+                let facts = row_facts(topology, row, silent);
+                let slot = |(slot, fact): (usize, &PieceFact)| SlotFact {
+                    disk: row.slots[slot],
+                    source: row.sources[slot].map(|s| s.disk),
+                    piece: fact.state,
+                };
+                groups.push(GroupFact {
+                    key,
+                    row_version: row.version,
+                    needed: scheme.needed(),
+                    slot_bytes: slot_bytes(derived.groups.get(&key).copied().unwrap_or(0)),
+                    slots: facts.iter().enumerate().map(slot).collect(),
+                });
+            }
+        }
+        groups
     }
 
     /// The map of the cluster.

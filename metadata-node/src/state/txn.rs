@@ -75,7 +75,11 @@ impl<'a> Txn<'a> {
         }
         for changes in [&self.kept, &self.pending] {
             for (key, value) in changes.range(low.to_vec()..=high.to_vec()) {
-                if value.is_some() { found.insert(key.clone()) } else { found.remove(key) };
+                if value.is_some() {
+                    found.insert(key.clone())
+                } else {
+                    found.remove(key)
+                };
             }
         }
         Ok(found.into_iter().collect())

@@ -83,6 +83,8 @@ pub enum Query {
         /// At most so many; the server gives at most 1,000.
         limit: u32,
     },
+    /// What emptying a data node comes to, and how far it is.
+    Drain(NodeName),
     /// Whether a chunk is committed in a pool, so that it need not be sent.
     Known {
         /// The pool.
@@ -131,6 +133,8 @@ pub enum QueryReply {
         /// Whether there are more.
         more: bool,
     },
+    /// To [`Query::Drain`].
+    Drain(crate::status::DrainView),
     /// To [`Query::Tokens`].
     Tokens(Vec<TokenRecord>),
     /// To [`Query::Users`].
@@ -269,6 +273,13 @@ pub enum UserCommand {
     Revoke(Actor),
     /// Says what a user may do from now on; with no scopes, nothing.
     SetScopes(User),
+    /// Has a data node emptied, or no longer.
+    DrainNode {
+        /// The node.
+        node: NodeName,
+        /// Whether it is to be emptied.
+        draining: bool,
+    },
 }
 
 /// A change of the metadata nodes themselves.

@@ -262,6 +262,23 @@ pub(crate) enum NodeCommand {
         /// Its name.
         name: String,
     },
+    /// Have a data node emptied: its pieces move elsewhere, and it gets no new ones.
+    Drain {
+        /// Its name.
+        name: NodeName,
+        /// Say what would move, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Wait until the node is empty, a day at most or as long as is said.
+        #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", num_args = 0..=1)]
+        #[arg(default_missing_value = "1day")]
+        wait: Option<std::time::Duration>,
+    },
+    /// Let a data node keep what it has, and take new pieces.
+    Undrain {
+        /// Its name.
+        name: NodeName,
+    },
     /// Tokens, with which new nodes and users join.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -454,6 +471,9 @@ pub(crate) enum DevnetCommand {
         /// How long an upload may take before it is given up.
         #[arg(long, value_parser = humantime::parse_duration, default_value = "1day", value_name = "TIME")]
         upload_grace: std::time::Duration,
+        /// How long a data node is silent before it counts as down, and what it held is made anew elsewhere.
+        #[arg(long, value_parser = humantime::parse_duration, default_value = "10min", value_name = "TIME")]
+        down_grace: std::time::Duration,
         /// How long certificates are valid that are issued later.
         #[arg(long, value_parser = humantime::parse_duration, default_value = "30days", value_name = "TIME")]
         certificate_life: std::time::Duration,

@@ -2,6 +2,7 @@
 
 mod data;
 mod devnet;
+mod drain;
 mod identity;
 mod join;
 mod meta;

@@ -5,7 +5,7 @@ use wmall_proto::chunk::{ChunkView, PieceState};
 use wmall_proto::status::{ClusterStatus, NodeStatus};
 use wmall_proto::{ChunkId, FileId, RpcError};
 
-use super::{Context, identity};
+use super::{Context, drain, identity};
 use crate::args::{ChunkCommand, FileCommand, NodeCommand};
 use crate::exit::Failure;
 use crate::output::{bytes, table};
@@ -25,6 +25,7 @@ fn describe(status: &ClusterStatus) -> String {
         "{}\n\n\
          chunks    {} stable, {} warning, {} danger, {} unavailable, {} lost\n\
          data      {} files, {} objects, {} ({} at full redundancy), {} tickets\n\
+         repair    {} slots on their way, {} waiting, {} without a place{}\n\
          trash     {} removed objects, {} chunks ({}) to be deleted{}\n\
          cluster   {}\n\n{}\n\n{}",
         status.summary,
@@ -38,6 +39,10 @@ fn describe(status: &ClusterStatus) -> String {
         bytes(status.chunk_bytes),
         bytes(status.redundant_bytes),
         status.tickets,
+        status.repair.moving,
+        status.repair.waiting,
+        status.repair.stuck,
+        status.repair.halted.as_ref().map_or_else(String::new, |why| format!("; halted: {why}")),
         status.trash,
         status.condemned_chunks,
         bytes(status.condemned_bytes),
@@ -57,7 +62,11 @@ fn nodes(nodes: &[NodeStatus]) -> String {
                 n.name.to_string(),
                 n.zone.to_string(),
                 n.address.to_string(),
-                n.state.as_str().into(),
+                format!(
+                    "{}{}",
+                    n.state.as_str(),
+                    if n.disks.iter().any(|d| d.draining) { ", draining" } else { "" }
+                ),
                 sum(|d| d.pieces).to_string(),
                 format!("{} in {}", bytes(sum(|d| d.used_bytes)), bytes(sum(|d| d.segment_bytes))),
                 sum(|d| d.tickets).to_string(),
@@ -76,6 +85,8 @@ async fn fetch_status(context: &Context) -> Result<ClusterStatus, Failure> {
 pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), Failure> {
     match command {
         NodeCommand::Token(command) => identity::token(context, command).await,
+        NodeCommand::Drain { name, dry_run, wait } => drain::drain(context, name, dry_run, wait).await,
+        NodeCommand::Undrain { name } => drain::undrain(context, name).await,
         NodeCommand::Revoke { name, role } => identity::revoke(context, name, role.into()).await,
         NodeCommand::Ls => context.format.print(&fetch_status(context).await?.nodes, |all| nodes(all)),
         NodeCommand::Show { name } => {

@@ -56,7 +56,8 @@ pub(super) fn decode_pair(bytes: &[u8]) -> Option<(u64, u64)> {
     Some((u64::from_le_bytes(*a), u64::from_le_bytes(rest.try_into().ok()?)))
 }
 
-/// In the byte of the state: the piece is a shard, and its digest and its chunk's length stand before the claims.
+/// In the byte of the state: the piece is a shard, and its digest, its chunk's length and its row's version stand before
+/// the claims.
 const IS_SHARD: u8 = 0x80;
 
 pub(super) fn encode_held(held: &Held) -> Vec<u8> {
@@ -68,6 +69,7 @@ pub(super) fn encode_held(held: &Held) -> Vec<u8> {
     if let Some(Shard { digest, chunk_length }) = located.shard {
         out.extend_from_slice(&digest);
         out.extend_from_slice(&chunk_length.to_le_bytes());
+        out.extend_from_slice(&located.row_version.to_le_bytes());
     }
     held.claims.iter().for_each(|c| out.extend_from_slice(&c.0));
     out
@@ -76,10 +78,12 @@ pub(super) fn encode_held(held: &Held) -> Vec<u8> {
 pub(super) fn decode_held(bytes: &[u8]) -> Option<Held> {
     let (segment, offset) = decode_pair(bytes.get(..16)?)?;
     let (&[a, b, c, d, slot, flags], mut claims) = bytes.get(16..)?.split_first_chunk::<6>()?;
-    let mut shard = None;
+    let (mut shard, mut row_version) = (None, 0);
     if flags & IS_SHARD != 0 {
         let (digest, rest) = claims.split_first_chunk::<32>()?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
+        let (version, rest) = rest.split_first_chunk::<8>()?;
+        row_version = u64::from_le_bytes(*version);
         shard = Some(Shard { digest: *digest, chunk_length: u32::from_le_bytes(*length) });
         claims = rest;
     }
@@ -93,5 +97,5 @@ pub(super) fn decode_held(bytes: &[u8]) -> Option<Held> {
     let claims = claims.iter().copied().map(UploadId).collect();
     let length = u32::from_le_bytes([a, b, c, d]);
     let position = Position { segment, offset };
-    Some(Held { located: Located { position, length, slot, shard, state }, claims })
+    Some(Held { located: Located { position, length, slot, shard, row_version, state }, claims })
 }

@@ -162,10 +162,29 @@ fn claims_are_bounded_and_the_oldest_goes_first() {
 
 #[test]
 fn a_damaged_entry_is_an_error() {
-    let located = Located { position: at(1, 2), length: 3, slot: 4, shard: None, state: PieceState::Live };
-    let held = Held { located, claims: vec![upload(1), upload(2)] };
-    let bytes = encode_held(&held);
-    assert_eq!(decode_held(&bytes), Some(held));
-    assert_eq!(decode_held(&bytes[..bytes.len() - 1]), None);
-    assert_eq!(decode_held(&bytes[..10]), None);
+    let shard = Some(wmall_proto::chunk::Shard { digest: [9; 32], chunk_length: 77 });
+    for (shard, row_version) in [(None, 0), (shard, 6)] {
+        let state = PieceState::Live;
+        let located = Located { position: at(1, 2), length: 3, slot: 4, shard, row_version, state };
+        let held = Held { located, claims: vec![upload(1), upload(2)] };
+        let bytes = encode_held(&held);
+        assert_eq!(decode_held(&bytes), Some(held));
+        assert_eq!(decode_held(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(decode_held(&bytes[..10]), None);
+    }
+}
+
+#[test]
+fn a_late_write_by_a_row_of_before_does_not_replace_a_shard() {
+    let shard = Some(wmall_proto::chunk::Shard { digest: [9; 32], chunk_length: 77 });
+    let put = |slot: u8, row_version: u64| PieceHeader { slot, row_version, shard, ..header(1, 5) };
+    let mut index = index();
+    let mut enter = |header: PieceHeader, offset: u64| {
+        change(&mut index, |index, batch| index.piece(batch, &header, at(1, offset), 10).unwrap())
+    };
+    assert!(enter(put(1, 3), 8));
+    assert!(!enter(put(0, 2), 16), "another slot, by an older row");
+    assert!(enter(put(1, 2), 24), "its own slot");
+    assert!(enter(put(0, 4), 32), "another slot, by a newer row");
+    assert_eq!(index.reader().get(&key(1)).unwrap().unwrap().position, at(1, 32));
 }

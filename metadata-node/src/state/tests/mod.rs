@@ -3,7 +3,9 @@
 mod crash;
 mod garbage;
 mod identity;
+mod moves;
 mod rebuild;
+mod simulation;
 mod stripes;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,185 @@
+//! Getting one piece that a disk should hold: its own if it is good, the very one from where the slot comes from, a copy
+//! from another slot, or a shard that is made from others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use wmall_manifest::Stripe;
+use wmall_proto::chunk::{MissingPiece, PieceDigest, Shard, UNKNOWN_DIGEST};
+use wmall_proto::receipt::SignedReceipt;
+use wmall_proto::rpc::{ReadRequest, Request};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, RpcError, Scheme, UploadId};
+use wmall_runtime::clock::now_ms;
+use wmall_transport::{Endpoint, Target, collect};
+
+use crate::disk::{DiskStore, PieceHeader};
+use crate::fill::Filler;
+
+/// How long one fetch may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pieces fetched for a backfill belong to no client's upload: to one of their own, which tells when.
+const BACKFILL: [u8; 10] = [0xff; 10];
+
+impl Filler {
+    /// Gets one piece: from this disk itself if it has a good one, else as a copy from another slot, or made from the
+    /// shards of others.
+    pub(crate) async fn fetch(
+        &self,
+        disk: &Arc<DiskStore>,
+        piece: &MissingPiece,
+    ) -> Result<SignedReceipt, RpcError> {
+        let digest = piece.digests.get(usize::from(piece.slot)).copied();
+        let header = |digest: Option<PieceDigest>| PieceHeader {
+            pool: piece.pool,
+            chunk: piece.chunk,
+            slot: piece.slot,
+            upload: UploadId::new(now_ms(), BACKFILL),
+            row_version: piece.row_version,
+            shard: digest.map(|digest| Shard { digest, chunk_length: piece.length }),
+        };
+        if digest != Some(UNKNOWN_DIGEST)
+            && let Some(receipt) = vouched(disk, header(digest)).await?
+        {
+            return Ok(receipt);
+        }
+        let (parts, crc, digest) = match digest {
+            None => self.copy(piece).await.map(|(parts, crc)| (parts, crc, None))?,
+            Some(_) => {
+                self.rebuild(piece).await.map(|(shard, crc, digest)| (vec![shard], crc, Some(digest)))?
+            }
+        };
+        let header = header(digest);
+        match vouched(disk, header).await? {
+            // Only now is it known what it should be.
+            Some(receipt) => Ok(receipt),
+            None => disk.put(header, parts, crc).await,
+        }
+    }
+
+    /// Who may have pieces, of those that are not silent, with their slots: first the disk that the slot comes from, whose
+    /// piece is the very one.
+    fn others(&self, piece: &MissingPiece) -> Result<Vec<(u8, Target)>, RpcError> {
+        let known = self.map.get();
+        let row = known.row(piece.pool, &piece.chunk, piece.row_version)?;
+        let target = |(slot, disk): (u8, DiskId)| Some((slot, known.target(disk).ok()?));
+        let own = row.sources.get(usize::from(piece.slot)).copied().flatten().map(|s| (piece.slot, s.disk));
+        let others = row.holders().filter(|(slot, _)| *slot != piece.slot);
+        Ok(own.into_iter().chain(others).filter_map(target).collect())
+    }
+
+    /// A copy from the first slot that has a good one.
+    async fn copy(&self, piece: &MissingPiece) -> Result<(Vec<Bytes>, u32), RpcError> {
+        let mut last = RpcError::new(ErrorCode::Unavailable, "no other slot has the piece");
+        for (_, target) in self.others(piece)? {
+            match read(&self.endpoint, &target, piece, None, piece.length).await {
+                Ok(copy) => return Ok(copy),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// A shard from as many others as the scheme needs, each held against its digest; with what it hashes to.
+    async fn rebuild(&self, piece: &MissingPiece) -> Result<(Bytes, u32, PieceDigest), RpcError> {
+        let known = self.map.get();
+        let unknown = || RpcError::not_found(format!("pool number {}", piece.pool.0));
+        let scheme = known.topology.pools.get(&piece.pool).ok_or_else(unknown)?.pool.scheme;
+        let known = |slot: u8| piece.digests.get(usize::from(slot)).is_some_and(|d| *d != UNKNOWN_DIGEST);
+        let mut waiting = self.others(piece)?.into_iter().filter(|(slot, _)| known(*slot));
+        let mut shards: Vec<Option<Vec<u8>>> = vec![None; scheme.width()];
+        let (mut running, mut had) = (JoinSet::new(), 0);
+        let mut last = RpcError::new(ErrorCode::Unavailable, "too few other slots answer");
+        let wanted = piece.digests[usize::from(piece.slot)];
+        while had < scheme.needed() {
+            while had + running.len() < scheme.needed()
+                && let Some((slot, target)) = waiting.next()
+            {
+                let (endpoint, piece) = (self.endpoint.clone(), piece.clone());
+                let length = scheme.piece_length(piece.length);
+                running
+                    .spawn(async move { (slot, read(&endpoint, &target, &piece, Some(slot), length).await) });
+            }
+            match running.join_next().await {
+                // The slot's own shard, from where it comes from: nothing has to be made.
+                Some(Ok((slot, Ok((parts, crc))))) if slot == piece.slot => {
+                    return Ok((parts.concat().into(), crc, wanted));
+                }
+                Some(Ok((slot, Ok((parts, _))))) => {
+                    let place = &mut shards[usize::from(slot)];
+                    had += usize::from(place.is_none());
+                    *place = Some(parts.concat());
+                }
+                Some(Ok((_, Err(error)))) => last = error,
+                Some(Err(error)) => last = RpcError::internal(error),
+                None => return Err(last),
+            }
+        }
+        let piece = piece.clone();
+        tokio::task::spawn_blocking(move || make(scheme, &piece, shards)).await.map_err(RpcError::internal)?
+    }
+}
+
+/// The shard of the missing piece's slot. If nobody knows what it hashes to, the whole chunk says whether it is right.
+fn make(
+    scheme: Scheme,
+    piece: &MissingPiece,
+    shards: Vec<Option<Vec<u8>>>,
+) -> Result<(Bytes, u32, PieceDigest), RpcError> {
+    let wanted = piece.digests[usize::from(piece.slot)];
+    let stripe = Stripe::new(scheme).map_err(RpcError::internal)?;
+    let whole = if wanted == UNKNOWN_DIGEST {
+        Some(stripe.join(shards.clone(), piece.length).map_err(RpcError::internal)?)
+    } else {
+        None
+    };
+    let shard = stripe.rebuild(shards, piece.length, usize::from(piece.slot)).map_err(RpcError::internal)?;
+    let digest = *blake3::hash(&shard).as_bytes();
+    let right = match whole {
+        Some(parts) => ChunkId::of(&parts.concat()) == piece.chunk,
+        None => digest == wanted,
+    };
+    if !right {
+        let reason = format!("good shards of {} make other bytes than were committed", piece.chunk);
+        return Err(RpcError::new(ErrorCode::Corrupt, reason));
+    }
+    let crc = crc32c::crc32c(&shard);
+    Ok((shard, crc, digest))
+}
+
+/// A receipt for what the disk has already, if it is that.
+async fn vouched(disk: &Arc<DiskStore>, header: PieceHeader) -> Result<Option<SignedReceipt>, RpcError> {
+    let store = disk.clone();
+    tokio::task::spawn_blocking(move || store.vouch(header)).await.map_err(RpcError::internal)?
+}
+
+/// Reads a piece from another node and holds it against its digest.
+async fn read(
+    endpoint: &Endpoint,
+    target: &Target,
+    piece: &MissingPiece,
+    slot: Option<u8>,
+    length: u32,
+) -> Result<(Vec<Bytes>, u32), RpcError> {
+    let read = ReadRequest { pool: piece.pool, chunk: piece.chunk, slot, offset: 0, length: u32::MAX };
+    let call = endpoint.open(target, &Request::ReadPiece(read), FETCH_TIMEOUT).await?;
+    let digest = slot.and_then(|s| piece.digests.get(usize::from(s))).copied().unwrap_or(piece.chunk.0);
+    let receiving = async {
+        let mut reply = call.finish().await?;
+        let mut hasher = blake3::Hasher::new();
+        let mut crc = 0;
+        let parts = collect(&mut reply.body, length as usize, |part: &Bytes| {
+            hasher.update(part);
+            crc = crc32c::crc32c_append(crc, part);
+        })
+        .await?;
+        if *hasher.finalize().as_bytes() == digest {
+            return Ok((parts, crc));
+        }
+        let reason = format!("{} sent bytes that are not those of {}", target.node, piece.chunk);
+        Err(RpcError::new(ErrorCode::HashMismatch, reason))
+    };
+    let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} sends too slowly", target.node));
+    tokio::time::timeout(FETCH_TIMEOUT, receiving).await.map_err(late)?
+}

@@ -1,0 +1,113 @@
+//! What disks have and what is on its way to and from them, with what a plan adds to it while it is made.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use wmall_proto::pg::PgKey;
+use wmall_proto::{DiskId, PoolId};
+
+use crate::repair::{DiskFact, DiskState, GroupFact, Snapshot};
+
+/// How far from its share a disk may be: a twentieth of it, or one group.
+const TOLERANCE: u64 = 20;
+
+/// The tally.
+pub(crate) struct Loads {
+    /// Slots of each pool on each disk.
+    slots: BTreeMap<(PoolId, DiskId), u64>,
+    /// Slots of each pool in all.
+    pools: BTreeMap<PoolId, u64>,
+    /// Weights of all disks that may have slots.
+    weight: u64,
+    to: BTreeMap<DiskId, usize>,
+    from: BTreeMap<DiskId, usize>,
+    free: BTreeMap<DiskId, u64>,
+}
+
+impl Loads {
+    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+        let shares = snapshot.disks.values().filter(|f| f.state != DiskState::Down && !f.draining);
+        let mut loads = Self {
+            slots: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            weight: shares.map(|f| u64::from(f.candidate.weight)).sum(),
+            to: BTreeMap::new(),
+            from: BTreeMap::new(),
+            free: snapshot.disks.iter().map(|(disk, fact)| (*disk, fact.free_bytes)).collect(),
+        };
+        for group in &snapshot.groups {
+            for slot in &group.slots {
+                *loads.slots.entry((group.key.0, slot.disk)).or_default() += 1;
+                *loads.pools.entry(group.key.0).or_default() += 1;
+                if let Some(source) = slot.source {
+                    *loads.to.entry(slot.disk).or_default() += 1;
+                    *loads.from.entry(source).or_default() += 1;
+                    // What is on its way has its room already.
+                    loads.take(slot.disk, group.slot_bytes);
+                }
+            }
+        }
+        loads
+    }
+
+    fn take(&mut self, disk: DiskId, bytes: u64) {
+        self.free.entry(disk).and_modify(|free| *free = free.saturating_sub(bytes));
+    }
+
+    pub(crate) fn to(&self, disk: DiskId) -> usize {
+        self.to.get(&disk).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn from(&self, disk: DiskId) -> usize {
+        self.from.get(&disk).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn free(&self, disk: DiskId) -> u64 {
+        self.free.get(&disk).copied().unwrap_or(0)
+    }
+
+    fn slots(&self, pool: PoolId, disk: DiskId) -> u64 {
+        self.slots.get(&(pool, disk)).copied().unwrap_or(0)
+    }
+
+    /// A slot goes from one disk to another; `counts` if the first is part of the traffic.
+    pub(crate) fn moved(&mut self, group: &GroupFact, from: DiskId, to: DiskId, counts: bool) {
+        let pool = group.key.0;
+        self.slots.entry((pool, from)).and_modify(|n| *n = n.saturating_sub(1));
+        *self.slots.entry((pool, to)).or_default() += 1;
+        *self.to.entry(to).or_default() += 1;
+        *self.from.entry(from).or_default() += usize::from(counts);
+        self.take(to, group.slot_bytes);
+    }
+
+    /// The disk that has less of the pool for its weight comes first; among equals, a hash decides.
+    pub(crate) fn compare(&self, group: PgKey, a: &DiskFact, b: &DiskFact) -> Ordering {
+        let load = |x: &DiskFact, y: &DiskFact| {
+            u128::from(self.slots(group.0, x.candidate.disk)) * u128::from(y.candidate.weight)
+        };
+        let tie = |f: &DiskFact| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(b"wmall.substitute.v1");
+            hasher.update(&group.0.0.to_le_bytes());
+            hasher.update(&group.1.0.to_le_bytes());
+            hasher.update(&f.candidate.disk.0.to_le_bytes());
+            *hasher.finalize().as_bytes()
+        };
+        load(a, b).cmp(&load(b, a)).then_with(|| tie(a).cmp(&tie(b)))
+    }
+
+    /// Whether moving a slot of the pool brings both disks nearer to their shares, and one of them was off by more than
+    /// is allowed.
+    pub(crate) fn evens_out(&self, pool: PoolId, from: &DiskFact, to: &DiskFact) -> bool {
+        // In units of 1/weight, so that nothing is rounded.
+        let total = i128::from(self.pools.get(&pool).copied().unwrap_or(0));
+        let weight = i128::from(self.weight.max(1));
+        let share = |f: &DiskFact| {
+            let counts = f.state != DiskState::Down && !f.draining;
+            if counts { total * i128::from(f.candidate.weight) } else { 0 }
+        };
+        let excess = |f: &DiskFact| i128::from(self.slots(pool, f.candidate.disk)) * weight - share(f);
+        let allowed = |f: &DiskFact| (share(f) / i128::from(TOLERANCE)).max(weight);
+        excess(from) - excess(to) > weight && (excess(from) > allowed(from) || -excess(to) > allowed(to))
+    }
+}

@@ -1,0 +1,374 @@
+//! Which slots go to which disks next: substitutes for what is lost, drains, breaches of the zone rule, balance.
+//!
+//! [`plan_repairs`] is a function of what is known now. It remembers nothing: a slot that is on its way already is part
+//! of the snapshot, is not planned again, and takes its part of the budget. Order: margin, then the reason, then size;
+//! so what the next loss would lose goes first, and a drain never before it.
+//!
+//! Deliberately absent: progress and retries (a disk fetches what it lacks by itself), and any word about when a disk
+//! counts as down (the leader's heartbeats say).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wmall_proto::DiskId;
+use wmall_proto::chunk::PieceState;
+use wmall_proto::pg::PgKey;
+
+use crate::halt::{Halt, vanished_together};
+use crate::loads::Loads;
+use crate::zone_rule::{Candidate, ZoneRule};
+
+/// Whether a disk answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiskState {
+    /// It does.
+    Up,
+    /// It does not, for less than the grace.
+    Suspect,
+    /// It does not, for longer; or it failed.
+    Down,
+}
+
+/// What is known of a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskFact {
+    /// Node, zone and weight.
+    pub candidate: Candidate,
+    /// Whether it answers.
+    pub state: DiskState,
+    /// Whether it is to be emptied.
+    pub draining: bool,
+    /// Bytes that it may still take; 0 if it takes none.
+    pub free_bytes: u64,
+    /// When it was found to be down, in milliseconds since the Unix epoch.
+    pub down_since_ms: Option<u64>,
+}
+
+impl DiskFact {
+    /// Whether it may be given slots.
+    fn takes(&self) -> bool {
+        self.state == DiskState::Up && !self.leaves()
+    }
+
+    /// Whether it should have none.
+    fn leaves(&self) -> bool {
+        self.draining || self.candidate.weight == 0
+    }
+}
+
+/// What is known of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotFact {
+    /// Its disk.
+    pub disk: DiskId,
+    /// Where it comes from, while it is on its way.
+    pub source: Option<DiskId>,
+    /// What holds for chunks without a ticket.
+    pub piece: PieceState,
+}
+
+/// What is known of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupFact {
+    /// Which.
+    pub key: PgKey,
+    /// Version of its row.
+    pub row_version: u64,
+    /// Pieces that bring a chunk back.
+    pub needed: usize,
+    /// Bytes of one slot's pieces, about.
+    pub slot_bytes: u64,
+    /// Its slots.
+    pub slots: Vec<SlotFact>,
+}
+
+impl GroupFact {
+    fn live(&self) -> usize {
+        self.slots.iter().filter(|s| s.piece == PieceState::Live).count()
+    }
+
+    fn moves(&self) -> bool {
+        self.slots.iter().any(|s| s.source.is_some())
+    }
+}
+
+/// Everything that a plan is made from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// Disks.
+    pub disks: BTreeMap<DiskId, DiskFact>,
+    /// Groups, in the order of their keys.
+    pub groups: Vec<GroupFact>,
+    /// Zones that the zone rule counts.
+    pub zones: usize,
+}
+
+/// What an operator decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Disks that were found down within so many milliseconds of one another vanished together.
+    pub together_ms: u64,
+    /// Substitute even if too much vanished together.
+    pub override_halt: bool,
+}
+
+/// Slots that may be on their way at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// To one disk.
+    pub to_disk: usize,
+    /// From one disk that answers, by drains and for balance. What is lost comes from many.
+    pub from_disk: usize,
+}
+
+/// Why a slot moves. The order is that of urgency among groups of one margin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// Its disk does not answer.
+    Lost,
+    /// Its zone has more of the row than the rule allows.
+    ZoneRule,
+    /// Its disk is to be emptied, or has no weight.
+    Drain,
+    /// Its disk has more than its share.
+    Balance,
+}
+
+impl Reason {
+    /// All, in that order.
+    pub const ALL: [Self; 4] = [Self::Lost, Self::ZoneRule, Self::Drain, Self::Balance];
+
+    /// The word for events and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::ZoneRule => "zone_rule",
+            Self::Drain => "drain",
+            Self::Balance => "balance",
+        }
+    }
+}
+
+/// A slot and its new disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedMove {
+    /// The group.
+    pub group: PgKey,
+    /// The slot.
+    pub slot: u8,
+    /// Its disk until now.
+    pub from: DiskId,
+    /// Its new one.
+    pub to: DiskId,
+    /// Version of the row that this was planned for.
+    pub row_version: u64,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// What to do, and what can't be done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RepairPlan {
+    /// Slots to move now, the most urgent first.
+    pub moves: Vec<PlannedMove>,
+    /// Slots that should move and wait for others, by reason.
+    pub waiting: BTreeMap<Reason, u64>,
+    /// Slots that should move and for which there is no disk, by reason.
+    pub stuck: BTreeMap<Reason, u64>,
+    /// Why nothing is substituted, if so.
+    pub halted: Option<Halt>,
+}
+
+/// A slot that should not stay where it is.
+struct Want<'a> {
+    /// Margin of its group, then why, then how much.
+    rank: (usize, Reason, std::cmp::Reverse<u64>),
+    group: &'a GroupFact,
+    slot: usize,
+}
+
+/// The next moves. Idempotent: once they are in the rows, the same facts lead to no further ones of the same slots.
+pub fn plan_repairs(snapshot: &Snapshot, policy: &Policy, budget: &Budget) -> RepairPlan {
+    let halted = vanished_together(snapshot, policy.together_ms).filter(|_| !policy.override_halt);
+    if halted.is_some() {
+        return RepairPlan { halted, ..RepairPlan::default() };
+    }
+    let mut plan = RepairPlan::default();
+    let mut planner = Planner { snapshot, budget, loads: Loads::of(snapshot) };
+    let mut wants: Vec<Want<'_>> = snapshot.groups.iter().flat_map(|g| planner.wants(g)).collect();
+    wants.sort_by_key(|w| (w.rank, w.group.key, w.slot));
+    // One slot of a row at a time, unless it is lost: a row that changes twice at once has two versions to plan for.
+    let mut touched: BTreeSet<PgKey> = BTreeSet::new();
+    for want in wants {
+        let reason = want.rank.1;
+        if touched.contains(&want.group.key) {
+            *plan.waiting.entry(reason).or_default() += 1;
+            continue;
+        }
+        match planner.place(&want) {
+            Placed::On(to) => {
+                touched.insert(want.group.key);
+                plan.moves.push(planner.charge(want.group, want.slot, to, reason));
+            }
+            Placed::Later => *plan.waiting.entry(reason).or_default() += 1,
+            Placed::Nowhere => *plan.stuck.entry(reason).or_default() += 1,
+        }
+    }
+    // Balance is for quiet times.
+    if plan.moves.is_empty() && plan.waiting.is_empty() {
+        planner.balance(&mut plan.moves);
+    }
+    plan
+}
+
+/// Where a slot can go.
+enum Placed {
+    On(DiskId),
+    /// There are disks, which have enough on their way.
+    Later,
+    Nowhere,
+}
+
+struct Planner<'a> {
+    snapshot: &'a Snapshot,
+    budget: &'a Budget,
+    loads: Loads,
+}
+
+impl<'a> Planner<'a> {
+    fn disk(&self, disk: DiskId) -> Option<&'a DiskFact> {
+        self.snapshot.disks.get(&disk)
+    }
+
+    /// The slots of a group that should move.
+    fn wants(&self, group: &'a GroupFact) -> Vec<Want<'a>> {
+        let live = group.live();
+        // Nothing can be made of what can't be read.
+        if live < group.needed {
+            return Vec::new();
+        }
+        let margin = live - group.needed;
+        let breach = self.breach(group);
+        let reason = |slot: usize| {
+            let fact = self.disk(group.slots[slot].disk);
+            let state = fact.map_or(DiskState::Down, |f| f.state);
+            match state {
+                DiskState::Down => Some(Reason::Lost),
+                // No grace where the next loss loses data.
+                DiskState::Suspect if margin == 0 => Some(Reason::Lost),
+                DiskState::Up if group.slots[slot].source.is_some() => None,
+                DiskState::Up if fact.is_some_and(DiskFact::leaves) => Some(Reason::Drain),
+                DiskState::Up if breach == Some(slot) => Some(Reason::ZoneRule),
+                _ => None,
+            }
+        };
+        let want = |slot: usize| {
+            let rank = (margin, reason(slot)?, std::cmp::Reverse(group.slot_bytes));
+            Some(Want { rank, group, slot })
+        };
+        (0..group.slots.len()).filter_map(want).collect()
+    }
+
+    /// A slot of a row that breaks the zone rule, and that it would keep without.
+    fn breach(&self, group: &GroupFact) -> Option<usize> {
+        let rule = ZoneRule::new(group.slots.len(), self.snapshot.zones);
+        let row: Vec<&Candidate> =
+            group.slots.iter().filter_map(|s| self.disk(s.disk)).map(|f| &f.candidate).collect();
+        if row.len() < group.slots.len() || rule.keeps(&row) {
+            return None;
+        }
+        (0..row.len()).rev().find(|&slot| !rule.allows(&without(&row, slot), row[slot]))
+    }
+
+    /// The best disk for a slot: least loaded by its weight, under the zone rule if that is possible at all.
+    fn place(&self, want: &Want<'a>) -> Placed {
+        let (group, reason) = (want.group, want.rank.1);
+        let from = group.slots[want.slot].disk;
+        let answers = self.disk(from).is_some_and(|f| f.state == DiskState::Up);
+        if answers && self.loads.from(from) >= self.budget.from_disk {
+            return Placed::Later;
+        }
+        let others: Vec<&Candidate> = (0..group.slots.len())
+            .filter(|&slot| slot != want.slot)
+            .filter_map(|slot| self.disk(group.slots[slot].disk).map(|f| &f.candidate))
+            .collect();
+        // A disk that another slot comes from has pieces of the same chunks yet.
+        let others_sources: BTreeSet<_> = (0..group.slots.len())
+            .filter(|&slot| slot != want.slot)
+            .filter_map(|slot| self.disk(group.slots[slot].source?).map(|f| &f.candidate.node))
+            .collect();
+        let strict = ZoneRule::new(group.slots.len(), self.snapshot.zones);
+        // What is lost is worth more than the rule; nothing else is.
+        let rules = [strict, ZoneRule { per_zone: usize::MAX }];
+        let tries = if reason == Reason::Lost { 2 } else { 1 };
+        for rule in &rules[..tries] {
+            let fits = |f: &&DiskFact| {
+                f.takes()
+                    && f.candidate.disk != from
+                    && !others_sources.contains(&f.candidate.node)
+                    && self.loads.free(f.candidate.disk) >= group.slot_bytes
+                    && rule.allows(&others, &f.candidate)
+            };
+            let fitting: Vec<&DiskFact> = self.snapshot.disks.values().filter(fits).collect();
+            let within = |f: &&&DiskFact| self.loads.to(f.candidate.disk) < self.budget.to_disk;
+            let best = fitting.iter().filter(within).min_by(|a, b| self.loads.compare(group.key, a, b));
+            match best {
+                Some(best) => return Placed::On(best.candidate.disk),
+                None if !fitting.is_empty() => return Placed::Later,
+                None => {}
+            }
+        }
+        Placed::Nowhere
+    }
+
+    fn charge(&mut self, group: &GroupFact, slot: usize, to: DiskId, reason: Reason) -> PlannedMove {
+        let from = group.slots[slot].disk;
+        let answers = self.disk(from).is_some_and(|f| f.state == DiskState::Up);
+        self.loads.moved(group, from, to, answers);
+        let (key, row_version) = (group.key, group.row_version);
+        PlannedMove { group: key, slot: slot as u8, from, to, row_version, reason }
+    }
+
+    /// Moves slots of whole groups from disks above their share to disks below theirs, as long as that evens out.
+    fn balance(&mut self, moves: &mut Vec<PlannedMove>) {
+        let snapshot = self.snapshot;
+        let rule_zones = snapshot.zones;
+        for group in &snapshot.groups {
+            if group.moves() || group.live() < group.slots.len() {
+                continue;
+            }
+            let row: Vec<&DiskFact> = group.slots.iter().filter_map(|s| self.disk(s.disk)).collect();
+            if row.len() < group.slots.len() {
+                continue;
+            }
+            let rule = ZoneRule::new(row.len(), rule_zones);
+            let candidates: Vec<&Candidate> = row.iter().map(|f| &f.candidate).collect();
+            let better = (0..row.len()).find_map(|slot| {
+                let from = row[slot];
+                if self.loads.from(from.candidate.disk) >= self.budget.from_disk {
+                    return None;
+                }
+                let others = without(&candidates, slot);
+                let fits = |to: &&DiskFact| {
+                    to.takes()
+                        && self.loads.to(to.candidate.disk) < self.budget.to_disk
+                        && self.loads.free(to.candidate.disk) >= group.slot_bytes
+                        && self.loads.evens_out(group.key.0, from, to)
+                        && rule.allows(&others, &to.candidate)
+                };
+                let best = snapshot.disks.values().filter(fits);
+                let best = best.min_by(|a, b| self.loads.compare(group.key, a, b))?;
+                Some((slot, best.candidate.disk))
+            });
+            if let Some((slot, to)) = better {
+                moves.push(self.charge(group, slot, to, Reason::Balance));
+            }
+        }
+    }
+}
+
+fn without<'c>(row: &[&'c Candidate], slot: usize) -> Vec<&'c Candidate> {
+    row.iter().enumerate().filter(|&(i, _)| i != slot).map(|(_, c)| *c).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,279 @@
+use proptest::prelude::*;
+use wmall_proto::{NodeName, PgId, PoolId, ZoneName};
+
+use super::*;
+
+const POLICY: Policy = Policy { together_ms: 1000, override_halt: false };
+const BUDGET: Budget = Budget { to_disk: 4, from_disk: 4 };
+
+fn disk(n: u32, zone: u32) -> DiskFact {
+    let candidate = Candidate {
+        disk: DiskId(n),
+        node: NodeName::new(format!("data-{n}")).unwrap(),
+        zone: ZoneName::new(format!("z{zone}")).unwrap(),
+        weight: 100,
+    };
+    DiskFact { candidate, state: DiskState::Up, draining: false, free_bytes: 1 << 40, down_since_ms: None }
+}
+
+/// One disk a node; `rows` of disk numbers, all pieces live.
+pub(crate) fn cluster(zones: &[u32], rows: &[&[u32]]) -> Snapshot {
+    let disks = zones.iter().enumerate().map(|(i, &zone)| disk(i as u32 + 1, zone));
+    let group = |(number, row): (usize, &&[u32])| GroupFact {
+        key: (PoolId(1), PgId(number as u32)),
+        row_version: 7,
+        needed: 1,
+        slot_bytes: 100,
+        slots: row
+            .iter()
+            .map(|&d| SlotFact { disk: DiskId(d), source: None, piece: PieceState::Live })
+            .collect(),
+    };
+    Snapshot {
+        disks: disks.map(|d| (d.candidate.disk, d)).collect(),
+        groups: rows.iter().enumerate().map(group).collect(),
+        zones: zones.iter().collect::<BTreeSet<_>>().len(),
+    }
+}
+
+/// A disk does not answer, and its pieces do not count.
+fn silence(snapshot: &mut Snapshot, disk: u32, state: DiskState, at_ms: u64) {
+    let fact = snapshot.disks.get_mut(&DiskId(disk)).unwrap();
+    fact.state = state;
+    fact.down_since_ms = (state == DiskState::Down).then_some(at_ms);
+    for slot in snapshot.groups.iter_mut().flat_map(|g| &mut g.slots) {
+        if slot.disk == DiskId(disk) {
+            slot.piece = PieceState::Suspect;
+        }
+    }
+}
+
+/// What the state machine makes of a plan.
+fn apply(snapshot: &mut Snapshot, plan: &RepairPlan) {
+    for planned in &plan.moves {
+        let group = snapshot.groups.iter_mut().find(|g| g.key == planned.group).unwrap();
+        let slot = &mut group.slots[usize::from(planned.slot)];
+        assert_eq!((group.row_version, slot.disk), (planned.row_version, planned.from));
+        // A source that does not answer counts for nothing.
+        *slot = SlotFact { disk: planned.to, source: Some(planned.from), piece: slot.piece };
+        group.row_version += 1;
+    }
+}
+
+/// Everything that is on its way arrives.
+fn arrive(snapshot: &mut Snapshot) {
+    for slot in snapshot.groups.iter_mut().flat_map(|g| &mut g.slots) {
+        if slot.source.take().is_some() {
+            slot.piece = PieceState::Live;
+        }
+    }
+}
+
+fn plan(snapshot: &Snapshot) -> RepairPlan {
+    plan_repairs(snapshot, &POLICY, &BUDGET)
+}
+
+fn moved(plan: &RepairPlan) -> Vec<(u32, u8, u32, u32, Reason)> {
+    plan.moves.iter().map(|m| (m.group.1.0, m.slot, m.from.0, m.to.0, m.reason)).collect()
+}
+
+#[test]
+fn a_disk_that_is_down_is_replaced_under_the_zone_rule_and_a_suspect_one_waits() {
+    let mut c = cluster(&[1, 2, 3, 3, 1], &[&[1, 2, 3], &[1, 2, 4]]);
+    silence(&mut c, 1, DiskState::Suspect, 0);
+    assert_eq!(plan(&c), RepairPlan::default(), "margin 1, so there is a grace");
+    silence(&mut c, 1, DiskState::Down, 5);
+    let planned = plan(&c);
+    assert_eq!(moved(&planned), [(0, 0, 1, 5, Reason::Lost), (1, 0, 1, 5, Reason::Lost)]);
+    apply(&mut c, &planned);
+    assert_eq!(plan(&c), RepairPlan::default(), "what is on its way is not planned again");
+    arrive(&mut c);
+    assert_eq!(plan(&c), RepairPlan::default());
+}
+
+#[test]
+fn there_is_no_grace_at_margin_zero_and_the_next_loss_goes_first() {
+    let mut c = cluster(&[1, 2, 3, 4, 5], &[&[1, 2, 3], &[1, 2, 4], &[1, 4, 5]]);
+    silence(&mut c, 1, DiskState::Down, 0);
+    silence(&mut c, 2, DiskState::Suspect, 0);
+    let tight = Budget { to_disk: 1, from_disk: 1 };
+    let planned = plan_repairs(&c, &POLICY, &tight);
+    assert_eq!(planned.moves[0].group.1.0, 0, "one piece left");
+    assert_eq!(planned.moves[1].group.1.0, 1, "likewise");
+    assert!(planned.waiting[&Reason::Lost] > 0, "{planned:?}");
+    let all = plan(&c);
+    assert!(moved(&all).contains(&(2, 0, 1, 3, Reason::Lost)), "{all:?}");
+}
+
+#[test]
+fn what_cannot_be_read_is_left_where_it_may_come_back() {
+    let mut c = cluster(&[1, 2, 3, 4, 5], &[&[1, 2]]);
+    silence(&mut c, 1, DiskState::Down, 0);
+    silence(&mut c, 2, DiskState::Down, 5000);
+    assert_eq!(plan(&c), RepairPlan::default());
+}
+
+#[test]
+fn a_drain_moves_within_the_budget_and_never_before_a_loss() {
+    let mut c = cluster(&[1, 2, 3, 4], &[&[1, 2], &[1, 2], &[1, 2], &[3, 4]]);
+    c.disks.get_mut(&DiskId(1)).unwrap().draining = true;
+    let budget = Budget { to_disk: 9, from_disk: 2 };
+    let planned = plan_repairs(&c, &POLICY, &budget);
+    assert_eq!(planned.moves.len(), 2);
+    assert_eq!(planned.waiting[&Reason::Drain], 1);
+    assert!(planned.moves.iter().all(|m| m.to.0 > 2 && m.reason == Reason::Drain));
+    silence(&mut c, 3, DiskState::Down, 0);
+    let planned = plan_repairs(&c, &POLICY, &budget);
+    assert_eq!(planned.moves[0].reason, Reason::Lost, "{planned:?}");
+}
+
+#[test]
+fn the_rule_yields_to_a_loss_and_to_nothing_else_and_is_restored_later() {
+    let mut c = cluster(&[1, 2, 3, 3], &[&[1, 2, 3]]);
+    c.disks.get_mut(&DiskId(1)).unwrap().draining = true;
+    assert_eq!(plan(&c).stuck[&Reason::Drain], 1, "only zone 3 has room, and has its share");
+    silence(&mut c, 1, DiskState::Down, 0);
+    let planned = plan(&c);
+    assert_eq!(moved(&planned), [(0, 0, 1, 4, Reason::Lost)]);
+    apply(&mut c, &planned);
+    arrive(&mut c);
+    let back = disk(1, 1);
+    c.disks.insert(DiskId(1), back);
+    assert_eq!(moved(&plan(&c)), [(0, 2, 3, 1, Reason::ZoneRule)]);
+}
+
+#[test]
+fn a_full_disk_takes_nothing() {
+    let mut c = cluster(&[1, 2, 3, 4, 5], &[&[1, 2, 3]]);
+    silence(&mut c, 1, DiskState::Down, 0);
+    c.disks.get_mut(&DiskId(4)).unwrap().free_bytes = 99;
+    assert_eq!(moved(&plan(&c)), [(0, 0, 1, 5, Reason::Lost)]);
+    c.disks.get_mut(&DiskId(5)).unwrap().free_bytes = 0;
+    assert_eq!(plan(&c).stuck[&Reason::Lost], 1);
+}
+
+#[test]
+fn too_much_at_once_halts_and_one_after_another_does_not() {
+    let rows: Vec<Vec<u32>> = (0..8).map(|i| (0..3).map(|k| (i + 2 * k) % 8 + 1).collect()).collect();
+    let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    let mut c = cluster(&[1, 1, 2, 2, 3, 3, 4, 4], &rows);
+    for d in [1, 3, 5] {
+        silence(&mut c, d, DiskState::Down, u64::from(d) * 100);
+    }
+    let planned = plan(&c);
+    assert_eq!((planned.halted.as_ref().unwrap().disks.len(), planned.moves.len()), (3, 0));
+    let go_on = Policy { override_halt: true, ..POLICY };
+    assert!(!plan_repairs(&c, &go_on, &BUDGET).moves.is_empty());
+    silence(&mut c, 5, DiskState::Down, 10_000);
+    assert!(plan(&c).halted.is_none(), "two, and one later");
+    let mut zones = cluster(&[1, 1, 2, 2, 3, 3, 4, 4], &rows);
+    for d in [1, 2] {
+        silence(&mut zones, d, DiskState::Down, 0);
+    }
+    assert!(plan(&zones).halted.is_none(), "one zone");
+}
+
+#[test]
+fn a_new_disk_gets_its_share_and_no_more_moves_than_that_takes() {
+    let rows: Vec<Vec<u32>> = (0..60).map(|i| (0..3).map(|k| (i + k) % 5 + 1).collect()).collect();
+    let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    let mut c = cluster(&[1, 2, 3, 4, 5], &rows);
+    assert_eq!(plan(&c), RepairPlan::default(), "even");
+    c.disks.insert(DiskId(6), disk(6, 6));
+    c.zones = 6;
+    let mut count = 0;
+    for _ in 0..100 {
+        let planned = plan(&c);
+        if planned.moves.is_empty() {
+            break;
+        }
+        assert!(planned.moves.iter().all(|m| m.to == DiskId(6)), "{planned:?}");
+        count += planned.moves.len();
+        apply(&mut c, &planned);
+        arrive(&mut c);
+    }
+    // Its share is 30 of 180.
+    assert!((28..=30).contains(&count), "{count}");
+}
+
+#[test]
+fn a_weight_of_zero_gives_everything_away() {
+    let mut c = cluster(&[1, 2, 3, 4], &[&[1, 2], &[2, 1], &[1, 3], &[4, 1], &[3, 4]]);
+    c.disks.get_mut(&DiskId(1)).unwrap().candidate.weight = 0;
+    for _ in 0..10 {
+        let planned = plan(&c);
+        apply(&mut c, &planned);
+        arrive(&mut c);
+    }
+    assert!(c.groups.iter().all(|g| g.slots.iter().all(|s| s.disk != DiskId(1))), "{:?}", c.groups);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    #[test]
+    fn plans_keep_the_rule_the_budget_and_distinct_nodes(
+        zones in proptest::collection::vec(1u32..4, 4..10),
+        seed: u64,
+        dead in proptest::collection::vec((1u32..10, 0u64..5000), 0..3),
+        drain in proptest::option::of(1u32..10),
+    ) {
+        let n = zones.len() as u32;
+        let rule = ZoneRule::new(3, zones.iter().collect::<BTreeSet<_>>().len());
+        let mut rows: Vec<Vec<u32>> = Vec::new();
+        for g in 0..24u64 {
+            let mut order: Vec<u32> = (1..=n).collect();
+            order.sort_by_key(|&d| (seed ^ (g << 8) ^ u64::from(d)).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let facts: Vec<DiskFact> = order.iter().map(|&d| disk(d, zones[d as usize - 1])).collect();
+            let mut row: Vec<&Candidate> = Vec::new();
+            for fact in &facts {
+                if row.len() < 3 && rule.allows(&row, &fact.candidate) {
+                    row.push(&fact.candidate);
+                }
+            }
+            if row.len() == 3 {
+                rows.push(row.iter().map(|c| c.disk.0).collect());
+            }
+        }
+        let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+        let mut c = cluster(&zones, &rows);
+        for (d, at) in dead {
+            if d <= n {
+                silence(&mut c, d, DiskState::Down, at);
+            }
+        }
+        if let Some(d) = drain.filter(|d| *d <= n) {
+            c.disks.get_mut(&DiskId(d)).unwrap().draining = true;
+        }
+        let mut rounds = 0;
+        loop {
+            let planned = plan(&c);
+            prop_assert_eq!(&planned, &plan(&c), "the same facts, the same plan");
+            apply(&mut c, &planned);
+            let mut to = BTreeMap::new();
+            for group in &c.groups {
+                let nodes: BTreeSet<DiskId> = group.slots.iter().map(|s| s.disk).collect();
+                prop_assert_eq!(nodes.len(), group.slots.len(), "distinct");
+                for slot in group.slots.iter().filter(|s| s.source.is_some()) {
+                    *to.entry(slot.disk).or_insert(0) += 1;
+                }
+            }
+            prop_assert!(to.values().all(|&n| n <= BUDGET.to_disk), "{:?}", to);
+            if planned.moves.is_empty() {
+                break;
+            }
+            arrive(&mut c);
+            rounds += 1;
+            prop_assert!(rounds < 200, "plans go in circles");
+        }
+        // What is left on a disk that is down, or to be emptied, had nowhere to go, or nothing to be made from.
+        let last = plan(&c);
+        for group in &c.groups {
+            for slot in &group.slots {
+                let fact = &c.disks[&slot.disk];
+                let settled = fact.state == DiskState::Up && !fact.draining;
+                let excused = last.halted.is_some() || !last.stuck.is_empty() || group.live() < group.needed;
+                prop_assert!(settled || excused, "{:?} on {:?}", group, fact);
+            }
+        }
+    }
+}

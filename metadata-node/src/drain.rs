@@ -1,0 +1,43 @@
+//! Emptying a data node: what that comes to, and why it may be refused.
+
+use std::time::Instant;
+
+use wmall_placement::{DrainPreview, preview_drain};
+use wmall_proto::status::DrainView;
+use wmall_proto::{DiskId, ErrorCode, NodeName, RpcError};
+
+use crate::command::Command;
+use crate::service::Service;
+
+impl Service {
+    /// A drain that can't end is refused: it would leave the node half empty for ever.
+    pub(crate) async fn drain(&self, node: NodeName, draining: bool) -> Result<Command, RpcError> {
+        let view = self.drain_view(&node).await?;
+        if draining && view.stuck > 0 {
+            let reason = format!(
+                "{} of the {} slots on {node} have nowhere to go under the zone rule",
+                view.stuck, view.slots
+            );
+            return Err(RpcError::new(ErrorCode::Unsafe, reason)
+                .hint("add a node in that zone, or room to the others; `wmall node ls`"));
+        }
+        Ok(Command::SetDraining { node, disks: view.disks, draining })
+    }
+
+    pub(crate) async fn drain_view(&self, node: &NodeName) -> Result<DrainView, RpcError> {
+        self.reads.wait().await?;
+        let topology = self.state.topology();
+        if !topology.nodes.contains_key(node) {
+            let reason = format!("data node named {node}");
+            return Err(RpcError::not_found(reason).hint("`wmall node ls` lists them"));
+        }
+        let disks: Vec<DiskId> = topology.disks.values().filter(|d| d.node == *node).map(|d| d.id).collect();
+        let snapshot = self.repairer.snapshot(&topology, Instant::now());
+        let DrainPreview { slots, bytes, stuck } = preview_drain(&snapshot, &disks.iter().copied().collect());
+        let rows = topology.pools.values().flat_map(|t| &t.rows);
+        let leaving = rows.flat_map(|r| r.sources.iter().flatten()).filter(|s| disks.contains(&s.disk));
+        let draining = disks.iter().all(|d| topology.disks.get(d).is_some_and(|d| d.draining));
+        let leaving = leaving.count() as u64;
+        Ok(DrainView { node: node.clone(), disks, draining, slots, leaving, bytes, stuck })
+    }
+}

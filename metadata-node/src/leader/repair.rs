@@ -1,0 +1,174 @@
+//! What the leader does about disks that are lost, to be emptied, or unevenly filled: once a second it takes a snapshot
+//! of what is known, has a plan made ([`wmall_placement::plan_repairs`]) and proposes it. Applying passes over whatever
+//! has changed since, so a plan that comes late does no harm.
+//!
+//! One task; memory: the last plan, and since when a disk has been missing or failed on a node that answers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wmall_placement::{Budget, Candidate, DiskFact, DiskState, Policy, RepairPlan, Snapshot, plan_repairs};
+use wmall_proto::status::NodeState;
+use wmall_proto::topology::{DiskInfo, Topology};
+use wmall_proto::{DiskId, RpcError};
+
+use super::{Liveness, Proposer};
+use crate::command::{Command, SlotMove};
+use crate::state::State;
+use crate::types::Raft;
+
+/// Between rounds.
+const ROUND: Duration = Duration::from_secs(1);
+/// Of a disk's room, what backfill leaves alone: deletes and ordinary writes need some.
+const KEPT_FREE_PERCENT: u64 = 5;
+
+/// The repairer. Clones share what they know.
+#[derive(Clone)]
+pub(crate) struct Repairer {
+    pub(crate) raft: Raft,
+    pub(crate) state: Arc<State>,
+    pub(crate) liveness: Arc<Liveness>,
+    pub(crate) policy: Policy,
+    pub(crate) budget: Budget,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    plan: RepairPlan,
+    /// Bounded by the disks that registered.
+    absent_since: HashMap<DiskId, Instant>,
+}
+
+impl Repairer {
+    pub(crate) fn new(
+        raft: Raft,
+        state: Arc<State>,
+        liveness: Arc<Liveness>,
+        policy: Policy,
+        budget: Budget,
+    ) -> Self {
+        Self { raft, state, liveness, policy, budget, known: Arc::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last plan, for the status. Empty on a member that does not lead.
+    pub(crate) fn last_plan(&self) -> RepairPlan {
+        if self.leads() { self.known().plan.clone() } else { RepairPlan::default() }
+    }
+
+    fn leads(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.current_leader == Some(metrics.id)
+    }
+
+    /// Runs as long as it is not aborted.
+    pub(crate) async fn run(self, proposer: Proposer) {
+        loop {
+            if self.leads()
+                && let Err(error) = self.round(&proposer).await
+            {
+                tracing::info!(%error, "repairs were not planned; it tries again");
+            }
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    async fn round(&self, proposer: &Proposer) -> Result<(), RpcError> {
+        let this = self.clone();
+        let planning = move || {
+            let topology = this.state.topology();
+            let snapshot = this.snapshot(&topology, Instant::now());
+            let plan = plan_repairs(&snapshot, &this.policy, &this.budget);
+            (topology, snapshot, plan)
+        };
+        let planned = tokio::task::spawn_blocking(planning).await;
+        let (topology, snapshot, plan) = planned.map_err(RpcError::internal)?;
+        let (down, back) = changes(&topology, &snapshot, |disk| self.heard_well(&topology, disk));
+        if !(down.is_empty() && back.is_empty()) {
+            tracing::info!(?down, ?back, "disks changed");
+            proposer.propose(None, Command::NoteDisks { down, back }).await?;
+        }
+        self.known().plan = plan.clone();
+        // After a restore nobody knows yet what is where.
+        if plan.moves.is_empty() || self.state.counters().1.deletion_held {
+            return Ok(());
+        }
+        let moves: Vec<SlotMove> = plan
+            .moves
+            .iter()
+            .map(|m| SlotMove { group: m.group, slot: m.slot, to: m.to, row_version: m.row_version })
+            .collect();
+        tracing::info!(slots = moves.len(), reason = plan.moves[0].reason.as_str(), "slots move");
+        proposer.propose(None, Command::MoveSlots(moves)).await.map(|_| ())
+    }
+
+    /// Whether the disk's node answers this leader and says that the disk is well.
+    fn heard_well(&self, topology: &Topology, disk: DiskId) -> bool {
+        let Some(info) = topology.disks.get(&disk) else { return false };
+        let (state, heard, beats) = self.liveness.of(&info.node, Instant::now());
+        state == NodeState::Up && heard.is_some() && beats.get(&disk).is_some_and(|b| !b.failed)
+    }
+
+    /// What is known now.
+    pub(crate) fn snapshot(&self, topology: &Topology, now: Instant) -> Snapshot {
+        let silent = self.liveness.silent(topology, now);
+        let disks =
+            topology.disks.values().filter_map(|disk| Some((disk.id, self.fact(topology, disk, now)?)));
+        let disks: BTreeMap<DiskId, DiskFact> = disks.collect();
+        Snapshot { disks, groups: self.state.group_facts(&silent), zones: topology.zone_count() }
+    }
+
+    fn fact(&self, topology: &Topology, disk: &DiskInfo, now: Instant) -> Option<DiskFact> {
+        let zone = topology.nodes.get(&disk.node)?.zone.clone();
+        let (node, heard, beats) = self.liveness.of(&disk.node, now);
+        let beat = beats.get(&disk.id);
+        let well = beat.is_some_and(|b| !b.failed);
+        let state = match (node, heard) {
+            (NodeState::Up, Some(_)) => self.present(disk.id, well, now),
+            // This leader has not waited for it, but one before has.
+            _ if disk.down_since_ms.is_some() => DiskState::Down,
+            (NodeState::Up, None) => DiskState::Up,
+            (NodeState::Suspect, _) => DiskState::Suspect,
+            (NodeState::Down, _) => DiskState::Down,
+        };
+        let room = disk.max_bytes / 100 * (100 - KEPT_FREE_PERCENT);
+        let free_bytes = beat.filter(|b| b.writable).map_or(0, |b| room.saturating_sub(b.used_bytes));
+        let candidate = Candidate { disk: disk.id, node: disk.node.clone(), zone, weight: disk.weight };
+        let (draining, down_since_ms) = (disk.draining, disk.down_since_ms);
+        Some(DiskFact { candidate, state, draining, free_bytes, down_since_ms })
+    }
+
+    /// A disk of a node that answers: one that failed or is absent has the same grace as a node that is silent.
+    fn present(&self, disk: DiskId, well: bool, now: Instant) -> DiskState {
+        let mut known = self.known();
+        if well {
+            known.absent_since.remove(&disk);
+            return DiskState::Up;
+        }
+        let since = *known.absent_since.entry(disk).or_insert(now);
+        if self.liveness.is_down_after(now.saturating_duration_since(since)) {
+            DiskState::Down
+        } else {
+            DiskState::Suspect
+        }
+    }
+}
+
+/// Disks that are down and not noted as such, and those that are noted and well again.
+fn changes(
+    topology: &Topology,
+    snapshot: &Snapshot,
+    well: impl Fn(DiskId) -> bool,
+) -> (Vec<DiskId>, Vec<DiskId>) {
+    let noted = |disk: &DiskId| topology.disks.get(disk).is_some_and(|d| d.down_since_ms.is_some());
+    let all = || snapshot.disks.iter();
+    let down = all().filter(|(disk, fact)| fact.state == DiskState::Down && !noted(disk));
+    let back = all().filter(|(disk, fact)| fact.state == DiskState::Up && noted(disk) && well(**disk));
+    (down.map(|(disk, _)| *disk).collect(), back.map(|(disk, _)| *disk).collect())
+}

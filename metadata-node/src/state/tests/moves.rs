@@ -1,0 +1,148 @@
+//! Slots that move: what counts meanwhile, and when the source is let go.
+
+use wmall_proto::feed::FeedItem;
+use wmall_proto::pg::{PgKey, Source};
+
+use super::*;
+use crate::command::SlotMove;
+
+const GROUP: PgKey = (POOL, PgId(0));
+
+fn row(m: &Machine) -> wmall_proto::PgRow {
+    m.state.topology().pools[&POOL].rows[0].clone()
+}
+
+/// Gives slot 0 to a disk.
+fn move_to(m: &mut Machine, to: u32) {
+    let row_version = row(m).version;
+    let planned = SlotMove { group: GROUP, slot: 0, to: DiskId(to), row_version };
+    m.run(Command::MoveSlots(vec![planned])).unwrap();
+}
+
+fn close(m: &mut Machine, disk: u32, chunks: &[ChunkId], clean: bool, as_of: u64) {
+    m.run(Command::CloseTickets {
+        disk: DiskId(disk),
+        incarnation: Incarnation([disk as u8; 16]),
+        pieces: chunks.iter().map(|&c| (POOL, c, c.0)).collect(),
+        clean: if clean { vec![GROUP] } else { vec![] },
+        as_of,
+    })
+    .unwrap();
+}
+
+/// Whether a disk has been told to let go: in a life of the metadata, since an index.
+fn released_since(m: &Machine, disk: u32, place: (u64, u64)) -> bool {
+    let page = m.state.feed(place, &[DiskId(disk)]).1;
+    let wmall_proto::feed::FeedPage::Items { items, .. } = page else { panic!("{page:?}") };
+    items.iter().any(|item| matches!(item, FeedItem::Released { .. }))
+}
+
+fn released(m: &Machine, disk: u32) -> bool {
+    released_since(m, disk, (0, 0))
+}
+
+#[test]
+fn a_moving_slot_counts_by_its_source_until_its_disk_has_everything() {
+    let mut m = Machine::new();
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    move_to(&mut m, 4);
+    let moved_at = m.index;
+    let source = Source { disk: DiskId(1), since: moved_at, vouched: true };
+    assert_eq!((row(&m).slots[0], row(&m).sources[0]), (DiskId(4), Some(source)));
+    let grades = |m: &Machine, silent: &[u32]| {
+        let silent: Silent = silent.iter().map(|&d| DiskId(d)).collect();
+        let g = m.state.grades(&silent).unwrap();
+        (g.stable, g.warning, g.danger)
+    };
+    // The chunk and the block of its manifest.
+    assert_eq!(grades(&m, &[]), (2, 0, 0));
+    assert_eq!(grades(&m, &[1]), (0, 2, 0), "without its source the slot has nothing");
+    assert_eq!(grades(&m, &[4]), (0, 2, 0), "what comes from now on is on the new disk only");
+    let (mut listed, groups, as_of) = m.missing(4);
+    listed.sort();
+    assert_eq!((listed.contains(&id(1)), groups), (true, vec![GROUP]));
+    // A put that began before has the source's promise: it counts, and the new disk gets a ticket.
+    let mut before = chunk(2, &[0, 1]);
+    before.promises[0].disk = DiskId(1);
+    assert_eq!(code(m.commit(vec![before], Ack::Quorum)), Ok(()));
+    assert_eq!(m.state.work_of(&[DiskId(4), DiskId(1)]), [DiskId(4)]);
+    close(&mut m, 4, &[id(1)], true, as_of);
+    assert_eq!(row(&m).dirty_at[0], None);
+    assert!(row(&m).sources[0].is_some() && !released(&m, 1), "a ticket is open");
+    let ((left, _, as_of), now) = (m.missing(4), m.index);
+    assert!(left.contains(&id(2)) && as_of == now);
+    close(&mut m, 4, &left, false, as_of);
+    assert_eq!(row(&m).sources[0], None);
+    assert!(released(&m, 1));
+    m.assert_same_after_reload();
+}
+
+#[test]
+fn moves_are_judged_against_the_row_of_the_moment() {
+    let mut m = Machine::new();
+    let version = row(&m).version;
+    let planned = |slot, to, row_version| SlotMove { group: GROUP, slot, to: DiskId(to), row_version };
+    let bad = [
+        planned(0, 4, version + 1),
+        planned(0, 1, version),
+        planned(0, 2, version),
+        planned(0, 9, version),
+        planned(7, 4, version),
+    ];
+    m.run(Command::MoveSlots(bad.to_vec())).unwrap();
+    assert_eq!(row(&m).version, version, "stale, itself, a node of the row, unknown disk, unknown slot");
+    m.run(Command::MoveSlots(vec![planned(0, 4, version), planned(1, 1, version)])).unwrap();
+    assert_eq!((row(&m).version, row(&m).slots[1]), (version + 1, DiskId(2)), "one at a time");
+}
+
+#[test]
+fn a_source_loses_its_word_by_a_new_life_and_by_a_second_move() {
+    let mut m = Machine::new();
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    move_to(&mut m, 4);
+    m.register(1, 99).unwrap();
+    assert!(!row(&m).sources[0].unwrap().vouched);
+    assert_eq!(m.states(id(1))[0], PieceState::Missing);
+    let mut m = Machine::new();
+    m.register(5, 5).unwrap();
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    move_to(&mut m, 4);
+    let mut to_new = chunk(2, &[0, 1, 2]);
+    (to_new.promises[0].disk, to_new.promises[0].incarnation) = (DiskId(4), Incarnation([4; 16]));
+    m.commit(vec![to_new], Ack::All).unwrap();
+    move_to(&mut m, 5);
+    let source = row(&m).sources[0].unwrap();
+    assert_eq!((source.disk, source.vouched), (DiskId(1), false), "chunk 2 was on disk 4 and nowhere else");
+    assert!(released(&m, 4) && !released(&m, 1));
+    assert_eq!(m.state.grades(&Silent::new()).unwrap().stable, 0);
+}
+
+#[test]
+fn what_a_source_finds_rotten_counts_as_missing_and_costs_it_nothing() {
+    let mut m = Machine::new();
+    m.commit(vec![chunk(1, &[0, 1, 2]), chunk(2, &[0, 1, 2])], Ack::All).unwrap();
+    move_to(&mut m, 4);
+    m.run(Command::ReportBad { disk: DiskId(1), chunks: vec![(POOL, id(1))] }).unwrap();
+    let grades = m.state.grades(&Silent::new()).unwrap();
+    assert_eq!((grades.stable, grades.warning), (2, 1));
+    assert_eq!(m.state.work_of(&[DiskId(1)]), [], "it need not fetch what it gives away");
+    let (_, _, as_of) = m.missing(4);
+    close(&mut m, 4, &[id(1), id(2)], true, as_of);
+    assert_eq!((m.tickets(), row(&m).sources[0]), (0, None), "its tickets go with it");
+    m.assert_same_after_reload();
+}
+
+#[test]
+fn deletion_held_back_keeps_sources() {
+    let mut m = Machine::new();
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    move_to(&mut m, 4);
+    m.state.begin_again(openraft::Membership::new(vec![Default::default()], ())).unwrap();
+    assert!(!row(&m).sources[0].unwrap().vouched, "the move may have ended since");
+    let (_, _, as_of) = m.missing(4);
+    close(&mut m, 4, &[id(1)], true, as_of);
+    assert!(row(&m).sources[0].is_some());
+    let before = m.index;
+    m.run(Command::AllowDeletion { epoch: 7 }).unwrap();
+    assert!(row(&m).sources[0].is_none() && released_since(&m, 1, (7, before)));
+}

@@ -1,0 +1,422 @@
+//! Histories of puts, deaths, wipes, rot, drains, moves and fills, drawn from seeds, on the real state machine and the
+//! real planner with simulated disks. After every step: no piece counts that is not there, and the tally is the sum of
+//! what is said of each chunk. In the end everybody is back, and all of it must heal by itself.
+//!
+//! `WMALL_HISTORIES=n` and `WMALL_FROM=seed` say how many and which; a failure names its seed.
+
+use std::collections::BTreeSet;
+
+use wmall_placement::{Budget, Candidate, DiskFact, DiskState, Policy, Reason, Snapshot, plan_repairs};
+use wmall_proto::feed::{FeedItem, FeedPage};
+use wmall_proto::grade::GradeCounts;
+use wmall_proto::{Scheme, Topology};
+
+use super::*;
+use crate::command::SlotMove;
+
+const SIM: PoolId = PoolId(2);
+
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.roll(n) == 0
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct SimPiece {
+    slot: u8,
+    /// Whether the chunk is known to be committed; what is not, an upload claims.
+    committed: bool,
+    row_version: u64,
+}
+
+#[derive(Default)]
+struct SimDisk {
+    life: u8,
+    alive: bool,
+    since_ms: Option<u64>,
+    pieces: BTreeMap<ChunkId, SimPiece>,
+    feed: u64,
+}
+
+impl SimDisk {
+    /// Takes a piece in and promises to keep it, as `data-node/src/disk/index.rs` does: a write by a row of before does
+    /// not replace what came by a later one.
+    fn take(&mut self, chunk: ChunkId, slot: u8, disk: DiskId, row_version: u64) -> Option<Promise> {
+        let before = self.pieces.get(&chunk);
+        if !self.alive || before.is_some_and(|b| b.slot != slot && b.row_version > row_version) {
+            return None;
+        }
+        let committed = before.is_some_and(|b| b.committed);
+        self.pieces.insert(chunk, SimPiece { slot, committed, row_version });
+        Some(Promise { slot, disk, incarnation: Incarnation([self.life; 16]) })
+    }
+}
+
+struct Sim {
+    m: Machine,
+    dice: Dice,
+    scheme: Scheme,
+    disks: BTreeMap<DiskId, SimDisk>,
+    committed: BTreeSet<ChunkId>,
+    next: u64,
+    /// A row of before, for puts that began then.
+    old: Option<std::sync::Arc<Topology>>,
+    moves: u64,
+}
+
+impl Sim {
+    fn new(seed: u64) -> Self {
+        let mut m = Machine::new();
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let scheme: Scheme = ["2x", "3x", "rs:2+1", "rs:2+2"][dice.roll(4) as usize].parse().unwrap();
+        let nodes = scheme.width() as u64 + 1 + dice.roll(3);
+        for i in 5..=nodes {
+            m.register(i as u8, i as u8).unwrap();
+        }
+        let topology = m.state.topology();
+        let candidates: Vec<Candidate> =
+            topology.disks.values().map(|d| candidate(&topology, d.id)).collect();
+        let pg_bits = dice.roll(3) as u8;
+        let rows = wmall_placement::propose_rows(&candidates, scheme.width(), pg_bits, seed).unwrap();
+        let (name, based_on) = ("sim".parse().unwrap(), topology.version);
+        m.run(Command::CreatePool { name, scheme, pg_bits, rows, based_on }).unwrap();
+        let disk =
+            |i: u32| (DiskId(i), SimDisk { life: i as u8, alive: true, feed: m.index, ..SimDisk::default() });
+        let disks = (1..=topology.disks.len() as u32).map(disk).collect();
+        Self { m, dice, scheme, disks, committed: BTreeSet::new(), next: 0, old: None, moves: 0 }
+    }
+
+    fn silent(&self) -> Silent {
+        self.disks.iter().filter(|(_, d)| !d.alive).map(|(id, _)| *id).collect()
+    }
+
+    fn any_disk(&mut self) -> DiskId {
+        let n = self.dice.roll(self.disks.len() as u64) as usize;
+        *self.disks.keys().nth(n).unwrap()
+    }
+
+    /// A chunk comes in, by the row of now or of a while ago; some of its disks answer.
+    fn put(&mut self) {
+        let n = if self.next > 0 && self.dice.one_in(5) { self.dice.roll(self.next) } else { self.next };
+        self.next = self.next.max(n + 1);
+        let chunk = id(n);
+        let topology = match &self.old {
+            Some(old) if self.dice.one_in(2) => old.clone(),
+            _ => self.m.state.topology(),
+        };
+        let (_, row) = topology.row_of(SIM, &chunk).unwrap();
+        let mut promises = Vec::new();
+        for (slot, &disk) in row.slots.iter().enumerate() {
+            let there = self.disks.get_mut(&disk).unwrap();
+            if !self.dice.one_in(6) {
+                promises.extend(there.take(chunk, slot as u8, disk, row.version));
+            }
+        }
+        let digests = if self.scheme.is_striped() {
+            (0..row.slots.len()).map(|slot| [slot as u8 + 1; 32]).collect()
+        } else {
+            vec![]
+        };
+        let Command::CommitFile { mut file, mut chunks } = file(
+            vec![PromisedChunk { id: chunk, length: CHUNK, digests: digests.clone(), promises }],
+            Ack::Quorum,
+        ) else {
+            panic!()
+        };
+        file.pool = SIM;
+        // The block of the manifest goes the same way, as the same pieces under another name.
+        let block = chunks[1].id;
+        let mut promises = Vec::new();
+        let (_, row) = topology.row_of(SIM, &block).unwrap();
+        for (slot, &disk) in row.slots.iter().enumerate() {
+            let there = self.disks.get_mut(&disk).unwrap();
+            promises.extend(there.take(block, slot as u8, disk, row.version));
+        }
+        chunks[1] = PromisedChunk { id: block, length: chunks[1].length, digests, promises };
+        if let Ok(Response::Committed(_)) = self.m.run(Command::CommitFile { file, chunks }) {
+            self.committed.extend([chunk, block]);
+        }
+    }
+
+    /// A disk hears of commits and releases, all that there is.
+    fn follow(&mut self, disk: DiskId) {
+        let there = self.disks.get_mut(&disk).unwrap();
+        let FeedPage::Items { position, items, .. } = self.m.state.feed((0, there.feed), &[disk]).1 else {
+            panic!("the feed is short enough")
+        };
+        there.feed = position;
+        for item in items {
+            match item {
+                FeedItem::Committed { chunk, .. } if chunk.pool == SIM => {
+                    there.pieces.entry(chunk.chunk).and_modify(|p| p.committed = true);
+                }
+                FeedItem::Released { pool: SIM, pg, pg_bits, disk: released } if released == disk => {
+                    let (low, high) = pg.range(pg_bits);
+                    there.pieces.retain(|c, p| !(low <= *c && *c <= high && p.committed));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn has(&self, disk: DiskId, chunk: &ChunkId, slot: u8) -> bool {
+        let piece = self.disks[&disk].pieces.get(chunk);
+        piece.is_some_and(|p| !self.scheme.is_striped() || p.slot == slot)
+    }
+
+    /// Whether a piece can be had from others.
+    fn obtainable(&self, chunk: &ChunkId, disk: DiskId, slot: u8) -> bool {
+        if self.has(disk, chunk, slot) {
+            return true;
+        }
+        let topology = self.m.state.topology();
+        let (_, row) = topology.row_of(SIM, chunk).unwrap();
+        let there = |(s, d): &(u8, DiskId)| self.disks[d].alive && self.has(*d, chunk, *s);
+        let slots: BTreeSet<u8> =
+            row.holders().filter(|(_, d)| *d != disk).filter(there).map(|h| h.0).collect();
+        slots.contains(&slot) || slots.len() >= self.scheme.needed()
+    }
+
+    /// A disk fetches what it lacks; it may be cut off in the middle.
+    fn fill(&mut self, disk: DiskId) {
+        if !self.disks[&disk].alive || self.m.state.work_of(&[disk]).is_empty() {
+            return;
+        }
+        self.follow(disk);
+        let (mut after, mut begun, mut failed) = (None, None, BTreeSet::new());
+        loop {
+            let listed = self.m.state.list_missing(disk, after.as_ref()).unwrap();
+            let Response::Missing { pieces, next, groups, as_of } = listed else { panic!() };
+            let (first, _) = begun.get_or_insert((as_of, groups));
+            let (first, mut got) = (*first, Vec::new());
+            for piece in pieces {
+                let group = self.m.state.topology().row_of(SIM, &piece.chunk).unwrap().0;
+                if piece.pool != SIM
+                    || !self.obtainable(&piece.chunk, disk, piece.slot)
+                    || self.dice.one_in(20)
+                {
+                    failed.insert(group);
+                    continue;
+                }
+                let got_piece =
+                    SimPiece { slot: piece.slot, committed: true, row_version: piece.row_version };
+                self.disks.get_mut(&disk).unwrap().pieces.insert(piece.chunk, got_piece);
+                let digest = piece.digests.get(usize::from(piece.slot)).copied().unwrap_or(piece.chunk.0);
+                got.push((SIM, piece.chunk, digest));
+            }
+            if self.dice.one_in(8) {
+                return;
+            }
+            self.close(disk, got, vec![], as_of);
+            after = next;
+            if after.is_none() {
+                let (_, groups) = begun.unwrap_or_default();
+                let clean = groups.into_iter().filter(|g| !failed.contains(g)).collect();
+                self.close(disk, vec![], clean, first);
+                return;
+            }
+        }
+    }
+
+    fn close(
+        &mut self,
+        disk: DiskId,
+        pieces: Vec<(PoolId, ChunkId, PieceDigest)>,
+        clean: Vec<(PoolId, PgId)>,
+        as_of: u64,
+    ) {
+        let incarnation = Incarnation([self.disks[&disk].life; 16]);
+        self.m.run(Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).unwrap();
+    }
+
+    fn die_or_return(&mut self, disk: DiskId) {
+        let now = self.m.index;
+        let there = self.disks.get_mut(&disk).unwrap();
+        there.alive = !there.alive;
+        there.since_ms = (!there.alive).then_some(now);
+    }
+
+    fn wipe(&mut self, disk: DiskId) {
+        let there = self.disks.get_mut(&disk).unwrap();
+        there.life = there.life.wrapping_add(20);
+        there.pieces.clear();
+        there.alive = true;
+        let (life, n) = (there.life, disk.0 as u8);
+        self.m.register(n, life).unwrap();
+        self.disks.get_mut(&disk).unwrap().feed = self.m.index;
+    }
+
+    /// Its node finds a piece rotten, and says so.
+    fn rot(&mut self, disk: DiskId) {
+        let there = self.disks.get_mut(&disk).unwrap();
+        let chunk =
+            there.pieces.keys().nth(self.dice.roll(there.pieces.len().max(1) as u64) as usize).copied();
+        if let Some(chunk) = chunk.filter(|_| there.alive) {
+            there.pieces.remove(&chunk);
+            self.m.run(Command::ReportBad { disk, chunks: vec![(SIM, chunk)] }).unwrap();
+        }
+    }
+
+    fn plan(&mut self) -> bool {
+        let topology = self.m.state.topology();
+        let fact = |(id, d): (&DiskId, &SimDisk)| {
+            let state = match d.since_ms {
+                _ if d.alive => DiskState::Up,
+                Some(since) if since + 5 > self.m.index => DiskState::Suspect,
+                _ => DiskState::Down,
+            };
+            let down_since_ms = if state == DiskState::Down { d.since_ms } else { None };
+            let draining = topology.disks[id].draining;
+            (
+                *id,
+                DiskFact {
+                    candidate: candidate(&topology, *id),
+                    state,
+                    draining,
+                    free_bytes: 1 << 40,
+                    down_since_ms,
+                },
+            )
+        };
+        let mut groups = self.m.state.group_facts(&self.silent());
+        groups.retain(|g| g.key.0 == SIM);
+        let snapshot =
+            Snapshot { disks: self.disks.iter().map(fact).collect(), groups, zones: topology.zone_count() };
+        let policy = Policy { together_ms: 0, override_halt: true };
+        let plan = plan_repairs(&snapshot, &policy, &Budget { to_disk: 2, from_disk: 2 });
+        let lost = plan.moves.iter().filter(|m| m.reason == Reason::Lost).count();
+        let moves: Vec<SlotMove> = plan
+            .moves
+            .iter()
+            .map(|m| SlotMove { group: m.group, slot: m.slot, to: m.to, row_version: m.row_version })
+            .collect();
+        self.moves += moves.len() as u64;
+        if !moves.is_empty() {
+            self.m.run(Command::MoveSlots(moves)).unwrap();
+        }
+        lost > 0 || !plan.moves.is_empty()
+    }
+
+    fn step(&mut self) {
+        let disk = self.any_disk();
+        match self.dice.roll(24) {
+            0..=6 => self.put(),
+            7..=9 => drop(self.plan()),
+            10..=14 => self.fill(disk),
+            15 | 16 => self.follow(disk),
+            17 => self.old = Some(self.m.state.topology()),
+            18 => self.rot(disk),
+            19 if self.dice.one_in(3) => self.wipe(disk),
+            20 | 21 => self.die_or_return(disk),
+            22 => {
+                let draining = self.dice.one_in(2);
+                let node = NodeName::new("n").unwrap();
+                self.m.run(Command::SetDraining { node, disks: vec![disk], draining }).unwrap();
+            }
+            _ => {}
+        }
+    }
+
+    /// Whatever counts is there.
+    fn check(&self, seed: u64) {
+        let silent = self.silent();
+        let mut sum = GradeCounts::default();
+        for chunk in &self.committed {
+            let Ok(QueryReply::Chunk(views)) = self.m.state.query(&Query::Chunk(*chunk), &silent) else {
+                panic!("seed {seed}: a committed chunk is not known")
+            };
+            let view = views.iter().find(|v| v.pool == SIM).unwrap();
+            for piece in view.pieces.iter().filter(|p| p.state == PieceState::Live) {
+                let there = self.has(piece.disk, chunk, piece.slot) && self.disks[&piece.disk].alive;
+                assert!(there, "seed {seed}: slot {} of {chunk} counts on {}", piece.slot, piece.disk);
+            }
+            let live: BTreeSet<u8> =
+                view.pieces.iter().filter(|p| p.state == PieceState::Live).map(|p| p.slot).collect();
+            assert!(
+                view.grade != wmall_proto::grade::Grade::Stable || live.len() == self.scheme.width(),
+                "seed {seed}"
+            );
+            sum.add(view.grade, 1);
+        }
+        assert_eq!(self.m.state.grades(&silent).unwrap(), sum, "seed {seed}: the tally and its parts");
+        for row in &self.m.state.topology().pools[&SIM].rows {
+            let disks: BTreeSet<DiskId> = row.slots.iter().copied().collect();
+            assert_eq!(disks.len(), row.slots.len(), "seed {seed}: two slots on one disk");
+        }
+    }
+
+    /// Everybody is back: all that can be had comes to where it should be, and nowhere else.
+    fn heal(&mut self, seed: u64) {
+        let all: Vec<DiskId> = self.disks.keys().copied().collect();
+        for &disk in &all {
+            let there = self.disks.get_mut(&disk).unwrap();
+            (there.alive, there.since_ms) = (true, None);
+        }
+        let node = NodeName::new("n").unwrap();
+        self.m.run(Command::SetDraining { node, disks: all.clone(), draining: false }).unwrap();
+        for round in 0.. {
+            let busy = self.plan() | all.iter().any(|d| !self.m.state.work_of(&[*d]).is_empty());
+            all.iter().for_each(|&disk| self.fill(disk));
+            self.check(seed);
+            let lost = self.m.state.grades(&Silent::new()).unwrap().lost;
+            if !busy || lost > 0 {
+                break;
+            }
+            assert!(round < 300, "seed {seed}: it does not come to rest");
+        }
+        all.iter().for_each(|&disk| self.follow(disk));
+        let grades = self.m.state.grades(&Silent::new()).unwrap();
+        if grades.lost > 0 {
+            // More was wiped than the scheme stands; what is said of it is checked above.
+            return;
+        }
+        assert_eq!(grades.total(), grades.stable, "seed {seed}: {grades:?}");
+        let topology = self.m.state.topology();
+        for (disk, there) in &self.disks {
+            for (chunk, piece) in &there.pieces {
+                let (_, row) = topology.row_of(SIM, chunk).unwrap();
+                let wanted = row.involves(*disk) || !piece.committed;
+                assert!(wanted, "seed {seed}: {disk} keeps {chunk}, which it gave away");
+            }
+        }
+        self.m.assert_same_after_reload();
+    }
+}
+
+fn candidate(topology: &Topology, disk: DiskId) -> Candidate {
+    let info = &topology.disks[&disk];
+    let zone = topology.nodes[&info.node].zone.clone();
+    Candidate { disk, node: info.node.clone(), zone, weight: info.weight }
+}
+
+#[test]
+fn histories_of_moves_never_count_what_is_not_there_and_heal() {
+    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |n| n.parse().unwrap());
+    let (count, from) = (number("WMALL_HISTORIES", 20_000), number("WMALL_FROM", 0));
+    let one = |seed: u64| {
+        let mut sim = Sim::new(seed);
+        for _ in 0..60 {
+            sim.step();
+            sim.check(seed);
+        }
+        sim.heal(seed);
+        sim.moves
+    };
+    let moves: u64 = std::thread::scope(|scope| {
+        let halves: Vec<_> = (0..2u64)
+            .map(|half| {
+                scope.spawn(move || (from..from + count).filter(|s| s % 2 == half).map(one).sum::<u64>())
+            })
+            .collect();
+        halves.into_iter().map(|h| h.join().unwrap()).sum()
+    });
+    assert!(moves > count, "{moves} moves in {count} histories: too few to show anything");
+}
