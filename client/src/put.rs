@@ -492,7 +492,10 @@ impl ChunkPut {
 
 /// Whether another slot, or a later time, may have another answer.
 fn passes(code: ErrorCode) -> bool {
-    !matches!(code, ErrorCode::Denied | ErrorCode::Unsupported | ErrorCode::UploadFenced)
+    !matches!(
+        code,
+        ErrorCode::Denied | ErrorCode::Unsupported | ErrorCode::UploadFenced | ErrorCode::ClusterFull
+    )
 }
 
 fn too_few(row: &PgRow, receipts: &BTreeMap<u8, ReceiptProof>) -> RpcError {

@@ -29,6 +29,9 @@ pub struct RawConfig {
     pub advertise: Option<SocketAddr>,
     /// The metadata nodes.
     pub metadata: Vec<MetadataAddress>,
+    /// How long a scrub of everything may take.
+    #[serde(default = "default_scrub_ms")]
+    pub scrub_pass_ms: u64,
     /// Its disks.
     pub disks: Vec<DiskConfig>,
     /// The operations' HTTP endpoint; none if absent.
@@ -51,6 +54,13 @@ pub struct DiskConfig {
     /// Its share of the placement, relative to the other disks of the cluster.
     #[serde(default = "default_weight")]
     pub weight: u32,
+}
+
+/// How long a scrub may take unless told otherwise: two weeks.
+pub const SCRUB_PASS_MS: u64 = 14 * 86_400_000;
+
+fn default_scrub_ms() -> u64 {
+    SCRUB_PASS_MS
 }
 
 fn default_weight() -> u32 {

@@ -173,6 +173,8 @@ impl Control {
                 incarnation: d.superblock.incarnation,
                 used_bytes: usage.bytes,
                 segment_bytes: usage.segment_bytes,
+                dead_bytes: usage.dead_bytes,
+                reserved_bytes: usage.reserved_bytes,
                 pieces: usage.pieces,
                 writable: !usage.failed && !usage.full,
                 failed: usage.failed,
@@ -185,11 +187,12 @@ impl Control {
             feed: self.feed,
             feed_epoch: self.feed_epoch,
         };
-        let Response::Heartbeat(HeartbeatReply { topology, feed, feed_epoch, work }) =
+        let Response::Heartbeat(HeartbeatReply { topology, feed, feed_epoch, work, level }) =
             self.metadata.call(&Request::Heartbeat(heartbeat)).await?
         else {
             return Err(RpcError::internal("the heartbeat got another answer"));
         };
+        self.map.set_level(level);
         if self.life.replace(feed_epoch).is_some_and(|life| life != feed_epoch) {
             // This answer's map was held against a version of the former life.
             self.map.doubt();

@@ -2,8 +2,8 @@
 //!
 //! The way of a put: `service.rs` checks it against the node's map; `put.rs` hashes the bytes as they come,
 //! cuts them into shards where the pool has such, and `relay.rs` sends them to the other slots; `disk/store.rs` appends them to the journal, enters them in the
-//! index and signs the receipt. Beside it, `control.rs` keeps the node registered and heard of, and
-//! `fill.rs` fetches what its disks should hold and do not.
+//! index and signs the receipt. Beside it, `control.rs` keeps the node registered and heard of, `fill.rs` fetches
+//! what its disks should hold and do not, and `scrub.rs` reads everything again.
 //! Deliberately absent: any decision about placement or deletion. A data node does what rows and feeds say.
 
 mod config;
@@ -15,13 +15,15 @@ mod init;
 mod inventory;
 mod kept_map;
 mod map;
+mod metrics;
 mod node;
 mod put;
 mod relay;
+mod scrub;
 mod service;
 mod traffic;
 
-pub use config::{Config, DiskConfig, RawConfig};
+pub use config::{Config, DiskConfig, RawConfig, SCRUB_PASS_MS};
 #[cfg(feature = "testing")]
 pub use disk::scan_any_segment;
 pub use init::{InitError, init};

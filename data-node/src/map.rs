@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use wmall_proto::capacity::CapacityLevel;
 use wmall_proto::rpc::TopologyReply;
 use wmall_proto::topology::NodeInfo;
 use wmall_proto::{DiskId, ErrorCode, NodeName, PgRow, PoolId, Role, RpcError, Topology};
@@ -22,18 +23,42 @@ pub(crate) struct Map {
     /// What is known may be of another life of the metadata: from before a start, or a restore. Then the next map
     /// that comes counts, whatever its version.
     doubted: AtomicBool,
+    /// How full the cluster is, by the last heartbeat's answer.
+    level: Mutex<CapacityLevel>,
 }
 
 impl Map {
     /// Begins with what is known from before.
     pub(crate) fn new(topology: Topology) -> Self {
         let (topology, suspects) = (Arc::new(topology), Arc::default());
-        Self { known: RwLock::new(Known { topology, suspects }), doubted: AtomicBool::new(true) }
+        let (known, level) = (RwLock::new(Known { topology, suspects }), Mutex::new(CapacityLevel::Safe));
+        Self { known, doubted: AtomicBool::new(true), level }
     }
 
     /// The version to ask with: none, if what is known is doubted.
     pub(crate) fn version(&self) -> u64 {
         if self.doubted.load(Ordering::Acquire) { 0 } else { self.get().topology.version }
+    }
+
+    pub(crate) fn set_level(&self, level: CapacityLevel) {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner) = level;
+    }
+
+    /// Refuses a writer that has to wait until there is room. What other data nodes bring is part of a put that was
+    /// taken, or a repair.
+    pub(crate) fn check_level(&self, from: Role) -> Result<(), RpcError> {
+        let level = *self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        let stop = match from {
+            Role::Data => return Ok(()),
+            Role::Validator => CapacityLevel::LedgerStopped,
+            _ => CapacityLevel::WritesStopped,
+        };
+        if level < stop {
+            return Ok(());
+        }
+        let reason = format!("the cluster is too full for writes of a {from}");
+        Err(RpcError::new(ErrorCode::ClusterFull, reason)
+            .hint("`wmall capacity` shows how full it is; delete something, or add disks or nodes"))
     }
 
     /// The metadata began another life.

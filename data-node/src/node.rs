@@ -1,10 +1,11 @@
 //! Puts the parts together and runs them until a stop is asked for.
 //!
-//! Tasks: the control loop, the filler, the reporter of bad pieces, the server with its connections, the
+//! Tasks: the control loop, the filler, the scrubber, the reporter of bad pieces, the server with its connections, the
 //! operations endpoint. Threads: two a disk, the journal's writer and the index's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use prometheus::IntGauge;
 use tokio::sync::{mpsc, watch};
@@ -22,7 +23,9 @@ use crate::disk::{DiskError, DiskStore, Usage};
 use crate::fill::{Filler, report_bad};
 use crate::kept_map;
 use crate::map::Map;
+use crate::metrics::ScrubMetrics;
 use crate::put::Intake;
+use crate::scrub::Scrubber;
 use crate::service::Service;
 use crate::traffic::Traffic;
 
@@ -79,6 +82,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         traffic: traffic.clone(),
     };
     let metrics = Metrics::new();
+    let (scrub_traffic, scrub_metrics) = (traffic.clone(), ScrubMetrics::new(&metrics));
     let service = Arc::new(Service {
         disks: disks.clone(),
         intake: Intake::new(endpoint.clone(), metadata.clone(), map, disks.clone()),
@@ -93,6 +97,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         let served = ops::serve(ops, answers, metrics, shutdown.clone()).await;
         served.map_err(|source| RunError::Ops { address, source })?;
     }
+    let scrubber = Scrubber {
+        disks: disks.clone(),
+        traffic: scrub_traffic,
+        pass: Duration::from_millis(config.raw.scrub_pass_ms),
+        metrics: scrub_metrics,
+    };
+    let scrubber = tokio::spawn(scrubber.run(shutdown.clone()));
     let reporter = tokio::spawn(report_bad(metadata, bad_seen));
     let control = tokio::spawn(control.run(shutdown.clone()));
     let filler = tokio::spawn(filler.run(work_seen, shutdown.clone()));
@@ -109,7 +120,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     renewal.abort();
     endpoint.close().await;
     let ending = async {
-        let _ = tokio::join!(control, filler);
+        let _ = tokio::join!(control, filler, scrubber);
     };
     let _ = tokio::time::timeout(wmall_runtime::shutdown::GRACE, ending).await;
     disks.iter().for_each(|disk| disk.flush());

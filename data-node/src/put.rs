@@ -70,6 +70,7 @@ impl Intake {
         if from == Role::Data && !request.relay.is_empty() {
             return Err(RpcError::new(ErrorCode::Denied, "a relayed put is not relayed again"));
         }
+        self.map.check_level(from)?;
         let known = self.map_for(&request).await?;
         let row = known.row(request.pool, &request.chunk, request.row_version)?;
         let scheme = known.topology.pools.get(&request.pool).map(|t| t.pool.scheme);

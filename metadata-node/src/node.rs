@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use openraft::SnapshotPolicy;
 use wmall_placement::{Budget, Policy};
+use wmall_proto::capacity::CapacityLevel;
 use wmall_proto::join::JoinAddress;
 use wmall_proto::rpc::CallKind;
 use wmall_proto::{Role, RpcError};
@@ -79,6 +80,7 @@ pub enum RunError {
 
 /// Runs a metadata node until the shutdown is requested or something it can't do without fails.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    wmall_runtime::memory::use_small_pages();
     let folder = config.raw.data_dir.clone();
     if !folder.join(BORN_FILE).exists() {
         return Err(RunError::NotInitialised(folder.display().to_string()));
@@ -291,12 +293,25 @@ struct MetadataOps {
     applied: Option<prometheus::IntGauge>,
     chunks: Option<prometheus::IntGaugeVec>,
     tickets: Option<prometheus::IntGauge>,
+    moving: Option<prometheus::IntGauge>,
+    ratio: Option<prometheus::Gauge>,
     files: Option<prometheus::IntGauge>,
     bytes: Option<prometheus::IntGauge>,
 }
 
 impl MetadataOps {
     fn new(status: StatusSource, metrics: &Metrics) -> Self {
+        metrics.ratios(
+            "wmall_completeness_threshold",
+            "Completeness ratios from which something changes.",
+            "level",
+            &[
+                ("warning", CapacityLevel::WARNING_PPM),
+                ("danger", CapacityLevel::DANGER_PPM),
+                ("writes_stopped", CapacityLevel::WRITES_STOP_PPM),
+                ("ledger_stopped", CapacityLevel::LEDGER_STOPS_PPM),
+            ],
+        );
         let grades = wmall_proto::grade::Grade::ALL.map(wmall_proto::grade::Grade::as_str);
         Self {
             status,
@@ -304,6 +319,9 @@ impl MetadataOps {
             applied: metrics.gauge("wmall_raft_applied_index", "Last applied entry of the Raft log."),
             chunks: metrics.gauges("wmall_chunks", "Committed chunks by grade.", "grade", &grades),
             tickets: metrics.gauge("wmall_tickets", "Pieces known to be missing."),
+            moving: metrics.gauge("wmall_moving_slots", "Slots of groups on their way to another disk."),
+            ratio: metrics
+                .ratio("wmall_completeness_ratio", "Bytes needed at full redundancy over bytes usable."),
             files: metrics.gauge("wmall_files", "Committed files."),
             bytes: metrics.gauge("wmall_chunk_bytes", "Bytes of all committed chunks, once each."),
         }
@@ -341,6 +359,10 @@ impl Ops for MetadataOps {
         let Ok(status) = self.status.compute(Instant::now()) else { return };
         set(self.applied.as_ref(), status.index);
         set(self.tickets.as_ref(), status.tickets);
+        set(self.moving.as_ref(), status.repair.moving);
+        if let Some(ratio) = &self.ratio {
+            ratio.set(status.capacity.ratio_ppm as f64 / 1e6);
+        }
         set(self.files.as_ref(), status.files);
         set(self.bytes.as_ref(), status.chunk_bytes);
         if let Some(chunks) = &self.chunks {

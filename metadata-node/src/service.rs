@@ -445,7 +445,8 @@ impl Service {
         let work = self.state.work_of(&disks);
         let known = heartbeat.topology;
         self.liveness.hear(heartbeat, Instant::now());
-        Ok(Response::Heartbeat(HeartbeatReply { topology: self.topology(known), feed, feed_epoch, work }))
+        let (topology, level) = (self.topology(known), self.repairer.level());
+        Ok(Response::Heartbeat(HeartbeatReply { topology, feed, feed_epoch, work, level }))
     }
 
     async fn close_tickets(

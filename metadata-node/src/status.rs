@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use wmall_proto::capacity::{CapacityLevel, CapacityReport};
 use wmall_proto::grade::{Grade, GradeCounts};
 use wmall_proto::status::{ClusterStatus, DiskStatus, MemberStatus, NodeState, NodeStatus, RepairStatus};
 use wmall_proto::topology::{ClusterId, NodeInfo, Topology};
 
 use wmall_runtime::view::StoreError;
 
-use crate::leader::{Liveness, Repairer};
+use crate::leader::{Liveness, Repairer, capacity_report};
 use crate::state::{Counters, State};
 use crate::types::Raft;
 
@@ -33,9 +34,10 @@ impl StatusSource {
             topology.nodes.values().map(|node| self.node(&topology, &counters, node, now)).collect();
         let chunk_bytes = counters.pools.values().map(|p| p.bytes).sum();
         let redundant_bytes = redundant_bytes(&topology, &counters);
+        let capacity = capacity_report(&topology, &counters, &self.liveness, now);
         Ok(ClusterStatus {
             cluster: self.cluster.to_string(),
-            summary: summary(&chunks, &nodes),
+            summary: summary(&chunks, &nodes, &capacity),
             chunks,
             files: counters.files,
             objects: counters.objects,
@@ -43,6 +45,7 @@ impl StatusSource {
             redundant_bytes,
             tickets: counters.tickets.values().sum(),
             repair: self.repair(&topology),
+            capacity: capacity.clone(),
             trash: counters.trash,
             condemned_chunks: counters.condemned.chunks,
             condemned_bytes: counters.condemned.bytes,
@@ -141,8 +144,23 @@ fn redundant_bytes(topology: &Topology, counters: &Counters) -> u64 {
     counters.pools.iter().map(of_pool).sum()
 }
 
+/// What the completeness ratio adds to the sentence, if anything.
+fn fullness(capacity: &CapacityReport) -> String {
+    let ratio = match capacity.ratio_ppm {
+        CapacityReport::NO_ROOM_PPM => "there is no room at all".to_string(),
+        ppm => format!("the completeness ratio is {:.2}", ppm as f64 / 1e6),
+    };
+    match capacity.level {
+        CapacityLevel::Safe => String::new(),
+        CapacityLevel::Warning => format!(" Filling up: {ratio}, the alarm is at 0.70."),
+        CapacityLevel::Danger => format!(" Nearly full: {ratio}, writes stop at 0.90."),
+        CapacityLevel::WritesStopped => format!(" Full: {ratio}; only validators may write, until 0.95."),
+        CapacityLevel::LedgerStopped => format!(" Full: {ratio}; nobody may write."),
+    }
+}
+
 /// One sentence: safe or not, and why.
-fn summary(chunks: &GradeCounts, nodes: &[NodeStatus]) -> String {
+fn summary(chunks: &GradeCounts, nodes: &[NodeStatus], capacity: &CapacityReport) -> String {
     let silent: Vec<&str> =
         nodes.iter().filter(|n| n.state != NodeState::Up).map(|n| n.name.as_str()).collect();
     let mut because = match silent.len() {
@@ -177,5 +195,5 @@ fn summary(chunks: &GradeCounts, nodes: &[NodeStatus]) -> String {
         }
         Grade::Lost => format!("Lost: {} chunks have too few pieces left.", chunks.lost),
     };
-    verdict + &because
+    verdict + &because + &fullness(capacity)
 }

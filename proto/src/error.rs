@@ -71,6 +71,8 @@ pub enum ErrorCode {
     BadToken,
     /// It would put data at risk, or could not be ended.
     Unsafe,
+    /// The cluster is so full that this writer has to wait.
+    ClusterFull,
 }
 
 impl ErrorCode {
@@ -85,6 +87,7 @@ impl ErrorCode {
             Self::RangeOutOfBounds => "range_out_of_bounds",
             Self::BadToken => "bad_token",
             Self::Unsafe => "unsafe",
+            Self::ClusterFull => "cluster_full",
             Self::OutOfBounds => "out_of_bounds",
             Self::PreconditionFailed => "precondition_failed",
             Self::Locked => "locked",

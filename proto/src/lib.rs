@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod access;
+pub mod capacity;
 pub mod chunk;
 pub mod codec;
 pub mod error;

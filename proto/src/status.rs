@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::capacity::CapacityReport;
 use crate::grade::GradeCounts;
 use crate::ids::{DiskId, Incarnation};
 use crate::names::{NodeName, ZoneName};
@@ -152,6 +153,8 @@ pub struct ClusterStatus {
     pub tickets: u64,
     /// Slots on their way.
     pub repair: RepairStatus,
+    /// How full the cluster is.
+    pub capacity: CapacityReport,
     /// Names that were removed and can still be had back.
     pub trash: u64,
     /// Chunks that nothing refers to and that wait for their deletion.

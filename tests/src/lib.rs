@@ -197,6 +197,22 @@ impl Cluster {
         found["address"].as_str().unwrap().to_string()
     }
 
+    /// A metric of a node without labels, as its operations endpoint says.
+    pub fn metric(&self, node: &str, name: &str) -> u64 {
+        use std::io::{Read, Write};
+        let net = self.net();
+        let output = wmall(&["-o", "json", "devnet", "status", "--dir", &net]);
+        let nodes: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = nodes.as_array().unwrap().iter().find(|n| n["name"] == node).unwrap();
+        let mut stream = std::net::TcpStream::connect(found["ops"].as_str().unwrap()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{node} has no {name}")).trim().parse::<f64>().unwrap() as u64
+    }
+
     /// The metadata node that leads.
     pub fn leader(&self) -> String {
         let status = self.json(&["status"]);

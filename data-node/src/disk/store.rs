@@ -66,6 +66,10 @@ pub(crate) struct Usage {
     pub(crate) pieces: u64,
     pub(crate) bytes: u64,
     pub(crate) segment_bytes: u64,
+    /// Bytes of records in full segments that nobody wants.
+    pub(crate) dead_bytes: u64,
+    /// Bytes that are kept for compaction.
+    pub(crate) reserved_bytes: u64,
     /// It failed, and takes nothing more in the life of this process.
     pub(crate) failed: bool,
     /// It takes no puts until there is room.
@@ -102,6 +106,11 @@ struct Parts {
     segment_bytes: u64,
 }
 
+/// Bytes of a segment of this disk.
+fn segment_size(config: &DiskConfig) -> u64 {
+    (config.max_bytes / 64).clamp(MIN_SEGMENT, MAX_SEGMENT)
+}
+
 /// No number yet; numbers have 32 bits.
 const NO_ID: u64 = u64::MAX;
 
@@ -112,7 +121,7 @@ impl DiskStore {
         let lock = FolderLock::acquire(&config.path)?;
         let (index, replay_from) = Index::open(&config.path.join("index"))?;
         let disk = Arc::new(RealDisk::open(config.path.join("segments"))?);
-        let segment_bytes = (config.max_bytes / 64).clamp(MIN_SEGMENT, MAX_SEGMENT);
+        let segment_bytes = segment_size(config);
         let parts = Parts { superblock, cluster, disk, index, replay_from, segment_bytes };
         let mut store = Self::assemble(config, parts)?;
         store._lock = Some(lock);
@@ -192,10 +201,17 @@ impl DiskStore {
     /// What it holds.
     pub(crate) fn usage(&self) -> Usage {
         let Counts { pieces, bytes } = self.books.counts();
-        let of = |n: u64| self.journal.segment_bytes(n).unwrap_or(0);
-        let segment_bytes = self.journal.segments().into_iter().map(of).sum();
+        let of = |n: &u64| self.journal.segment_bytes(*n).unwrap_or(0);
+        let (segments, wanted) = (self.journal.segments(), self.books.wanted());
+        let segment_bytes = segments.iter().map(of).sum();
+        // The last one is being filled; what is in it and not wanted shows when it is full.
+        let full = segments.split_last().map_or(&[][..], |(_, full)| full);
+        let dead = |n: &u64| of(n).saturating_sub(wanted.get(n).copied().unwrap_or(0));
+        let dead_bytes = full.iter().map(dead).sum();
+        let reserved_bytes = segment_size(&self.config);
         let failed = self.journal.fenced().is_some() || self.books.failed();
-        Usage { pieces, bytes, segment_bytes, failed, full: self.books.full() }
+        let full = self.books.full();
+        Usage { pieces, bytes, segment_bytes, dead_bytes, reserved_bytes, failed, full }
     }
 
     /// Where a piece is.
@@ -348,6 +364,15 @@ impl DiskStore {
             before = Some(located.position);
         }
         Ok(PieceCheck::Bad)
+    }
+
+    /// The same, with the bytes read from the disk rather than from the page cache. Blocking.
+    pub(crate) fn check_cold(&self, key: &PoolChunk) -> Result<PieceCheck, RpcError> {
+        if let Some(located) = self.locate(key)? {
+            let (segment, length) = (located.position.segment, located.length as usize);
+            self.journal.forget_cached(segment, located.payload_offset(), length);
+        }
+        self.check(key)
     }
 
     fn hashes_to(&self, key: &PoolChunk, located: &Located) -> bool {

@@ -41,6 +41,8 @@ pub struct UpOptions {
     pub upload_grace: Duration,
     /// How long a data node is silent before it counts as down, and what it held is made anew elsewhere.
     pub down_grace: Duration,
+    /// How long a scrub of everything may take.
+    pub scrub_pass: Duration,
     /// How long certificates are valid that are issued later.
     pub certificate_life: Duration,
     /// Whether the nodes outlive the caller.
@@ -49,7 +51,7 @@ pub struct UpOptions {
 
 impl Default for UpOptions {
     fn default() -> Self {
-        let Settings { condemned_grace, upload_grace, down_grace, certificate_life, .. } =
+        let Settings { condemned_grace, upload_grace, down_grace, scrub_pass, certificate_life, .. } =
             Settings::default();
         Self {
             metadata: 3,
@@ -59,6 +61,7 @@ impl Default for UpOptions {
             condemned_grace,
             upload_grace,
             down_grace,
+            scrub_pass,
             certificate_life,
             detach: true,
         }
@@ -67,8 +70,10 @@ impl Default for UpOptions {
 
 impl UpOptions {
     pub(crate) fn settings(&self) -> Settings {
-        let Self { max_bytes, condemned_grace, upload_grace, down_grace, certificate_life, .. } = *self;
-        Settings { max_bytes, condemned_grace, upload_grace, down_grace, certificate_life }
+        let Self {
+            max_bytes, condemned_grace, upload_grace, down_grace, scrub_pass, certificate_life, ..
+        } = *self;
+        Settings { max_bytes, condemned_grace, upload_grace, down_grace, scrub_pass, certificate_life }
     }
 }
 

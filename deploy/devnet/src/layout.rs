@@ -115,6 +115,8 @@ pub struct Settings {
     pub upload_grace: Duration,
     /// How long a data node is silent before it counts as down.
     pub down_grace: Duration,
+    /// How long a scrub of everything may take.
+    pub scrub_pass: Duration,
     /// How long certificates are valid that are issued later.
     pub certificate_life: Duration,
 }
@@ -126,6 +128,7 @@ impl Default for Settings {
             condemned_grace: Duration::from_secs(600),
             upload_grace: Duration::from_secs(86_400),
             down_grace: Duration::from_secs(600),
+            scrub_pass: Duration::from_secs(14 * 86_400),
             certificate_life: NODE_LIFETIME,
         }
     }
@@ -224,6 +227,7 @@ fn data_config(
         listen: node.address,
         advertise: None,
         metadata: addresses(metadata),
+        scrub_pass_ms: settings.scrub_pass.as_millis() as u64,
         disks: disk.into_iter().collect(),
         ops: node.ops.map(|listen| OpsConfig { listen }),
         log: LogConfig::default(),

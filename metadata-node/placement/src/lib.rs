@@ -1,11 +1,12 @@
 //! Decisions about where pieces go and how safe they are, as functions of values.
 //!
 //! Owns no state, does no I/O. The first rows of a pool (weighted rendezvous under the zone rule, then balancing),
-//! the grades, and which slots move next.
+//! the grades, which slots move next, and the completeness ratio.
 
 #![warn(missing_docs)]
 
 mod balance;
+mod capacity;
 mod drain;
 mod grading;
 mod halt;
@@ -14,6 +15,7 @@ mod rendezvous;
 mod repair;
 mod zone_rule;
 
+pub use capacity::{DiskSpace, PoolNeed, capacity};
 pub use drain::{DrainPreview, preview_drain};
 pub use grading::{GroupFacts, PieceFact, grade, tally};
 pub use halt::Halt;

@@ -6,6 +6,7 @@ mod liveness;
 mod propose;
 mod read_index;
 mod repair;
+mod space;
 
 pub(crate) use collector::new_epoch;
 pub use collector::{Collector, Graces};
@@ -14,3 +15,4 @@ pub use propose::Proposer;
 pub(crate) use propose::not_leader;
 pub use read_index::ReadIndex;
 pub(crate) use repair::Repairer;
+pub(crate) use space::report as capacity_report;

@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use wmall_placement::{Budget, Candidate, DiskFact, DiskState, Policy, RepairPlan, Snapshot, plan_repairs};
+use wmall_proto::capacity::{CapacityLevel, CapacityReport};
 use wmall_proto::status::NodeState;
 use wmall_proto::topology::{DiskInfo, Topology};
 use wmall_proto::{DiskId, RpcError};
 
-use super::{Liveness, Proposer};
+use super::{Liveness, Proposer, capacity_report};
 use crate::command::{Command, SlotMove};
 use crate::state::State;
 use crate::types::Raft;
@@ -37,6 +38,7 @@ pub(crate) struct Repairer {
 #[derive(Default)]
 struct Known {
     plan: RepairPlan,
+    level: Option<CapacityLevel>,
     /// Bounded by the disks that registered.
     absent_since: HashMap<DiskId, Instant>,
 }
@@ -59,6 +61,11 @@ impl Repairer {
     /// The last plan, for the status. Empty on a member that does not lead.
     pub(crate) fn last_plan(&self) -> RepairPlan {
         if self.leads() { self.known().plan.clone() } else { RepairPlan::default() }
+    }
+
+    /// How full the cluster was in the last round.
+    pub(crate) fn level(&self) -> CapacityLevel {
+        self.known().level.unwrap_or(CapacityLevel::Safe)
     }
 
     fn leads(&self) -> bool {
@@ -85,6 +92,9 @@ impl Repairer {
             let topology = this.state.topology();
             let snapshot = this.snapshot(&topology, Instant::now());
             let plan = plan_repairs(&snapshot, &this.policy, &this.budget);
+            let counters = this.state.counters().1;
+            let report = capacity_report(&topology, &counters, &this.liveness, Instant::now());
+            this.note_level(&report);
             (topology, snapshot, plan)
         };
         let planned = tokio::task::spawn_blocking(planning).await;
@@ -106,6 +116,14 @@ impl Repairer {
             .collect();
         tracing::info!(slots = moves.len(), reason = plan.moves[0].reason.as_str(), "slots move");
         proposer.propose(None, Command::MoveSlots(moves)).await.map(|_| ())
+    }
+
+    fn note_level(&self, report: &CapacityReport) {
+        let before = self.known().level.replace(report.level);
+        if before != Some(report.level) {
+            let (level, ratio_ppm) = (report.level.as_str(), report.ratio_ppm);
+            tracing::warn!(level, ratio_ppm, "the completeness ratio is at another level");
+        }
     }
 
     /// Whether the disk's node answers this leader and says that the disk is well.

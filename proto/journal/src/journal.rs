@@ -183,6 +183,13 @@ impl Journal {
         }
     }
 
+    /// Has the next read of a range be one of the disk, not of the page cache.
+    pub fn forget_cached(&self, segment: u64, offset: u64, length: usize) {
+        if let Some(file) = self.segments.get(segment) {
+            file.forget_cached(offset, length as u64);
+        }
+    }
+
     /// Where the payload of a record starts, from its position and the length of its meta.
     pub fn payload_offset(position: Position, meta_length: usize) -> u64 {
         position.offset + (crate::format::RECORD_FIXED + meta_length + 4) as u64

@@ -123,6 +123,13 @@ impl DiskFile for RealFile {
         Ok(buffer)
     }
 
+    fn forget_cached(&self, offset: u64, length: u64) {
+        // A hint: what the kernel keeps all the same is read from there.
+        if let Some(length) = std::num::NonZeroU64::new(length) {
+            let _ = rustix::fs::fadvise(&self.0, offset, Some(length), rustix::fs::Advice::DontNeed);
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }

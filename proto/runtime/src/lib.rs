@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod folder;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod ops;
 pub mod random;

@@ -3,7 +3,9 @@
 
 use std::time::Instant;
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+};
 use prometheus::{IntGaugeVec, Registry};
 
 /// Upper bounds in seconds of what a call may take: 100 µs to 10 s.
@@ -57,6 +59,22 @@ impl Metrics {
         }
         self.add(&gauges);
         Some(gauges)
+    }
+
+    /// A gauge of a ratio.
+    pub fn ratio(&self, name: &str, help: &str) -> Option<Gauge> {
+        let gauge = Gauge::new(name, help).ok()?;
+        self.add(&gauge);
+        Some(gauge)
+    }
+
+    /// Ratios that stay as they are, in millionths, by label.
+    pub fn ratios(&self, name: &str, help: &str, label: &str, values: &[(&str, u64)]) {
+        let Ok(gauges) = GaugeVec::new(Opts::new(name, help), &[label]) else { return };
+        for (value, ppm) in values {
+            gauges.with_label_values(&[value]).set(*ppm as f64 / 1e6);
+        }
+        self.add(&gauges);
     }
 
     /// Calls served, by kind: how many, how many failed, and how long they took.

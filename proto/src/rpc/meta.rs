@@ -6,6 +6,7 @@ use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::Role;
+use crate::capacity::CapacityLevel;
 use crate::chunk::{ChunkCommit, ChunkView};
 use crate::feed::FeedPage;
 use crate::file::{FilePage, ObjectEntry, ObjectRecord, TrashEntry};
@@ -423,6 +424,10 @@ pub struct DiskHeartbeat {
     pub used_bytes: u64,
     /// Bytes of its segments.
     pub segment_bytes: u64,
+    /// Bytes of records in full segments that nobody wants.
+    pub dead_bytes: u64,
+    /// Bytes that it keeps for compaction.
+    pub reserved_bytes: u64,
     /// Pieces it holds.
     pub pieces: u64,
     /// Whether it takes writes.
@@ -452,4 +457,6 @@ pub struct HeartbeatReply {
     pub feed_epoch: u64,
     /// The node's disks that have tickets or dirty groups.
     pub work: Vec<DiskId>,
+    /// How full the cluster is: whose writes are taken.
+    pub level: CapacityLevel,
 }

@@ -107,6 +107,8 @@ pub(crate) enum Command {
     },
     /// Is the cluster safe?
     Status,
+    /// How full is it, and would it hold without its largest node?
+    Capacity,
     /// Data nodes.
     #[command(subcommand)]
     Node(NodeCommand),
@@ -474,6 +476,9 @@ pub(crate) enum DevnetCommand {
         /// How long a data node is silent before it counts as down, and what it held is made anew elsewhere.
         #[arg(long, value_parser = humantime::parse_duration, default_value = "10min", value_name = "TIME")]
         down_grace: std::time::Duration,
+        /// How long a scrub of everything may take.
+        #[arg(long, value_parser = humantime::parse_duration, default_value = "14days", value_name = "TIME")]
+        scrub_pass: std::time::Duration,
         /// How long certificates are valid that are issued later.
         #[arg(long, value_parser = humantime::parse_duration, default_value = "30days", value_name = "TIME")]
         certificate_life: std::time::Duration,

@@ -76,6 +76,7 @@ pub(super) async fn data_node(args: DataJoinArgs) -> Result<(), Failure> {
         listen: joining.listen,
         advertise: None,
         metadata: joining.token.addresses(),
+        scrub_pass_ms: wmall_data_node::SCRUB_PASS_MS,
         disks: vec![DiskConfig {
             name: NodeName::new("disk-1").map_err(Failure::usage)?,
             path: disk.unwrap_or_else(|| joining.dir.join("disk-1")),

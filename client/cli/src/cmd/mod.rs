@@ -1,5 +1,6 @@
 //! What the commands do.
 
+mod capacity;
 mod data;
 mod devnet;
 mod drain;
@@ -86,6 +87,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::File(command) => show::file(&context, command).await,
         Command::Chunk(command) => show::chunk(&context, command).await,
         Command::Status => show::status(&context).await,
+        Command::Capacity => capacity::capacity(&context).await,
         Command::Node(command) => show::node(&context, command).await,
         Command::User(command) => identity::user(&context, command).await,
         Command::Audit(args) => identity::audit(&context, &args).await,

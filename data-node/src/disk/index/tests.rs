@@ -178,7 +178,6 @@ fn a_damaged_entry_is_an_error() {
 fn a_late_write_by_a_row_of_before_does_not_replace_a_shard() {
     let shard = Some(wmall_proto::chunk::Shard { digest: [9; 32], chunk_length: 77 });
     let put = |slot: u8, row_version: u64| PieceHeader { slot, row_version, shard, ..header(1, 5) };
-    let mut index = index();
     let (_folder, mut index) = open();
     let mut enter = |header: PieceHeader, offset: u64| {
         change(&mut index, |index, batch| index.piece(batch, &header, at(1, offset), 10).unwrap())

@@ -1,0 +1,89 @@
+//! The completeness ratio on real disks: the alarm at 0.70, who may write until when, and the way back.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use wmall_tests::{Cluster, bytes, wait_until, wmall};
+
+const LONG: Duration = Duration::from_secs(60);
+const FILE: usize = 6 << 20;
+
+fn ratio(cluster: &Cluster) -> (f64, String) {
+    let report = cluster.json(&["capacity"]);
+    (report["ratio_ppm"].as_f64().unwrap() / 1e6, report["level"].as_str().unwrap().to_string())
+}
+
+/// The ratio once the heartbeats have told of what is there.
+fn settled(cluster: &Cluster, bytes_put: u64) -> (f64, String) {
+    wait_until("heartbeats tell of it", LONG, || {
+        let status = cluster.json(&["status"]);
+        let used = |n: &Value| n["disks"][0]["used_bytes"].as_u64().unwrap();
+        status["nodes"].as_array().unwrap().iter().all(|n| used(n) >= bytes_put)
+    });
+    ratio(cluster)
+}
+
+#[test]
+fn the_alarm_is_raised_writes_stop_in_turn_and_deletes_lead_back() {
+    let options = ["--metadata", "1", "--data", "3", "--disk-bytes", "256M", "--condemned-grace", "1s"];
+    let cluster = Cluster::up_with(&options);
+    cluster.run(&["bucket", "create", "ledger"]);
+    let create =
+        ["node", "token", "create", "--role", "validator", "--name", "v1", "--scope", "ledger:write"];
+    let token = cluster.run(&create);
+    let dir = cluster.path("validator");
+    let joined = wmall(&["user", "init", "--join", token.lines().last().unwrap(), "--dir", &dir]);
+    assert!(joined.status.success(), "{}", String::from_utf8_lossy(&joined.stderr));
+    let validator = format!("{dir}/client.toml");
+    let (mut seed, mut seen, mut files) = (0, vec![], vec![]);
+    let mut put = |config: &str, name: &str| {
+        seed += 1;
+        let path = cluster.write("in", &bytes(seed, FILE));
+        let place = format!("ledger/{name}-{seed}");
+        wmall(&["--config", config, "-q", "put", &path, &place, "--ack", "all"])
+    };
+    // Everybody, until ordinary writes stop.
+    let config = cluster.config();
+    let stopped = loop {
+        let output = put(&config, "c");
+        if !output.status.success() {
+            break String::from_utf8_lossy(&output.stderr).to_string();
+        }
+        files.push(format!("ledger/c-{}", files.len() + 1));
+        let (ratio, level) = settled(&cluster, (files.len() * FILE) as u64);
+        let by_hand = (files.len() * FILE * 3) as f64 / (3.0 * 224.0 * f64::from(1 << 20));
+        assert!((ratio - by_hand).abs() < 0.03, "{ratio} said, {by_hand} counted");
+        seen.push((ratio, level));
+        // The nodes hear of the level with their next heartbeat.
+        std::thread::sleep(Duration::from_millis(1200));
+    };
+    assert!(stopped.contains("error[cluster_full]") && stopped.contains("wmall capacity"), "{stopped}");
+    let (at, level) = ratio(&cluster);
+    assert!((0.90..0.95).contains(&at) && level == "writes_stopped", "{at} {level}");
+    let levels: Vec<&str> = seen.iter().map(|(_, l)| l.as_str()).collect();
+    let first = |level: &str| seen.iter().find(|(_, l)| l == level).map_or(9.0, |(r, _)| *r);
+    assert!(first("warning") >= 0.70 && first("danger") >= 0.85 && levels[0] == "safe", "{seen:?}");
+    let summary = cluster.json(&["status"])["summary"].as_str().unwrap().to_string();
+    assert!(summary.contains("only validators may write"), "{summary}");
+    // The ledger, a little longer.
+    let mut more = 0;
+    loop {
+        let output = put(&validator, "v");
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr).to_string();
+            assert!(stderr.contains("error[cluster_full]"), "{stderr}");
+            break;
+        }
+        more += 1;
+        settled(&cluster, ((files.len() + more) * FILE) as u64);
+        std::thread::sleep(Duration::from_millis(1200));
+    }
+    assert!(more > 0 && ratio(&cluster).0 >= 0.95, "{more} {:?}", ratio(&cluster));
+    // Reads go on, deletes go on, and what they free is room again.
+    cluster.run(&["get", &files[0], "-O", &cluster.path("out")]);
+    for file in &files[..files.len() / 2] {
+        cluster.run(&["rm", file, "--purge"]);
+    }
+    wait_until("it is safe again", LONG, || ratio(&cluster).1 == "safe");
+    wait_until("everybody may write again", LONG, || put(&config, "d").status.success());
+}
