@@ -156,7 +156,7 @@ pub fn write_cluster(root: &Path, nodes: &[NodePlan], settings: &Settings) -> Re
                 write(&config, &metadata_config(node, &metadata, &folder, settings))?;
             }
             NodeKind::DataNode { zone } => {
-                write(&config, &data_config(node, zone, &metadata, &folder, settings.max_bytes))?;
+                write(&config, &data_config(node, zone, &metadata, &folder, settings))?;
             }
         }
     }
@@ -212,12 +212,12 @@ fn data_config(
     zone: &ZoneName,
     metadata: &[&NodePlan],
     folder: &Path,
-    max_bytes: u64,
+    settings: &Settings,
 ) -> wmall_data_node::RawConfig {
     let disk = NodeName::new("disk-1").map(|name| wmall_data_node::DiskConfig {
         name,
         path: folder.join("disk-1"),
-        max_bytes,
+        max_bytes: settings.max_bytes,
         weight: 100,
     });
     wmall_data_node::RawConfig {
