@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use wmall_proto::chunk::ChunkView;
+use wmall_proto::event::Event;
 use wmall_proto::file::{ObjectEntry, TrashEntry};
 use wmall_proto::pool::{Bucket, BucketChange, BucketRules};
 use wmall_proto::rpc::{
@@ -55,6 +56,14 @@ impl Store {
     /// Changes what a bucket's owner asks of it.
     pub async fn change_bucket(&self, name: BucketName, change: BucketChange) -> Result<(), ClientError> {
         self.administer(UserCommand::ChangeBucket { name, change }).await
+    }
+
+    /// A page of the event log from this line on, and whether there is more.
+    pub async fn events(&self, first: u64, limit: u32) -> Result<(Vec<Event>, bool), ClientError> {
+        match self.inner.read(Query::Events { first, limit }).await? {
+            QueryReply::Events { events, more } => Ok((events, more)),
+            _ => Err(unexpected().into()),
+        }
     }
 
     /// Has a data node emptied, or no longer.

@@ -89,7 +89,7 @@ fn of_query(query: &Query) -> Need<'_> {
     match query {
         Query::File { .. } | Query::Chunk(_) => Need::Some(Access::Read),
         Query::Known { .. } => Need::Some(Access::Write),
-        Query::Drain(_) => Need::Operator,
+        Query::Drain(_) | Query::Events { .. } => Need::Operator,
         Query::Object { bucket, .. }
         | Query::Objects { bucket, .. }
         | Query::Trash { bucket, .. }

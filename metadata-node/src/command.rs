@@ -2,6 +2,7 @@
 //! applying a command uses neither.
 
 use bincode::{Decode, Encode};
+use wmall_proto::capacity::CapacityLevel;
 use wmall_proto::chunk::{ChunkCommit, PieceDigest};
 use wmall_proto::identity::{Actor, TokenId, TokenRecord, User};
 use wmall_proto::pg::PgKey;
@@ -97,6 +98,45 @@ pub struct SlotMove {
     pub to: DiskId,
     /// Version of the row that it was planned for.
     pub row_version: u64,
+    /// Why.
+    pub reason: MoveReason,
+}
+
+/// Why a slot moves, for the event log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub enum MoveReason {
+    /// Its disk does not answer.
+    Lost,
+    /// Its row breaks the zone rule.
+    ZoneRule,
+    /// Its disk is to be emptied.
+    Drain,
+    /// Its disk has more than its share.
+    Balance,
+}
+
+impl From<wmall_placement::Reason> for MoveReason {
+    fn from(reason: wmall_placement::Reason) -> Self {
+        use wmall_placement::Reason;
+        match reason {
+            Reason::Lost => Self::Lost,
+            Reason::ZoneRule => Self::ZoneRule,
+            Reason::Drain => Self::Drain,
+            Reason::Balance => Self::Balance,
+        }
+    }
+}
+
+impl MoveReason {
+    /// The word of the event log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::ZoneRule => "zone_rule",
+            Self::Drain => "drain",
+            Self::Balance => "balance",
+        }
+    }
 }
 
 /// A chunk of a commit with its promises.
@@ -230,6 +270,15 @@ pub enum Command {
     },
     /// Gives slots to other disks, as planned.
     MoveSlots(Vec<SlotMove>),
+    /// What the leader sees, for the event log.
+    NoteConditions {
+        /// How full the cluster is.
+        level: CapacityLevel,
+        /// The ratio in millionths.
+        ratio_ppm: u64,
+        /// Disks that vanished together, and disks in use, if repairs are halted.
+        halted: Option<(u64, u64)>,
+    },
     /// Disks that the leader found to be down, and disks that are back.
     NoteDisks {
         /// Down.

@@ -6,10 +6,13 @@ use serde::{Deserialize, Serialize};
 use crate::ids::DiskId;
 
 /// How near the cluster is to where it can't hold everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum CapacityLevel {
     /// Below 0.70.
+    #[default]
     Safe,
     /// From 0.70: the alarm.
     Warning,

@@ -12,6 +12,7 @@ pub mod capacity;
 pub mod chunk;
 pub mod codec;
 pub mod error;
+pub mod event;
 pub mod feed;
 pub mod file;
 pub mod grade;

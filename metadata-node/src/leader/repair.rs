@@ -95,14 +95,21 @@ impl Repairer {
             let counters = this.state.counters().1;
             let report = capacity_report(&topology, &counters, &this.liveness, Instant::now());
             this.note_level(&report);
-            (topology, snapshot, plan)
+            let halted = plan.halted.as_ref().map(|h| (h.disks.len() as u64, h.of as u64));
+            let news = counters.level != report.level || counters.halted != halted.is_some();
+            let (level, ratio_ppm) = (report.level, report.ratio_ppm);
+            let conditions = news.then_some(Command::NoteConditions { level, ratio_ppm, halted });
+            (topology, snapshot, plan, conditions)
         };
         let planned = tokio::task::spawn_blocking(planning).await;
-        let (topology, snapshot, plan) = planned.map_err(RpcError::internal)?;
+        let (topology, snapshot, plan, conditions) = planned.map_err(RpcError::internal)?;
         let (down, back) = changes(&topology, &snapshot, |disk| self.heard_well(&topology, disk));
         if !(down.is_empty() && back.is_empty()) {
             tracing::info!(?down, ?back, "disks changed");
             proposer.propose(None, Command::NoteDisks { down, back }).await?;
+        }
+        if let Some(conditions) = conditions {
+            proposer.propose(None, conditions).await?;
         }
         self.known().plan = plan.clone();
         // After a restore nobody knows yet what is where.
@@ -112,7 +119,10 @@ impl Repairer {
         let moves: Vec<SlotMove> = plan
             .moves
             .iter()
-            .map(|m| SlotMove { group: m.group, slot: m.slot, to: m.to, row_version: m.row_version })
+            .map(|m| {
+                let (group, slot, to, row_version) = (m.group, m.slot, m.to, m.row_version);
+                SlotMove { group, slot, to, row_version, reason: m.reason.into() }
+            })
             .collect();
         tracing::info!(slots = moves.len(), reason = plan.moves[0].reason.as_str(), "slots move");
         proposer.propose(None, Command::MoveSlots(moves)).await.map(|_| ())

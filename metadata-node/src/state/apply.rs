@@ -198,6 +198,9 @@ impl<'a> Context<'a> {
             Command::Revoke(actor) => self.revoke(actor),
             Command::SetScopes(user) => self.set_scopes(user),
             Command::MoveSlots(moves) => self.move_slots(&moves),
+            Command::NoteConditions { level, ratio_ppm, halted } => {
+                self.note_conditions((level, ratio_ppm), halted)
+            }
             Command::NoteDisks { down, back } => self.note_disks(&down, &back),
             Command::SetDraining { disks, draining, .. } => self.set_draining(&disks, draining),
             Command::Note { .. } => Ok(Response::Done),

@@ -53,6 +53,7 @@ pub struct Auditor {
     tickets: HashMap<DiskId, u64>,
     condemned: u64,
     groups: u64,
+    events: u64,
     /// Hash of each line of the audit log and of the one before it, by its number.
     acts: BTreeMap<u64, ([u8; 32], [u8; 32])>,
 }
@@ -111,6 +112,7 @@ impl Auditor {
                 let line: AuditRecord = decode(value)?;
                 self.acts.insert(line.number, (line.hash(), line.before));
             }
+            Some(b'h') => self.events += 1,
             Some(b'w') => self.condemned += 1,
             Some(b'g') => self.groups += decode::<u64>(value)?,
             _ => {}
@@ -135,6 +137,7 @@ impl Auditor {
         for (disk, count) in &c.tickets {
             check(&format!("tickets of {disk}"), *count, self.tickets.get(disk).copied().unwrap_or(0));
         }
+        check("lines of the event log", c.events.min(wmall_proto::event::MAX_EVENTS), self.events);
         check("lines of the audit log", c.acts, self.acts.len() as u64);
         let mut last = [0; 32];
         let broken =

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
+use wmall_proto::capacity::CapacityLevel;
 use wmall_proto::identity::{Revocation, TokenId, TokenRecord};
 use wmall_proto::pg::{PgKey, PgRow};
 use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
@@ -48,6 +49,12 @@ pub struct Counters {
     pub acts: u64,
     /// Hash of its last line.
     pub last_act: [u8; 32],
+    /// Lines that the event log has had.
+    pub events: u64,
+    /// How full the cluster was when that was last noted.
+    pub level: CapacityLevel,
+    /// Whether repairs were halted then.
+    pub halted: bool,
 }
 
 /// The epoch of metadata that came out of a snapshot file and has no life of its own yet: the first leader

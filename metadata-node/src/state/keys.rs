@@ -187,6 +187,12 @@ pub(super) fn act(number: u64) -> Vec<u8> {
     key(b'z', &[&number.to_be_bytes()])
 }
 
+pub(super) const EVENTS: &[u8] = b"h";
+
+pub(super) fn event(number: u64) -> Vec<u8> {
+    key(b'h', &[&number.to_be_bytes()])
+}
+
 pub(super) fn answers(index: u64) -> Vec<u8> {
     key(b'q', &[&index.to_be_bytes()])
 }

@@ -10,6 +10,7 @@ mod apply;
 mod audit;
 mod commit;
 mod derived;
+mod events;
 mod feed;
 mod garbage;
 mod identity;

@@ -5,7 +5,10 @@
 //! was committed before the move. It is released, and then removes its pieces, when the new disk's mark and its tickets
 //! are gone (docs/adr/0016). A move of a slot that is still under way keeps whichever source is worth more.
 
+use std::collections::BTreeMap;
+
 use wmall_proto::DiskId;
+use wmall_proto::event::EventKind;
 use wmall_proto::feed::FeedItem;
 use wmall_proto::pg::{PgKey, PgRow, Source};
 use wmall_proto::rpc::Response;
@@ -13,18 +16,23 @@ use wmall_proto::topology::DiskInfo;
 
 use super::apply::{Context, Outcome, Refusal, groups_of};
 use super::keys;
-use crate::command::SlotMove;
+use crate::command::{MoveReason, SlotMove};
 
 impl Context<'_> {
     /// Gives slots to other disks. One whose row has changed since it was planned is passed over: the next plan sees
     /// the row as it is.
     pub(super) fn move_slots(&mut self, moves: &[SlotMove]) -> Outcome {
+        let mut moved: BTreeMap<MoveReason, u64> = BTreeMap::new();
         for planned in moves {
             let row = self.row(planned.group);
             let Some(row) = row.filter(|row| row.version == planned.row_version) else { continue };
             if self.may_take(&row, planned) {
                 self.move_slot(planned, row)?;
+                *moved.entry(planned.reason).or_default() += 1;
             }
+        }
+        for (reason, slots) in moved {
+            self.tell(EventKind::SlotsMove { reason: reason.as_str().into(), slots });
         }
         Ok(Response::Done)
     }
@@ -81,6 +89,12 @@ impl Context<'_> {
         }
         let Some(source) = row.sources[slot].take() else { return Ok(()) };
         self.put_row(group, row);
+        let rows = self.derived.topology.pools.values().flat_map(|t| &t.rows);
+        let mut coming =
+            rows.filter(|r| r.slot_of(disk).is_some_and(|s| r.sources[usize::from(s)].is_some()));
+        if coming.next().is_none() {
+            self.tell(EventKind::MovesArrived { disk });
+        }
         self.release(group, source.disk)
     }
 
@@ -142,11 +156,15 @@ impl Context<'_> {
     /// The leader found these disks to be down, or to be back.
     pub(super) fn note_disks(&mut self, down: &[DiskId], back: &[DiskId]) -> Outcome {
         let now = self.now_ms;
-        for disk in down {
-            self.change_disk(*disk, |d| d.down_since_ms = d.down_since_ms.or(Some(now)));
+        for &disk in down {
+            if self.change_disk(disk, |d| d.down_since_ms = d.down_since_ms.or(Some(now))) {
+                self.tell(EventKind::DiskDown { disk });
+            }
         }
-        for disk in back {
-            self.change_disk(*disk, |d| d.down_since_ms = None);
+        for &disk in back {
+            if self.change_disk(disk, |d| d.down_since_ms = None) {
+                self.tell(EventKind::DiskBack { disk });
+            }
         }
         Ok(Response::Done)
     }
@@ -162,14 +180,17 @@ impl Context<'_> {
         Ok(Response::Done)
     }
 
-    fn change_disk(&mut self, disk: DiskId, change: impl FnOnce(&mut DiskInfo)) {
-        let Some(known) = self.derived.topology.disks.get(&disk) else { return };
+    /// Whether that changed anything.
+    fn change_disk(&mut self, disk: DiskId, change: impl FnOnce(&mut DiskInfo)) -> bool {
+        let Some(known) = self.derived.topology.disks.get(&disk) else { return false };
         let mut changed = known.clone();
         change(&mut changed);
-        if changed != *known {
+        let differs = changed != *known;
+        if differs {
             self.txn.put(keys::disk(disk), &changed);
             self.change_topology().disks.insert(disk, changed);
         }
+        differs
     }
 
     /// Closes every ticket of a disk in a group.
@@ -192,6 +213,9 @@ impl Context<'_> {
     /// All groups that a disk has a slot in lose its word.
     pub(super) fn mark_all_dirty(&mut self, disk: DiskId) {
         let groups: Vec<PgKey> = groups_of(&self.derived.topology, disk);
+        if !groups.is_empty() {
+            self.tell(EventKind::DiskUnvouched { disk, groups: groups.len() as u64 });
+        }
         for group in groups {
             self.set_dirty(group, disk, Some(self.index));
         }

@@ -75,6 +75,12 @@ impl State {
                 let lines = pairs.iter().map(|(_, value)| decode(value)).collect::<Result<_, _>>()?;
                 Ok(QueryReply::Audit { lines, more })
             }
+            Query::Events { first, limit } => {
+                let after = first.checked_sub(1).map(keys::event);
+                let (pairs, more) = self.page(keys::EVENTS, after.as_deref(), *limit)?;
+                let events = pairs.iter().map(|(_, value)| decode(value)).collect::<Result<_, _>>()?;
+                Ok(QueryReply::Events { events, more })
+            }
             // Who answers, the leader alone knows.
             Query::Drain(_) => {
                 Err(RpcError::new(wmall_proto::ErrorCode::NotLeader, "only the leader plans drains").into())

@@ -112,14 +112,18 @@ impl Context<'_> {
     /// A disk says that pieces of its own are no good.
     pub(super) fn report_bad(&mut self, disk: DiskId, chunks: &[(PoolId, ChunkId)]) -> Outcome {
         self.check_life(disk, None)?;
+        let mut opened = 0;
         for (pool, chunk) in chunks {
             let committed: Option<ChunkRecord> = self.txn.get(&keys::chunk(*pool, chunk))?;
             let Some((group, row)) = self.derived.topology.row_of(*pool, chunk) else { continue };
             let slot = row.slot_of(disk).or(row.source_slot_of(disk));
             if let (Some(_), Some(slot)) = (committed, slot) {
                 let ticket = Ticket { slot, since: self.index, reason: TicketReason::BadPiece };
-                self.open_ticket(group, disk, chunk, ticket)?;
+                opened += u64::from(self.open_ticket(group, disk, chunk, ticket)?);
             }
+        }
+        if opened > 0 {
+            self.tell(wmall_proto::event::EventKind::PiecesBad { disk, pieces: opened });
         }
         Ok(Response::Done)
     }

@@ -86,6 +86,13 @@ pub enum Query {
     },
     /// What emptying a data node comes to, and how far it is.
     Drain(NodeName),
+    /// Lines of the event log, in order.
+    Events {
+        /// Number of the first line wanted; what is not kept any more is passed over.
+        first: u64,
+        /// At most so many; the server gives at most 1,000.
+        limit: u32,
+    },
     /// Whether a chunk is committed in a pool, so that it need not be sent.
     Known {
         /// The pool.
@@ -136,6 +143,13 @@ pub enum QueryReply {
     },
     /// To [`Query::Drain`].
     Drain(crate::status::DrainView),
+    /// To [`Query::Events`].
+    Events {
+        /// The page.
+        events: Vec<crate::event::Event>,
+        /// Whether there are more.
+        more: bool,
+    },
     /// To [`Query::Tokens`].
     Tokens(Vec<TokenRecord>),
     /// To [`Query::Users`].

@@ -109,6 +109,8 @@ pub(crate) enum Command {
     Status,
     /// How full is it, and would it hold without its largest node?
     Capacity,
+    /// What the cluster did by itself, and why.
+    Events(EventsArgs),
     /// Data nodes.
     #[command(subcommand)]
     Node(NodeCommand),
@@ -138,6 +140,19 @@ pub(crate) enum Command {
     /// A whole cluster on this machine.
     #[command(subcommand)]
     Devnet(DevnetCommand),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct EventsArgs {
+    /// Go on showing lines as they come.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Begin with this line, instead of the last ones.
+    #[arg(long, value_name = "N")]
+    pub(crate) first: Option<u64>,
+    /// Show so many at most.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub(crate) limit: u32,
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@ mod capacity;
 mod data;
 mod devnet;
 mod drain;
+mod events;
 mod identity;
 mod join;
 mod meta;
@@ -87,6 +88,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::File(command) => show::file(&context, command).await,
         Command::Chunk(command) => show::chunk(&context, command).await,
         Command::Status => show::status(&context).await,
+        Command::Events(args) => events::events(&context, &args).await,
         Command::Capacity => capacity::capacity(&context).await,
         Command::Node(command) => show::node(&context, command).await,
         Command::User(command) => identity::user(&context, command).await,

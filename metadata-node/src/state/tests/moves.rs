@@ -4,7 +4,7 @@ use wmall_proto::feed::FeedItem;
 use wmall_proto::pg::{PgKey, Source};
 
 use super::*;
-use crate::command::SlotMove;
+use crate::command::{MoveReason, SlotMove};
 
 const GROUP: PgKey = (POOL, PgId(0));
 
@@ -15,7 +15,7 @@ fn row(m: &Machine) -> wmall_proto::PgRow {
 /// Gives slot 0 to a disk.
 fn move_to(m: &mut Machine, to: u32) {
     let row_version = row(m).version;
-    let planned = SlotMove { group: GROUP, slot: 0, to: DiskId(to), row_version };
+    let planned = SlotMove { group: GROUP, slot: 0, to: DiskId(to), row_version, reason: MoveReason::Lost };
     m.run(Command::MoveSlots(vec![planned])).unwrap();
 }
 
@@ -81,7 +81,13 @@ fn a_moving_slot_counts_by_its_source_until_its_disk_has_everything() {
 fn moves_are_judged_against_the_row_of_the_moment() {
     let mut m = Machine::new();
     let version = row(&m).version;
-    let planned = |slot, to, row_version| SlotMove { group: GROUP, slot, to: DiskId(to), row_version };
+    let planned = |slot, to, row_version| SlotMove {
+        group: GROUP,
+        slot,
+        to: DiskId(to),
+        row_version,
+        reason: MoveReason::Drain,
+    };
     let bad = [
         planned(0, 4, version + 1),
         planned(0, 1, version),
@@ -145,4 +151,47 @@ fn deletion_held_back_keeps_sources() {
     let before = m.index;
     m.run(Command::AllowDeletion { epoch: 7 }).unwrap();
     assert!(row(&m).sources[0].is_none() && released_since(&m, 1, (7, before)));
+}
+
+#[test]
+fn what_happens_by_itself_leaves_a_line_and_the_oldest_lines_go() {
+    use wmall_proto::capacity::CapacityLevel;
+    use wmall_proto::event::{EventKind, MAX_EVENTS};
+    let mut m = Machine::new();
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    m.run(Command::NoteDisks { down: vec![DiskId(1)], back: vec![] }).unwrap();
+    m.run(Command::NoteDisks { down: vec![DiskId(1)], back: vec![DiskId(2)] }).unwrap();
+    move_to(&mut m, 4);
+    let (left, _, as_of) = m.missing(4);
+    close(&mut m, 4, &left, true, as_of);
+    m.run(Command::ReportBad { disk: DiskId(4), chunks: vec![(POOL, id(1))] }).unwrap();
+    let full = |halted| Command::NoteConditions { level: CapacityLevel::Warning, ratio_ppm: 710_000, halted };
+    m.run(full(Some((2, 5)))).unwrap();
+    m.run(full(Some((2, 5)))).unwrap();
+    m.run(full(None)).unwrap();
+    let events =
+        |m: &Machine, first| match m.state.query(&Query::Events { first, limit: 100 }, &Silent::new()) {
+            Ok(QueryReply::Events { events, .. }) => events,
+            other => panic!("{other:?}"),
+        };
+    let kinds: Vec<&str> = events(&m, 1).iter().map(|e| e.what.as_str()).collect();
+    let expected = [
+        "disk_down",
+        "slots_move",
+        "moves_arrived",
+        "pieces_bad",
+        "capacity",
+        "repair_halted",
+        "repair_resumed",
+    ];
+    assert_eq!(kinds, expected, "each once, and nothing where nothing changed");
+    for n in 0..MAX_EVENTS {
+        let (down, back) = if n % 2 == 0 { (vec![DiskId(2)], vec![]) } else { (vec![], vec![DiskId(2)]) };
+        m.run(Command::NoteDisks { down, back }).unwrap();
+    }
+    let first = &events(&m, 1)[0];
+    assert_eq!((first.number, &first.what), (8, &EventKind::DiskDown { disk: DiskId(2) }));
+    let mut auditor = Auditor::default();
+    m.pairs().iter().for_each(|(key, value)| auditor.take(key, value).unwrap());
+    assert_eq!(auditor.finish().troubles, Vec::<String>::new());
 }

@@ -296,7 +296,10 @@ impl Sim {
         let moves: Vec<SlotMove> = plan
             .moves
             .iter()
-            .map(|m| SlotMove { group: m.group, slot: m.slot, to: m.to, row_version: m.row_version })
+            .map(|m| {
+                let (group, slot, to, row_version) = (m.group, m.slot, m.to, m.row_version);
+                SlotMove { group, slot, to, row_version, reason: m.reason.into() }
+            })
             .collect();
         self.moves += moves.len() as u64;
         if !moves.is_empty() {

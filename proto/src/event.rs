@@ -1,0 +1,137 @@
+//! What the cluster did by itself, or found out, and why: the lines of `wmall events`. Acts of operators are in the audit
+//! log (`identity.rs`), not here.
+
+use std::fmt;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+use crate::capacity::CapacityLevel;
+use crate::ids::DiskId;
+
+/// Lines that are kept; the oldest go.
+pub const MAX_EVENTS: u64 = 10_000;
+
+/// A line.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number: 1, 2, 3 and so on, for ever.
+    pub number: u64,
+    /// The leader's clock, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// What happened.
+    pub what: EventKind,
+}
+
+/// What may happen.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum EventKind {
+    /// A disk has not answered for longer than the grace.
+    DiskDown {
+        /// The disk.
+        disk: DiskId,
+    },
+    /// It answers again.
+    DiskBack {
+        /// The disk.
+        disk: DiskId,
+    },
+    /// Nothing that a disk holds is vouched for any more: it was wiped, or can't tell what it lost.
+    DiskUnvouched {
+        /// The disk.
+        disk: DiskId,
+        /// Groups that it has slots of.
+        groups: u64,
+    },
+    /// Slots were given to other disks.
+    SlotsMove {
+        /// Why, in the planner's words.
+        reason: String,
+        /// How many.
+        slots: u64,
+    },
+    /// The last slot on its way to a disk has arrived there.
+    MovesArrived {
+        /// The disk.
+        disk: DiskId,
+    },
+    /// A disk's own pieces were found missing or rotten, and will be fetched anew.
+    PiecesBad {
+        /// The disk.
+        disk: DiskId,
+        /// How many, in one report.
+        pieces: u64,
+    },
+    /// The completeness ratio came to another level.
+    Capacity {
+        /// The level.
+        level: CapacityLevel,
+        /// The ratio in millionths.
+        ratio_ppm: u64,
+    },
+    /// Too much vanished together: nothing is substituted.
+    RepairHalted {
+        /// Disks that vanished.
+        disks: u64,
+        /// Of so many in use.
+        of: u64,
+    },
+    /// Repairs go on.
+    RepairResumed,
+}
+
+impl EventKind {
+    /// The word for metrics and filters.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::DiskDown { .. } => "disk_down",
+            Self::DiskBack { .. } => "disk_back",
+            Self::DiskUnvouched { .. } => "disk_unvouched",
+            Self::SlotsMove { .. } => "slots_move",
+            Self::MovesArrived { .. } => "moves_arrived",
+            Self::PiecesBad { .. } => "pieces_bad",
+            Self::Capacity { .. } => "capacity",
+            Self::RepairHalted { .. } => "repair_halted",
+            Self::RepairResumed => "repair_resumed",
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DiskDown { disk } => {
+                write!(
+                    f,
+                    "{disk} has not answered for longer than the grace; what it holds is made anew elsewhere"
+                )
+            }
+            Self::DiskBack { disk } => write!(f, "{disk} answers again"),
+            Self::DiskUnvouched { disk, groups } => {
+                write!(f, "nothing on {disk} is vouched for any more; its {groups} groups are looked through")
+            }
+            Self::SlotsMove { reason, slots } => {
+                let why = match reason.as_str() {
+                    "lost" => "their disks do not answer",
+                    "zone_rule" => "their rows break the zone rule",
+                    "drain" => "their disks are to be emptied",
+                    "balance" => "other disks have less than their share",
+                    other => other,
+                };
+                write!(f, "{slots} slots move to other disks: {why}")
+            }
+            Self::MovesArrived { disk } => write!(f, "{disk} has all that was on its way to it"),
+            Self::PiecesBad { disk, pieces } => {
+                write!(f, "{disk} found {pieces} of its pieces missing or rotten")
+            }
+            Self::Capacity { level, ratio_ppm } => {
+                write!(f, "the completeness ratio is {:.2}: {}", *ratio_ppm as f64 / 1e6, level.as_str())
+            }
+            Self::RepairHalted { disks, of } => {
+                write!(f, "{disks} of {of} disks in use vanished together; nothing is substituted")
+            }
+            Self::RepairResumed => f.write_str("repairs go on"),
+        }
+    }
+}
