@@ -20,7 +20,7 @@ fn history() -> Vec<(LogId<u64>, bytes::Bytes)> {
     let name = |n: u64| ObjectName::new(format!("n{n}")).unwrap();
     let mut entries = Vec::new();
     for n in 0..160u64 {
-        let command = match roll(10) {
+        let command = match roll(13) {
             0..=3 => {
                 let slots: &[u8] = if roll(3) == 0 { &[0, 1] } else { &[0, 1, 2] };
                 let mut put = file(vec![chunk(roll(12), slots), chunk(roll(12), slots)], Ack::Quorum);
@@ -45,6 +45,21 @@ fn history() -> Vec<(LogId<u64>, bytes::Bytes)> {
                 name: NodeName::new("alice").unwrap(),
                 scopes: vec!["b:read".parse().unwrap()],
             }),
+            9 => Command::MoveSlots(vec![crate::command::SlotMove {
+                group: (POOL, PgId(0)),
+                slot: roll(3) as u8,
+                to: DiskId(1 + roll(4) as u32),
+                row_version: 1 + roll(5),
+                reason: crate::command::MoveReason::Lost,
+            }]),
+            10 => Command::NoteDisks { down: vec![DiskId(1 + roll(4) as u32)], back: vec![DiskId(1)] },
+            11 => Command::CloseTickets {
+                disk: DiskId(4),
+                incarnation: Incarnation([4; 16]),
+                pieces: (0..12).map(|n| (POOL, id(n), id(n).0)).collect(),
+                clean: vec![(POOL, PgId(0))],
+                as_of: u64::MAX,
+            },
             _ => Command::CreateToken(TokenRecord {
                 id: TokenId([roll(200) as u8; 32]),
                 role: Role::Data,
