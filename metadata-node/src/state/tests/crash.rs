@@ -149,3 +149,27 @@ fn of_a_snapshot_that_was_cut_anywhere_nothing_is_believed() {
     again.restore(&newest, &restored).unwrap();
     assert!(pairs(&restored) == expected);
 }
+
+/// A thousand single-byte flips: the snapshot is passed over for the one before, and no command takes it for good.
+#[test]
+fn a_flipped_byte_in_a_snapshot_is_never_believed() {
+    let entries = history();
+    let (folder, state) = (tempfile::tempdir().unwrap(), begun());
+    let snapshots = SnapshotFolder::open(folder.path(), [7; 16]).unwrap();
+    apply(&state, &entries[..40]);
+    let (first, _) = snapshots.save(&state).unwrap();
+    apply(&state, &entries[40..]);
+    let (second, _) = snapshots.save(&state).unwrap();
+    let path = folder.path().join(&second.snapshot_id);
+    let mut content = fs::read(&path).unwrap();
+    for flip in 0..1000 {
+        let at = flip * 7919 % content.len();
+        content[at] ^= 1 << (flip % 8);
+        fs::write(&path, &content).unwrap();
+        let again = SnapshotFolder::open(folder.path(), [7; 16]).unwrap();
+        let (meta, _) = again.newest().unwrap().unwrap();
+        assert_eq!(meta.last_log_id, first.last_log_id, "flip at {at}");
+        assert!(SnapshotFolder::summary(&path).is_err(), "flip at {at}");
+        content[at] ^= 1 << (flip % 8);
+    }
+}
