@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 use wmall_manifest::Stripe;
-use wmall_proto::chunk::PieceDigest;
+use wmall_proto::chunk::{PieceDigest, UNKNOWN_DIGEST};
 use wmall_proto::rpc::{Query, QueryReply};
 use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError, Scheme};
 
@@ -27,6 +27,8 @@ struct Gathering {
     pieces: Vec<Option<Vec<Bytes>>>,
     /// By slot, once they were needed.
     digests: Option<Vec<PieceDigest>>,
+    /// Pieces of which nobody knows what they should be have been tried, and made no chunk.
+    doubted: bool,
 }
 
 impl Gathering {
@@ -55,11 +57,15 @@ impl Gathering {
         (*hasher.finalize().as_bytes() == self.chunk.0).then_some(out)
     }
 
-    /// Drops the pieces that are not what they should be, and returns their slots.
+    /// Drops the pieces that are not what they should be, and returns their slots. Those of which nobody knows what they
+    /// should be stay, unless they have failed already: the chunk's hash tells.
     fn drop_wrong(&mut self, digests: &[PieceDigest]) -> Vec<u8> {
         let mut wrong = Vec::new();
         for (slot, piece) in self.pieces.iter_mut().enumerate() {
             let Some(parts) = piece else { continue };
+            if digests.get(slot) == Some(&UNKNOWN_DIGEST) && !self.doubted {
+                continue;
+            }
             let mut hasher = blake3::Hasher::new();
             parts.iter().for_each(|part| {
                 hasher.update(part);
@@ -106,7 +112,7 @@ impl Inner {
         length: u32,
     ) -> Result<Vec<Bytes>, RpcError> {
         let pieces = vec![None; scheme.width()];
-        let mut gathering = Gathering { scheme, pool, chunk, length, pieces, digests: None };
+        let mut gathering = Gathering { scheme, pool, chunk, length, pieces, digests: None, doubted: false };
         let mut waiting = slots.iter();
         let mut running = JoinSet::new();
         let mut last = RpcError::new(ErrorCode::Unavailable, "the row has too few slots");
@@ -155,14 +161,27 @@ impl Inner {
         for slot in gathering.drop_wrong(&digests) {
             tracing::warn!(slot, chunk = %gathering.chunk, "a wrong piece; asking for another one");
             if let Some(target) = slots.iter().find(|s| s.slot == slot) {
-                self.have_checked(target, &gathering.wanted(slot));
+                let digest = digests.get(usize::from(slot)).copied().filter(|d| *d != UNKNOWN_DIGEST);
+                self.have_checked(target, &Wanted { digest, ..gathering.wanted(slot) });
             }
         }
+        let guessed = (0..digests.len()).any(|slot| {
+            digests[slot] == UNKNOWN_DIGEST && gathering.pieces.get(slot).is_some_and(Option::is_some)
+        });
         gathering.digests = Some(digests);
         if gathering.had() < gathering.scheme.needed() {
             return Ok(None);
         }
-        gathering.computed().await.map(Some)
+        match gathering.computed().await {
+            Err(error) if error.code == ErrorCode::Corrupt && guessed && !gathering.doubted => {
+                gathering.doubted = true;
+                let digests = gathering.digests.take().unwrap_or_default();
+                gathering.drop_wrong(&digests);
+                gathering.digests = Some(digests);
+                Ok(None)
+            }
+            outcome => outcome.map(Some),
+        }
     }
 
     /// What the pieces of a chunk hash to. Any member may tell: who believes a wrong one gets no chunk.
@@ -187,7 +206,8 @@ mod tests {
         let pieces = Stripe::new(scheme).unwrap().cut(&[Bytes::copy_from_slice(chunk)]).unwrap();
         let (id, length) = (ChunkId::of(chunk), chunk.len() as u32);
         let empty = vec![None; 6];
-        (Gathering { scheme, pool: PoolId(1), chunk: id, length, pieces: empty, digests: None }, pieces)
+        let (pool, digests, doubted) = (PoolId(1), None, false);
+        (Gathering { scheme, pool, chunk: id, length, pieces: empty, digests, doubted }, pieces)
     }
 
     #[test]

@@ -335,7 +335,8 @@ impl Inner {
 
     pub(crate) fn have_checked(&self, slot: &SlotTarget, wanted: &Wanted) {
         let (endpoint, target) = (self.endpoint.clone(), slot.target.clone());
-        let check = Request::CheckPiece { pool: wanted.pool, chunk: wanted.chunk, slot: wanted.slot };
+        let &Wanted { pool, chunk, slot: number, digest, .. } = wanted;
+        let check = Request::CheckPiece { pool, chunk, slot: number, digest };
         tokio::spawn(async move {
             let _ = endpoint.call(&target, &check, SLOT_TIMEOUT).await;
         });

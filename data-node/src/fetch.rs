@@ -86,8 +86,11 @@ impl Filler {
         let known = self.map.get();
         let unknown = || RpcError::not_found(format!("pool number {}", piece.pool.0));
         let scheme = known.topology.pools.get(&piece.pool).ok_or_else(unknown)?.pool.scheme;
+        // Shards of which nobody knows what they hash to come last; with them, the chunk's own hash decides.
         let known = |slot: u8| piece.digests.get(usize::from(slot)).is_some_and(|d| *d != UNKNOWN_DIGEST);
-        let mut waiting = self.others(piece)?.into_iter().filter(|(slot, _)| known(*slot));
+        let mut others = self.others(piece)?;
+        others.sort_by_key(|(slot, _)| !known(*slot));
+        let mut waiting = others.into_iter();
         let mut shards: Vec<Option<Vec<u8>>> = vec![None; scheme.width()];
         let (mut running, mut had) = (JoinSet::new(), 0);
         let mut last = RpcError::new(ErrorCode::Unavailable, "too few other slots answer");
@@ -103,7 +106,7 @@ impl Filler {
             }
             match running.join_next().await {
                 // The slot's own shard, from where it comes from: nothing has to be made.
-                Some(Ok((slot, Ok((parts, crc))))) if slot == piece.slot => {
+                Some(Ok((slot, Ok((parts, crc))))) if slot == piece.slot && wanted != UNKNOWN_DIGEST => {
                     return Ok((parts.concat().into(), crc, wanted));
                 }
                 Some(Ok((slot, Ok((parts, _))))) => {
@@ -128,8 +131,12 @@ fn make(
     shards: Vec<Option<Vec<u8>>>,
 ) -> Result<(Bytes, u32, PieceDigest), RpcError> {
     let wanted = piece.digests[usize::from(piece.slot)];
+    let used = |(slot, shard): (usize, &Option<Vec<u8>>)| {
+        shard.is_some() && piece.digests.get(slot) == Some(&UNKNOWN_DIGEST)
+    };
+    let guessed = wanted == UNKNOWN_DIGEST || shards.iter().enumerate().any(used);
     let stripe = Stripe::new(scheme).map_err(RpcError::internal)?;
-    let whole = if wanted == UNKNOWN_DIGEST {
+    let whole = if guessed {
         Some(stripe.join(shards.clone(), piece.length).map_err(RpcError::internal)?)
     } else {
         None
@@ -137,7 +144,9 @@ fn make(
     let shard = stripe.rebuild(shards, piece.length, usize::from(piece.slot)).map_err(RpcError::internal)?;
     let digest = *blake3::hash(&shard).as_bytes();
     let right = match whole {
-        Some(parts) => ChunkId::of(&parts.concat()) == piece.chunk,
+        Some(parts) => {
+            ChunkId::of(&parts.concat()) == piece.chunk && (wanted == UNKNOWN_DIGEST || digest == wanted)
+        }
         None => digest == wanted,
     };
     if !right {
@@ -174,7 +183,7 @@ async fn read(
             crc = crc32c::crc32c_append(crc, part);
         })
         .await?;
-        if *hasher.finalize().as_bytes() == digest {
+        if digest == UNKNOWN_DIGEST || *hasher.finalize().as_bytes() == digest {
             return Ok((parts, crc));
         }
         let reason = format!("{} sent bytes that are not those of {}", target.node, piece.chunk);

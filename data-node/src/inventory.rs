@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wmall_manifest::{begins_block, may_be_block};
 use wmall_proto::feed::PoolChunk;
-use wmall_proto::rpc::{HeldPiece, PiecePage};
+use wmall_proto::rpc::{HeldPiece, PieceCheck, PiecePage};
 use wmall_proto::{ErrorCode, RpcError};
 
 use crate::disk::{DiskStore, Located, PieceState};
@@ -37,20 +37,22 @@ pub(crate) fn page(
             slot: located.slot,
             shard: located.shard,
             committed: located.state == PieceState::Live,
-            block: is_block(store, &located),
+            block: is_block(store, &key, &located),
         });
     }
     let incarnation = store.superblock.incarnation;
     Ok(PiecePage { incarnation, pieces, next, disks: disks.len() as u32 })
 }
 
-/// Whether it begins as a block does. A piece that can't be read does not: its other copies may be good. The first shard
-/// of a short block may be too short to tell, and then may be one.
-fn is_block(store: &DiskStore, located: &Located) -> bool {
+/// Whether it begins as a block does. A copy that can't be read does not: others may be good. The first shard of a chunk
+/// speaks for all of it, so it says no only if it is what it should be and long enough to tell.
+fn is_block(store: &DiskStore, key: &PoolChunk, located: &Located) -> bool {
     let chunk_length = located.shard.map_or(located.length, |s| s.chunk_length);
     if !may_be_block(chunk_length) || (located.shard.is_some() && located.slot != 0) {
         return false;
     }
-    let too_short = (located.length as usize) < HEAD;
-    too_short || store.read(located, 0, HEAD).is_ok_and(|bytes| begins_block(&bytes))
+    let begins = || store.read(located, 0, HEAD).is_ok_and(|bytes| begins_block(&bytes));
+    let short = (located.length as usize) < HEAD;
+    let doubtful = || located.shard.is_some() && (short || !matches!(store.check(key), Ok(PieceCheck::Good)));
+    begins() || doubtful()
 }

@@ -6,14 +6,14 @@
 //! a put that finds no room waits [`ROOM_TIMEOUT`] and is then told that the node is busy.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wmall_manifest::Stripe;
 use wmall_proto::chunk::{MAX_CHUNK_SIZE, Shard};
 use wmall_proto::receipt::SignedReceipt;
-use wmall_proto::rpc::{Ack, PutOutcome, PutRequest, Request, Response};
+use wmall_proto::rpc::{Ack, PieceCheck, PutOutcome, PutRequest, Request, Response};
 use wmall_proto::{ErrorCode, PgRow, Role, RpcError, Scheme};
 use wmall_runtime::clock::now_ms;
 use wmall_transport::{Body, Endpoint, Members, collect};
@@ -70,6 +70,7 @@ impl Intake {
         if from == Role::Data && !request.relay.is_empty() {
             return Err(RpcError::new(ErrorCode::Denied, "a relayed put is not relayed again"));
         }
+        let begun = Instant::now();
         self.map.check_level(from)?;
         let known = self.map_for(&request).await?;
         let row = known.row(request.pool, &request.chunk, request.row_version)?;
@@ -81,7 +82,7 @@ impl Intake {
         disk.check_room()?;
         let cuts = scheme.is_striped() && request.shard.is_none();
         let room = self.room_for(from, request.length, cuts.then_some(scheme)).await?;
-        let mut relays = Relays::new(self.endpoint.clone(), room);
+        let mut relays = Relays::new(self.endpoint.clone(), room, begun);
         let (shard, parts, crc) = if cuts {
             let chunk = receive(&request, body, &relays).await?;
             let (pieces, shards) = cut(scheme, chunk.parts).await?;
@@ -239,10 +240,20 @@ async fn write(
     parts: Vec<Bytes>,
     crc: u32,
 ) -> Result<SignedReceipt, RpcError> {
-    if disk.locate(&header.key())?.is_some()
-        && let Some(receipt) = disk.stamp(header).await?
-    {
+    let Some(there) = disk.locate(&header.key())? else { return disk.put(header, parts, crc).await };
+    if let Some(receipt) = disk.stamp(header).await? {
         return Ok(receipt);
+    }
+    // Cutting a chunk has one result. Of two shards for one slot one is wrong, and which, this node can't tell; the one
+    // that somebody may have been promised stays, as long as it is what it was.
+    if header.shard.is_some() && there.slot == header.slot && there.digest(&header.key()) != header.digest() {
+        let (store, key) = (disk.clone(), header.key());
+        let looked =
+            tokio::task::spawn_blocking(move || store.check(&key)).await.map_err(RpcError::internal)?;
+        if looked? == PieceCheck::Good {
+            let reason = format!("slot {} of chunk {} has another shard already", header.slot, header.chunk);
+            return Err(RpcError::new(ErrorCode::BadReceipt, reason));
+        }
     }
     disk.put(header, parts, crc).await
 }

@@ -4,7 +4,7 @@
 //! [`RELAY_TIMEOUT`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -17,8 +17,10 @@ use wmall_transport::{Endpoint, Target};
 
 use crate::map::Known;
 
-/// How long a relayed put may take in all.
+/// How long a put with its relays may take, from its beginning: less than the client waits for its answer.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a relay has at least, however late it begins.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a quorum waits for the slots that are late.
 const STRAGGLER_GRACE: Duration = Duration::from_millis(300);
 
@@ -27,6 +29,7 @@ pub(crate) struct Relays {
     endpoint: Endpoint,
     /// Kept by every relay until it ends.
     room: Arc<OwnedSemaphorePermit>,
+    begun: Instant,
     feeds: Vec<Feed>,
     running: JoinSet<(u8, Result<SignedReceipt, RpcError>)>,
     failures: Vec<SlotFailure>,
@@ -39,8 +42,8 @@ struct Feed {
 }
 
 impl Relays {
-    pub(crate) fn new(endpoint: Endpoint, room: Arc<OwnedSemaphorePermit>) -> Self {
-        Self { endpoint, room, feeds: Vec::new(), running: JoinSet::new(), failures: Vec::new() }
+    pub(crate) fn new(endpoint: Endpoint, room: Arc<OwnedSemaphorePermit>, begun: Instant) -> Self {
+        Self { endpoint, room, begun, feeds: Vec::new(), running: JoinSet::new(), failures: Vec::new() }
     }
 
     /// Starts a relay for each slot that the request names, of `length` bytes: of the chunk itself, or of the slot's
@@ -69,9 +72,10 @@ impl Relays {
     fn spawn(&mut self, target: Target, relayed: PutRequest) {
         let (slot, endpoint, room) = (relayed.slot, self.endpoint.clone(), self.room.clone());
         let (parts, queue) = mpsc::unbounded_channel::<Bytes>();
+        let timeout = RELAY_TIMEOUT.saturating_sub(self.begun.elapsed()).max(LEAST_TIMEOUT);
         self.running.spawn(async move {
             let _room = room;
-            (slot, relay(&endpoint, &target, relayed, queue).await)
+            (slot, relay(&endpoint, &target, relayed, queue, timeout).await)
         });
         self.feeds.push(Feed { slot, parts });
     }
@@ -131,9 +135,10 @@ async fn relay(
     target: &Target,
     relayed: PutRequest,
     mut queue: mpsc::UnboundedReceiver<Bytes>,
+    timeout: Duration,
 ) -> Result<SignedReceipt, RpcError> {
     let length = relayed.length as usize;
-    let mut call = endpoint.open(target, &Request::Put(relayed), RELAY_TIMEOUT).await?;
+    let mut call = endpoint.open(target, &Request::Put(relayed), timeout).await?;
     let mut sent = 0;
     while let Some(part) = queue.recv().await {
         sent += part.len();

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
+use wmall_proto::chunk::PieceDigest;
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::rpc::{PieceCheck, ReadRequest, Request, Response, TopologyReply};
 use wmall_proto::{ChunkId, ErrorCode, PoolId, Role, RpcError};
@@ -85,20 +86,31 @@ impl Service {
         Err(RpcError::not_found(format!("piece of chunk {} on this node", key.chunk)))
     }
 
-    async fn check(&self, pool: PoolId, chunk: ChunkId, slot: Option<u8>) -> Result<Response, RpcError> {
-        let key = PoolChunk { pool, chunk };
-        let Some((disk, _)) = self.find(&key, slot)? else {
-            self.report_if_ours(pool, chunk);
+    async fn check(
+        &self,
+        key: PoolChunk,
+        slot: Option<u8>,
+        digest: Option<PieceDigest>,
+    ) -> Result<Response, RpcError> {
+        let Some((disk, located)) = self.find(&key, slot)? else {
+            self.report_if_ours(key, slot);
             return Ok(Response::Checked(PieceCheck::Absent));
         };
         let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
         let _place = self.reads.acquire().await.map_err(stopping)?;
         let store = disk.clone();
         let looked = tokio::task::spawn_blocking(move || store.check(&key)).await;
-        let found = looked.map_err(RpcError::internal)??;
+        let mut found = looked.map_err(RpcError::internal)??;
+        // A shard that is what its own header says may be another one than was committed. Whoever lies here makes the disk
+        // look once more: it holds the shard against what the metadata nodes say.
+        if found == PieceCheck::Good
+            && digest.is_some_and(|d| located.shard.is_some() && d != located.digest(&key))
+        {
+            found = PieceCheck::Bad;
+        }
         if found == PieceCheck::Bad {
-            tracing::error!(disk = %disk.name, %chunk, "a piece is rotten");
-            self.report(disk, pool, chunk);
+            tracing::error!(disk = %disk.name, chunk = %key.chunk, "a piece is rotten");
+            self.report(disk, key.pool, key.chunk);
         }
         Ok(Response::Checked(found))
     }
@@ -109,14 +121,17 @@ impl Service {
     }
 
     /// A piece is not here. If the row says that it should be, the metadata nodes decide whether its chunk
-    /// is committed at all, and only then make a ticket of it.
-    fn report_if_ours(&self, pool: PoolId, chunk: ChunkId) {
+    /// is committed at all, and only then make a ticket of it. A slot that is another node's is no business of ours.
+    fn report_if_ours(&self, key: PoolChunk, slot: Option<u8>) {
         let known = self.intake.known();
-        let row = known.topology.row_of(pool, &chunk).map(|(_, row)| row);
-        let ours =
-            |d: &&Arc<DiskStore>| d.id().is_some_and(|id| row.is_some_and(|row| row.slot_of(id).is_some()));
+        let Some((_, row)) = known.topology.row_of(key.pool, &key.chunk) else { return };
+        let striped = known.topology.pools.get(&key.pool).is_some_and(|t| t.pool.scheme.is_striped());
+        let ours = |disk: &&Arc<DiskStore>| {
+            let own = disk.id().and_then(|id| row.slot_of(id));
+            own.is_some_and(|own| !striped || slot.is_none_or(|slot| slot == own))
+        };
         if let Some(disk) = self.disks.iter().find(ours) {
-            self.report(disk.clone(), pool, chunk);
+            self.report(disk.clone(), key.pool, key.chunk);
         }
     }
 
@@ -196,8 +211,8 @@ impl Handler for Service {
                 replier.send(answer).await;
                 ok
             }
-            Request::CheckPiece { pool, chunk, slot } => {
-                let answer = self.check(pool, chunk, slot).await;
+            Request::CheckPiece { pool, chunk, slot, digest } => {
+                let answer = self.check(PoolChunk { pool, chunk }, slot, digest).await;
                 let ok = answer.is_ok();
                 replier.send(answer).await;
                 ok

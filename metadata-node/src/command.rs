@@ -139,6 +139,19 @@ impl MoveReason {
     }
 }
 
+/// A piece that a disk has fetched and signed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct FetchedPiece {
+    /// The chunk's pool.
+    pub pool: PoolId,
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The slot whose piece it is.
+    pub slot: u8,
+    /// What it hashes to.
+    pub digest: PieceDigest,
+}
+
 /// A chunk of a commit with its promises.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct PromisedChunk {
@@ -239,8 +252,8 @@ pub enum Command {
         disk: DiskId,
         /// The life in which it says so.
         incarnation: Incarnation,
-        /// The pieces with what they hash to, by receipts that the leader verified.
-        pieces: Vec<(PoolId, ChunkId, PieceDigest)>,
+        /// The pieces, by receipts that the leader verified.
+        pieces: Vec<FetchedPiece>,
         /// Groups whose listing it has worked off.
         clean: Vec<(PoolId, PgId)>,
         /// Raft index of the first page of that listing.

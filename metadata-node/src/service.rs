@@ -13,7 +13,7 @@ use wmall_proto::feed::PoolChunk;
 use wmall_proto::identity::{Actor, MAX_SCOPES, TokenRecord};
 use wmall_proto::join::JoinAddress;
 use wmall_proto::pg::MAX_PG_BITS;
-use wmall_proto::receipt::SignedReceipt;
+use wmall_proto::receipt::{Receipt, SignedReceipt};
 use wmall_proto::rpc::{
     CommitRequest, Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, QueryReply, Registration,
     Request, Response, TopologyReply, UserCommand,
@@ -29,7 +29,7 @@ use wmall_runtime::view::StoreError;
 use wmall_transport::{Handler, Incoming, Replier};
 
 use crate::authorize::authorize;
-use crate::command::Command;
+use crate::command::{Command, FetchedPiece};
 use crate::join::Door;
 use crate::leader::{Liveness, Proposer, ReadIndex, Repairer, new_epoch, not_leader};
 use crate::raft;
@@ -257,11 +257,20 @@ impl Service {
         }
         let unknown = || RpcError::not_found(format!("pool number {}", pool.0));
         let scheme = topology.pools.get(&pool).ok_or_else(unknown)?.pool.scheme;
+        let width = if scheme.is_striped() { scheme.width() } else { 0 };
+        let odd = |c: &&mut ChunkCommit| {
+            let wanted = if c.receipts.is_empty() { 0 } else { width };
+            c.digests.len() != wanted
+        };
+        if let Some(chunk) = chunks.iter_mut().find(odd) {
+            let reason = format!("chunk {} comes with {} digests of pieces", chunk.id, chunk.digests.len());
+            return Err(RpcError::new(ErrorCode::BadRequest, reason));
+        }
         for few in chunks.chunks_mut(VERIFY_AT_ONCE) {
             for chunk in few {
                 self.verify_receipts(&topology, upload, (pool, scheme), chunk)?;
             }
-            // Others get their turn: a full part has twelve thousand signatures.
+            // Others get their turn: a full part has twelve thousand signatures at three copies.
             tokio::task::yield_now().await;
         }
         self.proposer.propose(Some(request), Command::from_commit(commit)).await
@@ -469,7 +478,8 @@ impl Service {
                 return Err(RpcError::new(ErrorCode::BadReceipt, reason));
             }
             self.verify_receipt(&topology, signed)?;
-            pieces.push((signed.receipt.pool, signed.receipt.chunk, signed.receipt.digest));
+            let Receipt { pool, chunk, slot, digest, .. } = signed.receipt;
+            pieces.push(FetchedPiece { pool, chunk, slot, digest });
         }
         self.proposer.propose(None, Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).await
     }

@@ -35,7 +35,7 @@ pub struct Receipt {
     pub slot: u8,
     /// BLAKE3 of the piece: the chunk id itself for a copy.
     pub digest: [u8; 32],
-    /// Bytes of the piece.
+    /// Bytes of the chunk; of a copy they are the piece's.
     pub length: u32,
 }
 
@@ -185,7 +185,7 @@ impl ReceiptProof {
             chunk: chunk.id,
             slot,
             digest,
-            length: scheme.piece_length(chunk.length),
+            length: chunk.length,
         };
         Some(SignedReceipt { receipt, signature })
     }

@@ -140,7 +140,7 @@ fn one_of_each() -> Vec<Request> {
         Request::Attest { pool, chunk, nonce: [0; 16] },
         Request::Put(put_request(chunk, 0, u64::MAX)),
         Request::ReadPiece(ReadRequest { pool, chunk, slot: None, offset: 0, length: 1 }),
-        Request::CheckPiece { pool, chunk, slot: None },
+        Request::CheckPiece { pool, chunk, slot: None, digest: None },
     ];
     let kinds: Vec<CallKind> = all.iter().map(Request::kind).collect();
     assert_eq!(kinds, CallKind::ALL, "one of each");

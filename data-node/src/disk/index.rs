@@ -57,6 +57,11 @@ impl Located {
         self.shard.is_some() && self.slot != header.slot && self.row_version > header.row_version
     }
 
+    /// Whether it is the very piece, of a chunk of the same length.
+    pub(crate) fn is_what(&self, header: &PieceHeader) -> bool {
+        self.digest(&header.key()) == header.digest() && self.shard == header.shard
+    }
+
     /// Where its bytes begin in its segment.
     pub(crate) fn payload_offset(&self) -> u64 {
         Journal::payload_offset(self.position, header_length(self.shard.as_ref()))
@@ -327,7 +332,8 @@ impl Index {
         }
     }
 
-    /// A copy that compaction made, met on replay: the piece is there now, whatever it is.
+    /// A copy that compaction made, met on replay: the piece is there now, whatever it is. Of a shard it is what counts
+    /// which slot's it is: one of before may still be in the journal, and its end not any more.
     fn replay_copy(
         &mut self,
         batch: &mut IndexBatch,
@@ -336,11 +342,34 @@ impl Index {
         length: u32,
     ) -> Result<(), StoreError> {
         match self.held(batch, &header.key())? {
-            Some(held) if held.located.position >= position => Ok(()),
+            Some(held) if held.located.position >= position || held.located.is_later_than(header) => Ok(()),
+            Some(held) if header.shard.is_some() => self.replace(batch, header, held, position, length),
             Some(held) => self.relocate(batch, &header.key(), held, position),
             // Where the original is gone with its segment, its claim is the best that is known.
             None => self.insert(batch, header, position, length).map(drop),
         }
+    }
+
+    /// Puts a copied shard in the place of what was there; what held that holds it.
+    fn replace(
+        &mut self,
+        batch: &mut IndexBatch,
+        header: &PieceHeader,
+        mut held: Held,
+        position: Position,
+        length: u32,
+    ) -> Result<(), StoreError> {
+        let trash = held.located.state == PieceState::Trash;
+        if !trash {
+            self.discount(&held.located);
+        }
+        let PieceHeader { slot, shard, row_version, .. } = *header;
+        held.located = Located { position, length, slot, shard, row_version, state: held.located.state };
+        if !trash {
+            self.count(&held.located);
+        }
+        self.put(batch, &header.key(), held);
+        Ok(())
     }
 
     /// A piece was copied from one place to another. False if it was no longer at the first.

@@ -261,7 +261,7 @@ impl DiskStore {
         let looked = tokio::task::spawn_blocking(look).await.map_err(RpcError::internal)?;
         // A promise is for bytes that were seen, not for an entry of an index.
         let (PieceCheck::Good, Some(located)) = looked? else { return Ok(None) };
-        if located.slot != header.slot || located.digest(&key) != header.digest() {
+        if located.slot != header.slot || !located.is_what(&header) {
             return Ok(None);
         }
         let record = Record { kind: KIND_STAMP, meta: header.encode(), ..Record::default() };
@@ -299,7 +299,7 @@ impl DiskStore {
     pub(crate) fn vouch(&self, header: PieceHeader) -> Result<Option<SignedReceipt>, RpcError> {
         let key = header.key();
         let there = self.locate(&key)?;
-        let there = there.filter(|l| l.slot == header.slot && l.digest(&key) == header.digest());
+        let there = there.filter(|l| l.slot == header.slot && l.is_what(&header));
         match there {
             Some(located) if self.check(&header.key())? == PieceCheck::Good => {
                 self.promise(header, located.length).map(Some)
@@ -339,7 +339,7 @@ impl DiskStore {
             chunk: header.chunk,
             slot: header.slot,
             digest: header.digest(),
-            length,
+            length: header.shard.map_or(length, |s| s.chunk_length),
         };
         Ok(receipt.sign(&self.cluster, &self.superblock.key))
     }

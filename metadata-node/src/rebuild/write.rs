@@ -90,8 +90,12 @@ impl Writer<'_> {
                     continue;
                 }
             };
+            let needed = self.map.pools.get(&pool).map_or(1, |t| t.pool.scheme.needed());
             let length = |i: usize, chunk: &ChunkId| {
-                let there = self.found.lengths.get(&(pool, *chunk));
+                let key = (pool, *chunk);
+                let slots: Option<BTreeSet<u8>> =
+                    self.found.shards.get(&key).map(|s| s.iter().map(|(slot, _)| *slot).collect());
+                let there = self.found.lengths.get(&key).filter(|_| slots.is_none_or(|s| s.len() >= needed));
                 (there.copied(), manifest.chunk_length(i))
             };
             let lengths = manifest.chunks().iter().enumerate().map(|(i, chunk)| length(i, chunk));

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use wmall_manifest::{Manifest, has_blocks};
 use wmall_proto::chunk::{
     ChunkRecord, MAX_CHUNKS_PER_COMMIT, MAX_PIECES_PER_COMMIT, PieceDigest, Ticket, TicketReason,
+    UNKNOWN_DIGEST,
 };
 use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::file::{FileRecord, Pin};
@@ -211,7 +212,6 @@ impl Context<'_> {
         let (group, row) = topology
             .row_of(pool, &chunk.id)
             .ok_or_else(|| RpcError::internal("a pool without the row of a chunk"))?;
-        self.check_digests((pool, table.pool.scheme), &chunk.id, &chunk.digests)?;
         let promised = |slot: u8, disk: DiskId| {
             chunk.promises.iter().any(|p| {
                 p.slot == slot
@@ -221,6 +221,7 @@ impl Context<'_> {
         };
         let stands = |slot: u8| promised(slot, row.slots[usize::from(slot)]);
         let (held, missing): (Vec<u8>, Vec<u8>) = (0..row.slots.len() as u8).partition(|&slot| stands(slot));
+        self.check_digests((pool, table.pool.scheme), &chunk.id, &chunk.digests, &held)?;
         // A put that began before a move has the source's promise. It keeps its pieces until the slot's disk has them.
         let by_source = |slot: &u8| {
             let source = row.sources[usize::from(*slot)]?.disk;
@@ -242,7 +243,16 @@ impl Context<'_> {
             );
             return Err(RpcError::new(ErrorCode::TooFewReceipts, reason).into());
         }
-        let digests = chunk.digests.clone();
+        let stored: Option<ChunkRecord> = self.txn.get(&keys::chunk(pool, &chunk.id))?;
+        if stored.is_some_and(|record| record.length != chunk.length) {
+            let reason = format!("chunk {} has another length than {}", chunk.id, chunk.length);
+            return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
+        }
+        // What no receipt signs is the client's word alone, and is not bound: whoever makes the piece will tell.
+        let mut digests = chunk.digests.clone();
+        for &slot in &missing {
+            digests.get_mut(usize::from(slot)).into_iter().for_each(|d| *d = UNKNOWN_DIGEST);
+        }
         Ok(Judged { group, chunk: chunk.id, length: chunk.length, digests, missing, held })
     }
 
@@ -343,7 +353,10 @@ impl Context<'_> {
         // What a write missed before may be there now. A piece that was found bad since its receipt was
         // given stays so until its disk says otherwise.
         for &slot in &judged.held {
-            self.close_ticket_of_slot(judged.group, &judged.chunk, slot)?;
+            let digest = judged.digests.get(usize::from(slot)).unwrap_or(&judged.chunk.0);
+            if self.learn_digest(pool, &judged.chunk, slot, digest)? {
+                self.close_ticket_of_slot(judged.group, &judged.chunk, slot)?;
+            }
         }
         let mut record = stored.unwrap_or(ChunkRecord {
             length: judged.length,

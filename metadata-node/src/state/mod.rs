@@ -197,16 +197,16 @@ impl State {
         derived.counters.deletion_held = true;
         derived.counters.feed_epoch = NO_EPOCH;
         derived.counters.topology_version += VERSIONS_AHEAD;
-        // What sources hold now, nobody knows: their moves may have ended since.
+        // What sources hold now, nobody knows: their moves may have ended since. And no piece on a disk is by a later row
+        // than those that are handed out from now on.
         let mut rows = Changes::new();
         for (&pool, table) in &derived.topology.pools {
             for (number, row) in table.rows.iter().enumerate() {
-                if row.sources.iter().flatten().any(|s| s.vouched) {
-                    let mut row = row.clone();
-                    row.sources.iter_mut().flatten().for_each(|s| s.vouched = false);
-                    let key = keys::row(pool, wmall_proto::PgId(number as u32));
-                    rows.insert(key, Some(wmall_proto::codec::encode(&row)));
-                }
+                let mut row = row.clone();
+                row.version += VERSIONS_AHEAD;
+                row.sources.iter_mut().flatten().for_each(|s| s.vouched = false);
+                let key = keys::row(pool, wmall_proto::PgId(number as u32));
+                rows.insert(key, Some(wmall_proto::codec::encode(&row)));
             }
         }
         let applied = serde_json::to_vec(&derived.applied).unwrap_or_default();

@@ -1,8 +1,8 @@
 //! What the pieces of a chunk hash to, in pools whose pieces are shards.
 //!
-//! The list is bound when the chunk is first committed, one digest a slot. Cutting a chunk has one result only, so
-//! whoever comes later has the same list or is wrong. In a cluster that was rebuilt, the digest of a slot whose piece
-//! was lost is [`UNKNOWN_DIGEST`] until the piece has been made again.
+//! A digest is bound when a disk's receipt for that slot is first committed. Cutting a chunk has one result only, so whoever
+//! comes later has the same list or is wrong. The digest of a slot without a receipt, and in a cluster that was rebuilt of a
+//! slot whose piece was lost, is [`UNKNOWN_DIGEST`] until its disk has made the piece, which it holds against the chunk's id.
 
 use wmall_proto::chunk::{PieceDigest, UNKNOWN_DIGEST};
 use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError, Scheme};
@@ -13,12 +13,13 @@ use super::txn::decode;
 use super::{State, keys};
 
 impl Context<'_> {
-    /// Refuses digests that can't be those of this chunk.
+    /// Refuses digests that can't be those of this chunk: as far as disks have signed for them now, or had to before.
     pub(super) fn check_digests(
         &self,
         (pool, scheme): (PoolId, Scheme),
         chunk: &ChunkId,
         digests: &[PieceDigest],
+        held: &[u8],
     ) -> Result<(), Refusal> {
         let wanted = if scheme.is_striped() { scheme.width() } else { 0 };
         if digests.len() != wanted {
@@ -30,9 +31,13 @@ impl Context<'_> {
             return Ok(());
         }
         let bound: Option<Vec<PieceDigest>> = self.txn.get(&keys::digests(pool, chunk))?;
-        let other = bound.is_some_and(|b| b.iter().zip(digests).any(|(b, d)| b != d && *b != UNKNOWN_DIGEST));
-        if other {
-            let reason = format!("chunk {chunk} is committed with other pieces than these");
+        let differs = |slot: &&u8| {
+            let (slot, known) = (usize::from(**slot), bound.as_deref().unwrap_or_default());
+            let known = known.get(slot).filter(|d| **d != UNKNOWN_DIGEST);
+            digests[slot] == UNKNOWN_DIGEST || known.is_some_and(|known| *known != digests[slot])
+        };
+        if let Some(slot) = held.iter().find(differs) {
+            let reason = format!("slot {slot} of chunk {chunk} is committed with another piece than this");
             return Err(RpcError::new(ErrorCode::BadReceipt, reason).into());
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Tickets and dirty groups: what disks should hold and do not.
 
-use wmall_proto::chunk::{ChunkRecord, MissingPiece, PieceDigest, Ticket, TicketReason};
+use wmall_proto::chunk::{ChunkRecord, MissingPiece, Ticket, TicketReason};
 use wmall_proto::ids::IdPage;
 use wmall_proto::pg::PgKey;
 use wmall_proto::rpc::Response;
@@ -9,6 +9,7 @@ use wmall_proto::{ChunkId, DiskId, ErrorCode, Incarnation, PgId, PoolId, RpcErro
 use super::apply::{Context, Outcome, Refusal, groups_of};
 use super::txn::decode;
 use super::{State, keys};
+use crate::command::FetchedPiece;
 use wmall_runtime::view::StoreError;
 
 /// Above so many tickets a slot of a group becomes dirty instead.
@@ -84,17 +85,16 @@ impl Context<'_> {
         &mut self,
         disk: DiskId,
         incarnation: Incarnation,
-        pieces: &[(PoolId, ChunkId, PieceDigest)],
+        pieces: &[FetchedPiece],
         clean: &[(PoolId, PgId)],
         as_of: u64,
     ) -> Outcome {
         self.check_life(disk, Some(incarnation))?;
-        for (pool, chunk, digest) in pieces {
+        for FetchedPiece { pool, chunk, slot, digest } in pieces {
             let row = self.derived.topology.row_of(*pool, chunk);
-            let Some((group, slot)) = row.and_then(|(group, row)| Some((group, row.slot_of(disk)?))) else {
-                continue;
-            };
-            if self.learn_digest(*pool, chunk, slot, digest)? {
+            // It may have another slot of the row by now.
+            let Some((group, _)) = row.filter(|(_, row)| row.slot_of(disk) == Some(*slot)) else { continue };
+            if self.learn_digest(*pool, chunk, *slot, digest)? {
                 // A ticket from after the listing is of another piece than the one that was fetched.
                 self.close_ticket(disk, group, chunk, |t| t.since <= as_of)?;
             }

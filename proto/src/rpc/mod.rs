@@ -145,6 +145,8 @@ pub enum Request {
         chunk: crate::ChunkId,
         /// The piece of this slot and no other; whatever the node has, if none.
         slot: Option<u8>,
+        /// What it should hash to by the metadata, where the asker knows: a shard says so of itself only.
+        digest: Option<crate::chunk::PieceDigest>,
     },
 }
 

@@ -56,7 +56,7 @@ fn history() -> Vec<(LogId<u64>, bytes::Bytes)> {
             11 => Command::CloseTickets {
                 disk: DiskId(4),
                 incarnation: Incarnation([4; 16]),
-                pieces: (0..12).map(|n| (POOL, id(n), id(n).0)).collect(),
+                pieces: (0..12).map(|n| fetched(roll(3) as u8, id(n))).collect(),
                 clean: vec![(POOL, PgId(0))],
                 as_of: u64::MAX,
             },

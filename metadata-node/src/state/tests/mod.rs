@@ -22,7 +22,7 @@ use wmall_proto::{
 use wmall_runtime::view::MemoryStore;
 
 use super::*;
-use crate::command::{Batch, Command, Envelope, FileCommit, Promise, PromisedChunk};
+use crate::command::{Batch, Command, Envelope, FetchedPiece, FileCommit, Promise, PromisedChunk};
 
 const POOL: PoolId = PoolId(1);
 const CHUNK: u32 = 65_536;
@@ -124,7 +124,9 @@ impl Machine {
     }
 
     fn close(&mut self, disk: u32, pieces: &[ChunkId], clean: Vec<(PoolId, PgId)>, as_of: u64) {
-        let pieces = pieces.iter().map(|&c| (POOL, c, c.0)).collect();
+        let slot =
+            |c: &ChunkId| self.state.topology().row_of(POOL, c).unwrap().1.slot_of(DiskId(disk)).unwrap();
+        let pieces = pieces.iter().map(|c| fetched(slot(c), *c)).collect();
         let incarnation = self.state.topology().disks[&DiskId(disk)].incarnation;
         let disk = DiskId(disk);
         self.run(Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).unwrap();
@@ -137,6 +139,11 @@ impl Machine {
 
 fn id(n: u64) -> ChunkId {
     ChunkId::of(&n.to_le_bytes())
+}
+
+/// What a disk has fetched for a slot.
+fn fetched(slot: u8, chunk: ChunkId) -> FetchedPiece {
+    FetchedPiece { pool: POOL, chunk, slot, digest: chunk.0 }
 }
 
 /// A chunk with promises of these slots, by the disks that have them.
@@ -224,7 +231,7 @@ fn tickets_close_by_receipts_and_rot_only_by_the_disk_itself() {
     let void = Command::CloseTickets {
         disk,
         incarnation: Incarnation([9; 16]),
-        pieces: vec![(POOL, id(1), id(1).0)],
+        pieces: vec![fetched(0, id(1))],
         clean: vec![],
         as_of: 0,
     };

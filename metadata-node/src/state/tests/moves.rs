@@ -23,7 +23,7 @@ fn close(m: &mut Machine, disk: u32, chunks: &[ChunkId], clean: bool, as_of: u64
     m.run(Command::CloseTickets {
         disk: DiskId(disk),
         incarnation: Incarnation([disk as u8; 16]),
-        pieces: chunks.iter().map(|&c| (POOL, c, c.0)).collect(),
+        pieces: chunks.iter().map(|&c| fetched(0, c)).collect(),
         clean: if clean { vec![GROUP] } else { vec![] },
         as_of,
     })

@@ -210,7 +210,7 @@ impl Sim {
                     SimPiece { slot: piece.slot, committed: true, row_version: piece.row_version };
                 self.disks.get_mut(&disk).unwrap().pieces.insert(piece.chunk, got_piece);
                 let digest = piece.digests.get(usize::from(piece.slot)).copied().unwrap_or(piece.chunk.0);
-                got.push((SIM, piece.chunk, digest));
+                got.push(FetchedPiece { pool: SIM, chunk: piece.chunk, slot: piece.slot, digest });
             }
             if self.dice.one_in(8) {
                 return;
@@ -226,13 +226,7 @@ impl Sim {
         }
     }
 
-    fn close(
-        &mut self,
-        disk: DiskId,
-        pieces: Vec<(PoolId, ChunkId, PieceDigest)>,
-        clean: Vec<(PoolId, PgId)>,
-        as_of: u64,
-    ) {
+    fn close(&mut self, disk: DiskId, pieces: Vec<FetchedPiece>, clean: Vec<(PoolId, PgId)>, as_of: u64) {
         let incarnation = Incarnation([self.disks[&disk].life; 16]);
         self.m.run(Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).unwrap();
     }

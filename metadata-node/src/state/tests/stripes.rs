@@ -44,7 +44,7 @@ fn close(m: &mut Machine, disk: u32, chunk: ChunkId, digest: PieceDigest) {
     m.run(Command::CloseTickets {
         disk: DiskId(disk),
         incarnation: Incarnation([disk as u8; 16]),
-        pieces: vec![(RS, chunk, digest)],
+        pieces: vec![FetchedPiece { pool: RS, chunk, slot: disk as u8 - 2, digest }],
         clean: vec![],
         as_of: u64::MAX,
     })
