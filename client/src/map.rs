@@ -81,11 +81,14 @@ impl Map {
         let known = self.lock();
         let width = row.slots.len().max(1);
         let places = (0..row.slots.len()).map(|i| (i + rotate) % width).flat_map(|slot| {
-            let moving = row.sources[slot].filter(|_| row.dirty_at[slot].is_some());
-            let source = moving.map(|source| (slot as u8, source.disk, true));
-            source.into_iter().chain([(slot as u8, row.slots[slot], moving.is_some())])
+            let sources = row.sources[slot].iter().map(move |source| (slot as u8, source.disk, true));
+            let moving = row.dirty_at[slot].is_some() && !row.sources[slot].is_empty();
+            sources.chain([(slot as u8, row.slots[slot], moving)])
         });
-        known.in_order(topology, places)
+        let mut places = known.in_order(topology, places);
+        // A disk that a slot is on its way to is asked when the others have been.
+        places.sort_by_key(|p| (p.silent, p.moving && row.slots.contains(&p.disk)));
+        places
     }
 }
 

@@ -64,9 +64,10 @@ impl Filler {
         let known = self.map.get();
         let row = known.row(piece.pool, &piece.chunk, piece.row_version)?;
         let target = |(slot, disk): (u8, DiskId)| Some((slot, known.target(disk).ok()?));
-        let own = row.sources.get(usize::from(piece.slot)).copied().flatten().map(|s| (piece.slot, s.disk));
+        let own =
+            row.sources.get(usize::from(piece.slot)).into_iter().flatten().map(|s| (piece.slot, s.disk));
         let others = row.holders().filter(|(slot, _)| *slot != piece.slot);
-        Ok(own.into_iter().chain(others).filter_map(target).collect())
+        Ok(own.chain(others).filter_map(target).collect())
     }
 
     /// A copy from the first slot that has a good one.
@@ -89,12 +90,24 @@ impl Filler {
         // Shards of which nobody knows what they hash to come last; with them, the chunk's own hash decides.
         let known = |slot: u8| piece.digests.get(usize::from(slot)).is_some_and(|d| *d != UNKNOWN_DIGEST);
         let mut others = self.others(piece)?;
-        others.sort_by_key(|(slot, _)| !known(*slot));
-        let mut waiting = others.into_iter();
+        others.sort_by_key(|(slot, _)| (*slot != piece.slot, !known(*slot)));
+        let mut waiting = others.into_iter().peekable();
         let mut shards: Vec<Option<Vec<u8>>> = vec![None; scheme.width()];
-        let (mut running, mut had) = (JoinSet::new(), 0);
+        // Where the slot comes from, the very shard may be: nothing has to be read but that, and nothing made.
+        while let Some((slot, target)) = waiting.next_if(|(slot, _)| *slot == piece.slot) {
+            let length = scheme.piece_length(piece.length);
+            let own = read(&self.endpoint, &target, piece, Some(slot), length).await;
+            let wanted = piece.digests[usize::from(slot)];
+            match own {
+                Ok((parts, crc)) if wanted != UNKNOWN_DIGEST => {
+                    return Ok((parts.concat().into(), crc, wanted));
+                }
+                Ok((parts, _)) => shards[usize::from(slot)] = Some(parts.concat()),
+                Err(error) => tracing::debug!(%error, chunk = %piece.chunk, "not where the slot comes from"),
+            }
+        }
+        let (mut running, mut had) = (JoinSet::new(), shards.iter().flatten().count());
         let mut last = RpcError::new(ErrorCode::Unavailable, "too few other slots answer");
-        let wanted = piece.digests[usize::from(piece.slot)];
         while had < scheme.needed() {
             while had + running.len() < scheme.needed()
                 && let Some((slot, target)) = waiting.next()
@@ -105,10 +118,6 @@ impl Filler {
                     .spawn(async move { (slot, read(&endpoint, &target, &piece, Some(slot), length).await) });
             }
             match running.join_next().await {
-                // The slot's own shard, from where it comes from: nothing has to be made.
-                Some(Ok((slot, Ok((parts, crc))))) if slot == piece.slot && wanted != UNKNOWN_DIGEST => {
-                    return Ok((parts.concat().into(), crc, wanted));
-                }
                 Some(Ok((slot, Ok((parts, _))))) => {
                     let place = &mut shards[usize::from(slot)];
                     had += usize::from(place.is_none());

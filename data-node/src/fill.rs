@@ -97,7 +97,12 @@ impl Filler {
                 let (receipts, missed) = self.fetch_all(disk, pieces).await;
                 complete &= missed.is_empty();
                 failed.extend(missed.iter().filter_map(|p| self.group_of(p)));
-                let committed: Vec<FeedItem> = receipts.iter().map(committed).collect();
+                // Where the slot has moved on meanwhile, nobody asks for the piece: it stays a claim, and ends as one.
+                let known = self.map.get();
+                let ours = |r: &&SignedReceipt| {
+                    known.row(r.receipt.pool, &r.receipt.chunk, r.receipt.row_version).is_ok()
+                };
+                let committed: Vec<FeedItem> = receipts.iter().filter(ours).map(committed).collect();
                 self.close(id, receipts, Vec::new(), as_of).await?;
                 // Only committed chunks are ever listed as missing.
                 disk.follow(committed, None);

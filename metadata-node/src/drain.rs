@@ -32,8 +32,11 @@ impl Service {
             return Err(RpcError::not_found(reason).hint("`wmall node ls` lists them"));
         }
         let disks: Vec<DiskId> = topology.disks.values().filter(|d| d.node == *node).map(|d| d.id).collect();
-        let snapshot = self.repairer.snapshot(&topology, Instant::now());
-        let DrainPreview { slots, bytes, stuck } = preview_drain(&snapshot, &disks.iter().copied().collect());
+        let (repairer, map, drained) =
+            (self.repairer.clone(), topology.clone(), disks.iter().copied().collect());
+        let previewing = move || preview_drain(&repairer.snapshot(&map, Instant::now()), &drained);
+        let preview = tokio::task::spawn_blocking(previewing).await.map_err(RpcError::internal)?;
+        let DrainPreview { slots, bytes, stuck } = preview;
         let rows = topology.pools.values().flat_map(|t| &t.rows);
         let leaving = rows.flat_map(|r| r.sources.iter().flatten()).filter(|s| disks.contains(&s.disk));
         let draining = disks.iter().all(|d| topology.disks.get(d).is_some_and(|d| d.draining));

@@ -48,11 +48,19 @@ pub struct PgRow {
     /// Per slot, the last Raft index at which something that it should hold went missing without a
     /// ticket (the disk was wiped, or there were too many tickets); none if all of it is vouched for.
     pub dirty_at: Vec<Option<u64>>,
-    /// Per slot that is on its way to its disk, where it comes from.
-    pub sources: Vec<Option<Source>>,
+    /// Per slot that is on its way to its disk, where it comes from: the disk that had it last first. At most
+    /// [`MAX_SOURCES`]; nothing for a slot that has arrived.
+    pub sources: Vec<Vec<Source>>,
 }
 
-/// The disk that a moving slot comes from. It keeps its pieces until the slot's disk has all of them.
+/// In [`PgRow::dirty_at`]: dirty since the metadata came out of a snapshot file. What the disk holds has not been looked at,
+/// and may be all there.
+pub const UNVERIFIED: u64 = 0;
+
+/// Disks that a slot may come from at once: it may be moved so often before it has arrived.
+pub const MAX_SOURCES: usize = 4;
+
+/// A disk that a moving slot comes from. It keeps its pieces until the slot's disk has all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Source {
     /// The disk.
@@ -66,7 +74,7 @@ pub struct Source {
 impl PgRow {
     /// A first row.
     pub fn new(slots: Vec<DiskId>) -> Self {
-        let (dirty_at, sources) = (vec![None; slots.len()], vec![None; slots.len()]);
+        let (dirty_at, sources) = (vec![None; slots.len()], vec![Vec::new(); slots.len()]);
         Self { version: 1, slots, dirty_at, sources }
     }
 
@@ -74,7 +82,7 @@ impl PgRow {
     pub fn holders(&self) -> impl Iterator<Item = (u8, DiskId)> + '_ {
         let slots = self.slots.iter().enumerate().map(|(i, &disk)| (i as u8, disk));
         let sources = self.sources.iter().enumerate();
-        slots.chain(sources.filter_map(|(i, source)| Some((i as u8, source.as_ref()?.disk))))
+        slots.chain(sources.flat_map(|(i, sources)| sources.iter().map(move |s| (i as u8, s.disk))))
     }
 
     /// Whether this disk has a slot or is the source of one.
@@ -84,7 +92,12 @@ impl PgRow {
 
     /// The slot of which this disk is the source, if any.
     pub fn source_slot_of(&self, disk: DiskId) -> Option<u8> {
-        self.sources.iter().position(|s| s.is_some_and(|s| s.disk == disk)).map(|i| i as u8)
+        self.sources.iter().position(|s| s.iter().any(|s| s.disk == disk)).map(|i| i as u8)
+    }
+
+    /// The source that counts for a slot that has not arrived, if there is one.
+    pub fn vouching_source(&self, slot: usize) -> Option<Source> {
+        self.sources.get(slot)?.iter().find(|s| s.vouched).copied()
     }
 
     /// The slot that this disk has, if any.

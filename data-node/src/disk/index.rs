@@ -240,6 +240,17 @@ impl Index {
         self.reader.clone()
     }
 
+    /// Pieces of a pool in this range that a batch changes.
+    pub(crate) fn changed_between(
+        &self,
+        batch: &IndexBatch,
+        pool: PoolId,
+        (low, high): (ChunkId, ChunkId),
+    ) -> impl Iterator<Item = PoolChunk> {
+        let key = |chunk| piece_key(&PoolChunk { pool, chunk });
+        batch.0.range(key(low)..=key(high)).filter_map(|(key, _)| parse_key(key))
+    }
+
     pub(crate) fn held(&self, batch: &IndexBatch, key: &PoolChunk) -> Result<Option<Held>, StoreError> {
         match batch.0.get(&piece_key(key)) {
             Some(changed) => Ok(changed.as_deref().and_then(decode_held)),

@@ -6,7 +6,7 @@
 //! journal, forgotten by the index. One that is being moved is buried only once the move has ended, up to
 //! where it was moved to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -257,17 +257,19 @@ impl Keeper {
     /// The disk has no more to do with a group: its pieces go, but for what uploads claim.
     fn release_group(&mut self, pool: PoolId, pg: PgId, bits: u8) -> Result<(), StoreError> {
         let (low, high) = pg.range(bits);
+        let mut keys: BTreeSet<PoolChunk> =
+            self.index.changed_between(&self.batch, pool, (low, high)).collect();
         let mut after = None;
         loop {
-            // What the batch changes, a scan does not see.
-            self.apply()?;
             let page = self.index.reader().pieces_between(pool, (low, high), after.as_ref(), BATCH)?;
-            page.iter().try_for_each(|key| self.release(key))?;
-            if page.len() < BATCH {
-                return Ok(());
+            after = page.last().copied().filter(|_| page.len() == BATCH);
+            keys.extend(page);
+            if after.is_none() {
+                break;
             }
-            after = page.last().copied();
         }
+        // Within the batch: its place in the feed goes with it, and nothing is told twice.
+        keys.iter().try_for_each(|key| self.release(key))
     }
 
     fn discard(&mut self, key: &PoolChunk, position: Position) -> Result<(), StoreError> {

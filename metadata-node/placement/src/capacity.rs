@@ -63,7 +63,7 @@ pub fn capacity(disks: &[DiskSpace], pools: &[PoolNeed]) -> CapacityReport {
         overall_ppm: overall,
         fullest_ppm: fullest_parts,
         fullest_disk: fullest.map(|d| d.disk),
-        level: CapacityLevel::of(ratio_ppm),
+        level: level(overall, fullest_parts),
         needed_bytes,
         dead_bytes,
         total_bytes,
@@ -71,6 +71,14 @@ pub fn capacity(disks: &[DiskSpace], pools: &[PoolNeed]) -> CapacityReport {
         without_largest_node: largest_loss(&counting, pools, needed_bytes, |d| d.node.to_string()),
         without_largest_zone: largest_loss(&counting, pools, needed_bytes, |d| d.zone.to_string()),
     }
+}
+
+/// Where a scheme does not fit on the nodes that are up, that is urgent, and no reason to stop writes: they go on by quorum.
+fn level(overall: u64, fullest: u64) -> CapacityLevel {
+    if overall < CapacityReport::NO_ROOM_PPM {
+        return CapacityLevel::of(overall.max(fullest));
+    }
+    CapacityLevel::of(fullest).max(CapacityLevel::Danger)
 }
 
 /// Millionths; more than one where there is no room at all.
@@ -179,6 +187,7 @@ mod tests {
         let two = disks(&[(1, 1000, 0), (2, 1000, 0)]);
         let report = capacity(&two, &[pool("3x", 10)]);
         assert_eq!((report.total_bytes, report.ratio_ppm), (0, CapacityReport::NO_ROOM_PPM));
+        assert_eq!(report.level, CapacityLevel::Danger, "no reason to stop writes");
         // Shards take less of each: six nodes in three zones, two in each.
         let six = disks(&[(1, 60, 0), (1, 60, 0), (2, 60, 0), (2, 60, 0), (3, 60, 0), (3, 60, 0)]);
         assert_eq!(capacity(&six, &[pool("rs:4+2", 100)]).total_bytes, 360);

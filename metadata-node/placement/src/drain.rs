@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use wmall_proto::DiskId;
 
-use crate::repair::{Budget, Policy, Reason, Snapshot, plan_repairs};
+use crate::repair::{Budget, Policy, Snapshot, plan_repairs};
 
 /// What a drain would move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,14 +25,13 @@ pub fn preview_drain(snapshot: &Snapshot, disks: &BTreeSet<DiskId>) -> DrainPrev
     }
     let all = Budget { to_disk: usize::MAX, from_disk: usize::MAX };
     let plan = plan_repairs(&drained, &Policy { together_ms: 0, override_halt: true }, &all);
-    let moved = plan.moves.iter().filter(|m| disks.contains(&m.from) && m.reason <= Reason::Drain).count();
     let mut preview = DrainPreview::default();
     for group in &snapshot.groups {
         let slots = group.slots.iter().filter(|s| disks.contains(&s.disk)).count() as u64;
         preview.slots += slots;
         preview.bytes += slots * group.slot_bytes;
     }
-    preview.stuck = preview.slots.saturating_sub(moved as u64);
+    preview.stuck = plan.stuck_on.iter().filter(|(disk, _)| disks.contains(disk)).map(|(_, n)| n).sum();
     preview
 }
 

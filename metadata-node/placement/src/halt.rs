@@ -26,7 +26,7 @@ pub(crate) fn vanished_together(snapshot: &Snapshot, together_ms: u64) -> Option
     let disks = || snapshot.disks.values().filter(|f| in_use.contains(&f.candidate.disk));
     let mut down: Vec<(u64, DiskId)> = disks()
         .filter(|f| f.state == DiskState::Down)
-        .filter_map(|f| Some((f.down_since_ms?, f.candidate.disk)))
+        .map(|f| (f.down_since_ms.unwrap_or(snapshot.now_ms), f.candidate.disk))
         .collect();
     down.sort_unstable();
     let of = disks().count();
@@ -45,4 +45,13 @@ pub(crate) fn vanished_together(snapshot: &Snapshot, together_ms: u64) -> Option
         }
     }
     None
+}
+
+/// Whether so many disks do not answer just now that none of them should be replaced before its grace is over.
+pub(crate) fn suspect_together(snapshot: &Snapshot) -> bool {
+    let in_use: BTreeSet<DiskId> = snapshot.groups.iter().flat_map(|g| &g.slots).map(|s| s.disk).collect();
+    let disks = || snapshot.disks.values().filter(|f| in_use.contains(&f.candidate.disk));
+    let suspect = || disks().filter(|f| f.state == DiskState::Suspect);
+    let nodes = suspect().map(|f| &f.candidate.node).collect::<BTreeSet<_>>().len();
+    nodes > 1 && suspect().count() * 4 > disks().count()
 }

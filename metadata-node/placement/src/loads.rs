@@ -39,9 +39,10 @@ impl Loads {
             for slot in &group.slots {
                 *loads.slots.entry((group.key.0, slot.disk)).or_default() += 1;
                 *loads.pools.entry(group.key.0).or_default() += 1;
-                if let Some(source) = slot.source {
+                // One that only waits for a few tickets takes no part of the traffic.
+                if let Some(source) = slot.sources.first().filter(|_| slot.arriving) {
                     *loads.to.entry(slot.disk).or_default() += 1;
-                    *loads.from.entry(source).or_default() += 1;
+                    *loads.from.entry(*source).or_default() += 1;
                     // What is on its way has its room already.
                     loads.take(slot.disk, group.slot_bytes);
                 }

@@ -1,8 +1,8 @@
 //! Which slots go to which disks next: substitutes for what is lost, drains, breaches of the zone rule, balance.
 //!
 //! [`plan_repairs`] is a function of what is known now. It remembers nothing: a slot that is on its way already is part
-//! of the snapshot, is not planned again, and takes its part of the budget. Order: margin, then the reason, then size;
-//! so what the next loss would lose goes first, and a drain never before it.
+//! of the snapshot, is not planned again, and takes its part of the budget. Order: what is lost before all else, then
+//! margin, the reason, and size; so what the next loss would lose goes first, and a drain never before it.
 //!
 //! Deliberately absent: progress and retries (a disk fetches what it lacks by itself), and any word about when a disk
 //! counts as down (the leader's heartbeats say).
@@ -13,7 +13,7 @@ use wmall_proto::DiskId;
 use wmall_proto::chunk::PieceState;
 use wmall_proto::pg::PgKey;
 
-use crate::halt::{Halt, vanished_together};
+use crate::halt::{Halt, suspect_together, vanished_together};
 use crate::loads::Loads;
 use crate::zone_rule::{Candidate, ZoneRule};
 
@@ -56,12 +56,14 @@ impl DiskFact {
 }
 
 /// What is known of a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotFact {
     /// Its disk.
     pub disk: DiskId,
-    /// Where it comes from, while it is on its way.
-    pub source: Option<DiskId>,
+    /// Where it comes from, until its disk has everything.
+    pub sources: Vec<DiskId>,
+    /// Its disk has not been through the group yet.
+    pub arriving: bool,
     /// What holds for chunks without a ticket.
     pub piece: PieceState,
 }
@@ -87,7 +89,7 @@ impl GroupFact {
     }
 
     fn moves(&self) -> bool {
-        self.slots.iter().any(|s| s.source.is_some())
+        self.slots.iter().any(|s| !s.sources.is_empty())
     }
 }
 
@@ -100,6 +102,8 @@ pub struct Snapshot {
     pub groups: Vec<GroupFact>,
     /// Zones that the zone rule counts.
     pub zones: usize,
+    /// The planner's clock, in milliseconds since the Unix epoch.
+    pub now_ms: u64,
 }
 
 /// What an operator decides.
@@ -174,14 +178,16 @@ pub struct RepairPlan {
     pub waiting: BTreeMap<Reason, u64>,
     /// Slots that should move and for which there is no disk, by reason.
     pub stuck: BTreeMap<Reason, u64>,
+    /// The same, by the disk that they are on.
+    pub stuck_on: BTreeMap<DiskId, u64>,
     /// Why nothing is substituted, if so.
     pub halted: Option<Halt>,
 }
 
 /// A slot that should not stay where it is.
 struct Want<'a> {
-    /// Margin of its group, then why, then how much.
-    rank: (usize, Reason, std::cmp::Reverse<u64>),
+    /// Whether it can wait (what is not lost can), margin of its group, then why, then how much.
+    rank: (bool, usize, Reason, std::cmp::Reverse<u64>),
     group: &'a GroupFact,
     slot: usize,
 }
@@ -189,17 +195,18 @@ struct Want<'a> {
 /// The next moves. Idempotent: once they are in the rows, the same facts lead to no further ones of the same slots.
 pub fn plan_repairs(snapshot: &Snapshot, policy: &Policy, budget: &Budget) -> RepairPlan {
     let halted = vanished_together(snapshot, policy.together_ms).filter(|_| !policy.override_halt);
+    let hasty = !policy.override_halt && suspect_together(snapshot);
     if halted.is_some() {
         return RepairPlan { halted, ..RepairPlan::default() };
     }
     let mut plan = RepairPlan::default();
-    let mut planner = Planner { snapshot, budget, loads: Loads::of(snapshot) };
+    let mut planner = Planner { snapshot, policy, budget, hasty, loads: Loads::of(snapshot) };
     let mut wants: Vec<Want<'_>> = snapshot.groups.iter().flat_map(|g| planner.wants(g)).collect();
     wants.sort_by_key(|w| (w.rank, w.group.key, w.slot));
     // One slot of a row at a time, unless it is lost: a row that changes twice at once has two versions to plan for.
     let mut touched: BTreeSet<PgKey> = BTreeSet::new();
     for want in wants {
-        let reason = want.rank.1;
+        let reason = want.rank.2;
         if touched.contains(&want.group.key) {
             *plan.waiting.entry(reason).or_default() += 1;
             continue;
@@ -210,7 +217,10 @@ pub fn plan_repairs(snapshot: &Snapshot, policy: &Policy, budget: &Budget) -> Re
                 plan.moves.push(planner.charge(want.group, want.slot, to, reason));
             }
             Placed::Later => *plan.waiting.entry(reason).or_default() += 1,
-            Placed::Nowhere => *plan.stuck.entry(reason).or_default() += 1,
+            Placed::Nowhere => {
+                *plan.stuck.entry(reason).or_default() += 1;
+                *plan.stuck_on.entry(want.group.slots[want.slot].disk).or_default() += 1;
+            }
         }
     }
     // Balance is for quiet times.
@@ -230,7 +240,10 @@ enum Placed {
 
 struct Planner<'a> {
     snapshot: &'a Snapshot,
+    policy: &'a Policy,
     budget: &'a Budget,
+    /// So much is suspect at once that it would be hasty to replace it without grace.
+    hasty: bool,
     loads: Loads,
 }
 
@@ -252,20 +265,34 @@ impl<'a> Planner<'a> {
             let fact = self.disk(group.slots[slot].disk);
             let state = fact.map_or(DiskState::Down, |f| f.state);
             match state {
+                DiskState::Down if fact.is_some_and(|f| self.is_too_new(f)) => None,
                 DiskState::Down => Some(Reason::Lost),
-                // No grace where the next loss loses data.
-                DiskState::Suspect if margin == 0 => Some(Reason::Lost),
-                DiskState::Up if group.slots[slot].source.is_some() => None,
+                // No grace where the next loss loses data. What is on its way to the disk would only begin anew.
+                DiskState::Suspect if margin == 0 && !self.hasty && group.slots[slot].sources.is_empty() => {
+                    Some(Reason::Lost)
+                }
+                DiskState::Up if !group.slots[slot].sources.is_empty() => {
+                    // A disk that takes nothing more will not get what is on its way to it.
+                    let full = fact.is_some_and(|f| f.free_bytes == 0) && group.slots[slot].arriving;
+                    full.then_some(Reason::Drain)
+                }
                 DiskState::Up if fact.is_some_and(DiskFact::leaves) => Some(Reason::Drain),
                 DiskState::Up if breach == Some(slot) => Some(Reason::ZoneRule),
                 _ => None,
             }
         };
         let want = |slot: usize| {
-            let rank = (margin, reason(slot)?, std::cmp::Reverse(group.slot_bytes));
+            let reason = reason(slot)?;
+            let rank = (reason != Reason::Lost, margin, reason, std::cmp::Reverse(group.slot_bytes));
             Some(Want { rank, group, slot })
         };
         (0..group.slots.len()).filter_map(want).collect()
+    }
+
+    /// It was found down a moment ago: others may follow, and then it is no loss but a broken network.
+    fn is_too_new(&self, fact: &DiskFact) -> bool {
+        let since = fact.down_since_ms.unwrap_or(self.snapshot.now_ms);
+        !self.policy.override_halt && self.snapshot.now_ms < since.saturating_add(self.policy.together_ms)
     }
 
     /// A slot of a row that breaks the zone rule, and that it would keep without.
@@ -281,7 +308,7 @@ impl<'a> Planner<'a> {
 
     /// The best disk for a slot: least loaded by its weight, under the zone rule if that is possible at all.
     fn place(&self, want: &Want<'a>) -> Placed {
-        let (group, reason) = (want.group, want.rank.1);
+        let (group, reason) = (want.group, want.rank.2);
         let from = group.slots[want.slot].disk;
         let answers = self.disk(from).is_some_and(|f| f.state == DiskState::Up);
         if answers && self.loads.from(from) >= self.budget.from_disk {
@@ -294,7 +321,8 @@ impl<'a> Planner<'a> {
         // A disk that another slot comes from has pieces of the same chunks yet.
         let others_sources: BTreeSet<_> = (0..group.slots.len())
             .filter(|&slot| slot != want.slot)
-            .filter_map(|slot| self.disk(group.slots[slot].source?).map(|f| &f.candidate.node))
+            .flat_map(|slot| &group.slots[slot].sources)
+            .filter_map(|source| self.disk(*source).map(|f| &f.candidate.node))
             .collect();
         let strict = ZoneRule::new(group.slots.len(), self.snapshot.zones);
         // What is lost is worth more than the rule; nothing else is.
@@ -309,7 +337,10 @@ impl<'a> Planner<'a> {
                     && rule.allows(&others, &f.candidate)
             };
             let fitting: Vec<&DiskFact> = self.snapshot.disks.values().filter(fits).collect();
-            let within = |f: &&&DiskFact| self.loads.to(f.candidate.disk) < self.budget.to_disk;
+            // Half of what may be on its way to a disk is for what is lost.
+            let share =
+                if reason == Reason::Lost { self.budget.to_disk } else { self.budget.to_disk.div_ceil(2) };
+            let within = |f: &&&DiskFact| self.loads.to(f.candidate.disk) < share;
             let best = fitting.iter().filter(within).min_by(|a, b| self.loads.compare(group.key, a, b));
             match best {
                 Some(best) => return Placed::On(best.candidate.disk),
@@ -350,7 +381,7 @@ impl<'a> Planner<'a> {
                 let others = without(&candidates, slot);
                 let fits = |to: &&DiskFact| {
                     to.takes()
-                        && self.loads.to(to.candidate.disk) < self.budget.to_disk
+                        && self.loads.to(to.candidate.disk) < self.budget.to_disk.div_ceil(2)
                         && self.loads.free(to.candidate.disk) >= group.slot_bytes
                         && self.loads.evens_out(group.key.0, from, to)
                         && rule.allows(&others, &to.candidate)

@@ -52,6 +52,15 @@ impl Liveness {
         }
     }
 
+    /// Whether this leader's picture is whole: it has heard every node, or has waited long enough for it.
+    pub fn is_settled(&self, topology: &Topology, now: Instant) -> bool {
+        const MARGIN: Duration = Duration::from_secs(5);
+        let memory = self.lock();
+        let Some(since) = memory.leading_since else { return false };
+        let waited = now.saturating_duration_since(since) >= self.suspect_after + MARGIN;
+        waited || topology.nodes.keys().all(|node| memory.heard.contains_key(node))
+    }
+
     /// Whether a silence of so long is more than the grace.
     pub fn is_down_after(&self, silence: Duration) -> bool {
         silence >= self.down_after

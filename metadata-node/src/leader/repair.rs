@@ -13,6 +13,7 @@ use wmall_proto::capacity::{CapacityLevel, CapacityReport};
 use wmall_proto::status::NodeState;
 use wmall_proto::topology::{DiskInfo, Topology};
 use wmall_proto::{DiskId, RpcError};
+use wmall_runtime::clock::now_ms;
 
 use super::{Liveness, Proposer, capacity_report};
 use crate::command::{Command, SlotMove};
@@ -21,8 +22,8 @@ use crate::types::Raft;
 
 /// Between rounds.
 const ROUND: Duration = Duration::from_secs(1);
-/// Of a disk's room, what backfill leaves alone: deletes and ordinary writes need some.
-const KEPT_FREE_PERCENT: u64 = 5;
+/// How far backfill fills a disk, in percent of its room: below where a full disk stops ordinary writes.
+const FILLED_PERCENT: u64 = 85;
 
 /// The repairer. Clones share what they know.
 #[derive(Clone)]
@@ -77,9 +78,10 @@ impl Repairer {
     /// Runs as long as it is not aborted.
     pub(crate) async fn run(self, proposer: Proposer) {
         loop {
-            if self.leads()
-                && let Err(error) = self.round(&proposer).await
-            {
+            if !self.leads() {
+                // What was seen in an earlier term says nothing about the next one.
+                *self.known() = Known::default();
+            } else if let Err(error) = self.round(&proposer).await {
                 tracing::info!(%error, "repairs were not planned; it tries again");
             }
             tokio::time::sleep(ROUND).await;
@@ -113,7 +115,8 @@ impl Repairer {
         }
         self.known().plan = plan.clone();
         // After a restore nobody knows yet what is where.
-        if plan.moves.is_empty() || self.state.counters().1.deletion_held {
+        let settled = self.liveness.is_settled(&topology, Instant::now());
+        if plan.moves.is_empty() || !settled || self.state.counters().1.deletion_held {
             return Ok(());
         }
         let moves: Vec<SlotMove> = plan
@@ -149,7 +152,8 @@ impl Repairer {
         let disks =
             topology.disks.values().filter_map(|disk| Some((disk.id, self.fact(topology, disk, now)?)));
         let disks: BTreeMap<DiskId, DiskFact> = disks.collect();
-        Snapshot { disks, groups: self.state.group_facts(&silent), zones: topology.zone_count() }
+        let groups = self.state.group_facts(&silent);
+        Snapshot { disks, groups, zones: topology.zone_count(), now_ms: now_ms() }
     }
 
     fn fact(&self, topology: &Topology, disk: &DiskInfo, now: Instant) -> Option<DiskFact> {
@@ -158,15 +162,19 @@ impl Repairer {
         let beat = beats.get(&disk.id);
         let well = beat.is_some_and(|b| !b.failed);
         let state = match (node, heard) {
-            (NodeState::Up, Some(_)) => self.present(disk.id, well, now),
+            (NodeState::Up, Some(_)) if well => self.present(disk.id, true, now),
             // This leader has not waited for it, but one before has.
             _ if disk.down_since_ms.is_some() => DiskState::Down,
+            (NodeState::Up, Some(_)) => self.present(disk.id, false, now),
             (NodeState::Up, None) => DiskState::Up,
             (NodeState::Suspect, _) => DiskState::Suspect,
             (NodeState::Down, _) => DiskState::Down,
         };
-        let room = disk.max_bytes / 100 * (100 - KEPT_FREE_PERCENT);
-        let free_bytes = beat.filter(|b| b.writable).map_or(0, |b| room.saturating_sub(b.used_bytes));
+        let free = |b: &wmall_proto::rpc::DiskHeartbeat| {
+            let room = disk.max_bytes.saturating_sub(b.reserved_bytes) / 100 * FILLED_PERCENT;
+            room.saturating_sub(b.used_bytes).saturating_sub(b.dead_bytes)
+        };
+        let free_bytes = beat.filter(|b| b.writable).map_or(0, free);
         let candidate = Candidate { disk: disk.id, node: disk.node.clone(), zone, weight: disk.weight };
         let (draining, down_since_ms) = (disk.draining, disk.down_since_ms);
         Some(DiskFact { candidate, state, draining, free_bytes, down_since_ms })

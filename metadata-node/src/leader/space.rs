@@ -4,14 +4,13 @@ use std::time::Instant;
 
 use wmall_placement::{DiskSpace, PoolNeed, capacity};
 use wmall_proto::capacity::CapacityReport;
-use wmall_proto::status::NodeState;
 use wmall_proto::topology::Topology;
 
 use super::Liveness;
 use crate::state::Counters;
 
-/// The report of now. A disk whose node this leader has not heard yet counts as empty, so that a change of leaders raises no
-/// alarm.
+/// The report of now. A disk counts until it is noted to be down: a node that restarts, or that a new leader has not heard
+/// yet, takes no room away.
 pub(crate) fn report(
     topology: &Topology,
     counters: &Counters,
@@ -20,9 +19,8 @@ pub(crate) fn report(
 ) -> CapacityReport {
     let space = |disk: &wmall_proto::topology::DiskInfo| {
         let zone = topology.nodes.get(&disk.node)?.zone.clone();
-        let (state, heard, beats) = liveness.of(&disk.node, now);
+        let (_, _, beats) = liveness.of(&disk.node, now);
         let beat = beats.get(&disk.id);
-        let well = heard.is_none() || beat.is_some_and(|b| !b.failed);
         Some(DiskSpace {
             disk: disk.id,
             node: disk.node.clone(),
@@ -31,7 +29,7 @@ pub(crate) fn report(
             reserved_bytes: beat.map_or(0, |b| b.reserved_bytes),
             used_bytes: beat.map_or(0, |b| b.used_bytes.saturating_add(b.dead_bytes)),
             dead_bytes: beat.map_or(0, |b| b.dead_bytes),
-            counts: state == NodeState::Up && well && !disk.draining && disk.down_since_ms.is_none(),
+            counts: !disk.draining && disk.down_since_ms.is_none(),
         })
     };
     let disks: Vec<DiskSpace> = topology.disks.values().filter_map(space).collect();

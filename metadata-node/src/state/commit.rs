@@ -10,7 +10,7 @@ use wmall_proto::chunk::{
 };
 use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::file::{FileRecord, Pin};
-use wmall_proto::pg::PgKey;
+use wmall_proto::pg::{MAX_SOURCES, PgKey};
 use wmall_proto::rpc::{Ack, CommitOutcome, Response};
 use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError, UploadId};
 
@@ -36,6 +36,8 @@ pub(super) struct Judged {
     missing: Vec<u8>,
     /// Slots with one.
     held: Vec<u8>,
+    /// Slots without one, with a disk that had the slot before and has promised the piece.
+    former: Vec<(u8, DiskId)>,
 }
 
 /// What became of a look at all chunks of a commit.
@@ -185,7 +187,7 @@ impl Context<'_> {
         let mut good = 0;
         for slot in 0..row.slots.len() {
             // The source of a move counts until its slot's disk does, for what it held when it gave the slot away.
-            let source = row.sources[slot].filter(|s| s.vouched && record.committed_at <= s.since);
+            let source = row.vouching_source(slot).filter(|s| record.committed_at <= s.since);
             let disk = match (row.dirty_at[slot], source) {
                 (None, _) => row.slots[slot],
                 (Some(_), Some(source)) => source.disk,
@@ -197,7 +199,8 @@ impl Context<'_> {
         let readable = good >= table.pool.scheme.needed();
         let (missing, held) = (Vec::new(), Vec::new());
         let digests = Vec::new();
-        let known = Judged { group, chunk: chunk.id, length: chunk.length, digests, missing, held };
+        let former = Vec::new();
+        let known = Judged { group, chunk: chunk.id, length: chunk.length, digests, missing, held, former };
         Ok(readable.then_some(known))
     }
 
@@ -224,11 +227,25 @@ impl Context<'_> {
         self.check_digests((pool, table.pool.scheme), &chunk.id, &chunk.digests, &held)?;
         // A put that began before a move has the source's promise. It keeps its pieces until the slot's disk has them.
         let by_source = |slot: &u8| {
-            let source = row.sources[usize::from(*slot)]?.disk;
-            promised(*slot, source).then_some(source)
+            row.sources[usize::from(*slot)].iter().map(|s| s.disk).find(|disk| promised(*slot, *disk))
         };
         let counted = held.iter().map(|slot| row.slots[usize::from(*slot)]);
-        let counted: Vec<DiskId> = counted.chain(missing.iter().filter_map(by_source)).collect();
+        let mut counted: Vec<DiskId> = counted.chain(missing.iter().filter_map(by_source)).collect();
+        // And one that has ended, those of disks that have nothing to do with the row any more. They keep for this upload
+        // what they promised it; their disks become sources again, so that it is found.
+        let mut former = Vec::new();
+        for &slot in missing.iter().filter(|slot| by_source(slot).is_none()) {
+            let others =
+                counted.iter().chain(&row.slots).filter(|d| row.slots.get(usize::from(slot)) != Some(d));
+            let nodes: BTreeSet<_> = others.filter_map(|d| topology.disks.get(d)).map(|d| &d.node).collect();
+            let fits = |disk: DiskId| topology.disks.get(&disk).is_some_and(|d| !nodes.contains(&d.node));
+            let had =
+                chunk.promises.iter().find(|p| p.slot == slot && promised(slot, p.disk) && fits(p.disk));
+            if let Some(had) = had.filter(|_| row.sources[usize::from(slot)].len() < MAX_SOURCES) {
+                counted.push(had.disk);
+                former.push((slot, had.disk));
+            }
+        }
         let needed = match ack {
             Ack::All => row.slots.len(),
             Ack::Quorum => table.pool.scheme.quorum(),
@@ -253,7 +270,7 @@ impl Context<'_> {
         for &slot in &missing {
             digests.get_mut(usize::from(slot)).into_iter().for_each(|d| *d = UNKNOWN_DIGEST);
         }
-        Ok(Judged { group, chunk: chunk.id, length: chunk.length, digests, missing, held })
+        Ok(Judged { group, chunk: chunk.id, length: chunk.length, digests, missing, held, former })
     }
 
     /// A chunk that was found on the disks of these slots, with nobody's receipt.
@@ -267,7 +284,8 @@ impl Context<'_> {
     ) -> Option<Judged> {
         let (group, row) = self.derived.topology.row_of(pool, &chunk)?;
         let (held, missing) = (0..row.slots.len() as u8).partition(|slot| slots.contains(slot));
-        Some(Judged { group, chunk, length, digests, missing, held })
+        let former = Vec::new();
+        Some(Judged { group, chunk, length, digests, missing, held, former })
     }
 
     /// Distinct zones of some disks.
@@ -339,6 +357,9 @@ impl Context<'_> {
             counters.bytes += u64::from(judged.length);
             if !judged.digests.is_empty() {
                 self.txn.put(keys::digests(pool, &judged.chunk), &judged.digests);
+            }
+            for &(slot, disk) in &judged.former {
+                self.adopt_source(judged.group, slot, disk);
             }
             for &slot in &judged.missing {
                 let ticket = Ticket { slot, since: self.index, reason: TicketReason::MissedWrite };

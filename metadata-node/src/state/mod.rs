@@ -197,13 +197,17 @@ impl State {
         derived.counters.deletion_held = true;
         derived.counters.feed_epoch = NO_EPOCH;
         derived.counters.topology_version += VERSIONS_AHEAD;
-        // What sources hold now, nobody knows: their moves may have ended since. And no piece on a disk is by a later row
-        // than those that are handed out from now on.
+        // Slots may have moved since the file was written, and their former disks have dropped what they held. So every
+        // disk looks through its groups, and sources count for nothing. And no piece on a disk is by a later row than
+        // those that are handed out from now on.
         let mut rows = Changes::new();
         for (&pool, table) in &derived.topology.pools {
             for (number, row) in table.rows.iter().enumerate() {
                 let mut row = row.clone();
                 row.version += VERSIONS_AHEAD;
+                row.dirty_at
+                    .iter_mut()
+                    .for_each(|mark| *mark = Some(mark.unwrap_or(wmall_proto::pg::UNVERIFIED)));
                 row.sources.iter_mut().flatten().for_each(|s| s.vouched = false);
                 let key = keys::row(pool, wmall_proto::PgId(number as u32));
                 rows.insert(key, Some(wmall_proto::codec::encode(&row)));

@@ -3,14 +3,14 @@
 //! A move gives the slot to its new disk at once, as dirty: that disk fetches everything that the group holds, as it
 //! would after a loss, and nothing of it counts before. The former disk stays the slot's *source* and counts for what
 //! was committed before the move. It is released, and then removes its pieces, when the new disk's mark and its tickets
-//! are gone (docs/adr/0016). A move of a slot that is still under way keeps whichever source is worth more.
+//! are gone (docs/adr/0016). A slot that moves again before it has arrived keeps all its sources until it has.
 
 use std::collections::BTreeMap;
 
 use wmall_proto::DiskId;
 use wmall_proto::event::EventKind;
 use wmall_proto::feed::FeedItem;
-use wmall_proto::pg::{PgKey, PgRow, Source};
+use wmall_proto::pg::{MAX_SOURCES, PgKey, PgRow, Source};
 use wmall_proto::rpc::Response;
 use wmall_proto::topology::DiskInfo;
 
@@ -48,32 +48,38 @@ impl Context<'_> {
         let node = |disk: &DiskId| topology.disks.get(disk).map(|d| &d.node);
         let mut others = row.holders().filter(|(slot, _)| *slot != planned.slot);
         let fits = node(&planned.to).is_some_and(|to| others.all(|(_, d)| node(&d) != Some(to)));
+        let sources = row.sources.get(usize::from(planned.slot)).map_or(0, Vec::len);
+        let fits = fits && sources < MAX_SOURCES;
         fits && row.slots.get(usize::from(planned.slot)).is_some_and(|from| *from != planned.to)
     }
 
     fn move_slot(&mut self, planned: &SlotMove, mut row: PgRow) -> Result<(), Refusal> {
         let slot = usize::from(planned.slot);
         let from = row.slots[slot];
-        let before = row.sources[slot].take();
-        let source = match before {
-            // What came since the first move is on the disk that is given up now, and on no other one.
-            Some(before) if row.dirty_at[slot].is_some() && before.disk != planned.to => {
-                Source { vouched: false, ..before }
-            }
-            _ => Source { disk: from, since: self.index, vouched: row.dirty_at[slot].is_none() },
-        };
+        // A source counts if nothing had to come to it first. What came since the first of several moves is on the disk
+        // that is given up now and on no other one, so that stays a source too, and none of them counts.
+        let arrived = row.dirty_at[slot].is_none() && row.sources[slot].is_empty();
+        let mut sources = vec![Source { disk: from, since: self.index, vouched: arrived }];
+        sources.extend(row.sources[slot].drain(..).map(|s| Source { vouched: false, ..s }));
+        sources.retain(|s| s.disk != planned.to);
         row.slots[slot] = planned.to;
         row.dirty_at[slot] = Some(self.index);
-        row.sources[slot] = Some(source);
+        row.sources[slot] = sources;
         row.version += 1;
-        self.put_row(planned.group, row.clone());
-        // The former disk's tickets tell what it can't vouch for. Those of one that is no part of it any more are void.
-        for gone in [Some(from), before.map(|s| s.disk)].into_iter().flatten() {
-            if !row.involves(gone) {
-                self.release(planned.group, gone)?;
-            }
-        }
+        self.put_row(planned.group, row);
         Ok(())
+    }
+
+    /// A disk that had a slot before has a committed piece of it that its present disk lacks.
+    pub(super) fn adopt_source(&mut self, group: PgKey, slot: u8, disk: DiskId) {
+        let Some(mut row) = self.row(group) else { return };
+        if row.involves(disk) {
+            return;
+        }
+        if let Some(sources) = row.sources.get_mut(usize::from(slot)) {
+            sources.push(Source { disk, since: self.index, vouched: false });
+            self.put_row(group, row);
+        }
     }
 
     /// Ends a slot's move if its disk has everything: its mark and its tickets are gone.
@@ -87,15 +93,18 @@ impl Context<'_> {
         if row.dirty_at[slot].is_some() || tickets > 0 {
             return Ok(());
         }
-        let Some(source) = row.sources[slot].take() else { return Ok(()) };
+        let sources = std::mem::take(&mut row.sources[slot]);
+        if sources.is_empty() {
+            return Ok(());
+        }
         self.put_row(group, row);
         let rows = self.derived.topology.pools.values().flat_map(|t| &t.rows);
         let mut coming =
-            rows.filter(|r| r.slot_of(disk).is_some_and(|s| r.sources[usize::from(s)].is_some()));
+            rows.filter(|r| r.slot_of(disk).is_some_and(|s| !r.sources[usize::from(s)].is_empty()));
         if coming.next().is_none() {
             self.tell(EventKind::MovesArrived { disk });
         }
-        self.release(group, source.disk)
+        sources.iter().try_for_each(|source| self.release(group, source.disk))
     }
 
     /// Moves whose end was held back with all deletion.
@@ -103,8 +112,8 @@ impl Context<'_> {
         let topology = self.derived.topology.clone();
         for (&pool, table) in &topology.pools {
             for (number, row) in table.rows.iter().enumerate() {
-                for (slot, source) in row.sources.iter().enumerate() {
-                    if source.is_some() {
+                for (slot, sources) in row.sources.iter().enumerate() {
+                    if !sources.is_empty() {
                         self.settle_move((pool, wmall_proto::PgId(number as u32)), row.slots[slot])?;
                     }
                 }

@@ -7,7 +7,7 @@ use wmall_placement::{Candidate, GroupFact, GroupFacts, PieceFact, SlotFact, Zon
 use wmall_proto::chunk::{ChunkView, PieceState, PieceView};
 use wmall_proto::file::{FilePage, FileRecord, ObjectEntry, ObjectRecord, TrashEntry};
 use wmall_proto::grade::GradeCounts;
-use wmall_proto::pg::{PgKey, PgRow};
+use wmall_proto::pg::{PgKey, PgRow, UNVERIFIED};
 use wmall_proto::pool::Bucket;
 use wmall_proto::rpc::{Query, QueryReply};
 use wmall_proto::{BucketName, ChunkId, DiskId, FileId, ObjectName, PgId, PoolId, RpcError, Topology};
@@ -211,8 +211,9 @@ impl State {
         for (slot, fact) in facts.iter_mut().enumerate() {
             // While a slot moves, its source speaks for what it had when it gave the slot away, and its own disk for
             // what came since.
-            let source = row.sources[slot].filter(|_| row.dirty_at[slot].is_some());
-            let speaks = source.filter(|s| s.vouched && record.committed_at <= s.since).map(|s| s.disk);
+            let dirty = row.dirty_at[slot].is_some();
+            let source = row.vouching_source(slot).filter(|_| dirty);
+            let speaks = source.filter(|s| record.committed_at <= s.since).map(|s| s.disk);
             let own = row.slots[slot];
             for disk in [Some(own), source.map(|s| s.disk)].into_iter().flatten() {
                 if self.store.get(&keys::ticket(disk, pool, id))?.is_some() {
@@ -241,9 +242,14 @@ impl State {
         let topology = &derived.topology;
         let mut ticketed: BTreeMap<PgKey, BTreeMap<ChunkId, Vec<u8>>> = BTreeMap::new();
         each(&*self.store, keys::TICKETS, |key, value| {
-            let Some((_, pool, chunk)) = keys::parse_ticket(key) else { return Ok(()) };
+            let Some((disk, pool, chunk)) = keys::parse_ticket(key) else { return Ok(()) };
             let ticket: wmall_proto::chunk::Ticket = decode(value)?;
-            if let Some((group, _)) = topology.row_of(pool, &chunk) {
+            let Some((group, row)) = topology.row_of(pool, &chunk) else { return Ok(()) };
+            // Of the sources of a slot, what only the one lacks counts that speaks for it.
+            let slot = usize::from(ticket.slot);
+            let speaks =
+                || row.vouching_source(slot).filter(|_| row.dirty_at[slot].is_some()).map(|s| s.disk);
+            if row.slots.get(slot) == Some(&disk) || speaks() == Some(disk) {
                 ticketed.entry(group).or_default().entry(chunk).or_default().push(ticket.slot);
             }
             Ok(())
@@ -281,7 +287,8 @@ impl State {
                 let facts = row_facts(topology, row, silent);
                 let slot = |(slot, fact): (usize, &PieceFact)| SlotFact {
                     disk: row.slots[slot],
-                    source: row.sources[slot].map(|s| s.disk),
+                    sources: row.sources[slot].iter().map(|s| s.disk).collect(),
+                    arriving: row.dirty_at[slot].is_some(),
                     piece: fact.state,
                 };
                 groups.push(GroupFact {
@@ -323,10 +330,12 @@ pub(super) fn row_facts(topology: &Topology, row: &PgRow, silent: &Silent) -> Ve
     };
     let state = |slot: usize| {
         let own = of_disk(&row.slots[slot]);
-        match (row.dirty_at[slot], row.sources[slot]) {
+        match (row.dirty_at[slot], row.vouching_source(slot)) {
             (None, _) => own,
-            (Some(_), Some(source)) if source.vouched => worse(of_disk(&source.disk), own),
-            (Some(_), _) => PieceState::Missing,
+            (Some(_), Some(source)) => worse(of_disk(&source.disk), own),
+            // Nobody has looked since a restore: it may well be there.
+            (Some(UNVERIFIED), None) => worse(own, PieceState::Suspect),
+            (Some(_), None) => PieceState::Missing,
         }
     };
     (0..row.slots.len()).map(|slot| PieceFact { state: state(slot) }).collect()

@@ -4,7 +4,7 @@ use wmall_proto::{NodeName, PgId, PoolId, ZoneName};
 use super::*;
 
 const POLICY: Policy = Policy { together_ms: 1000, override_halt: false };
-const BUDGET: Budget = Budget { to_disk: 4, from_disk: 4 };
+const BUDGET: Budget = Budget { to_disk: 8, from_disk: 4 };
 
 fn disk(n: u32, zone: u32) -> DiskFact {
     let candidate = Candidate {
@@ -16,6 +16,10 @@ fn disk(n: u32, zone: u32) -> DiskFact {
     DiskFact { candidate, state: DiskState::Up, draining: false, free_bytes: 1 << 40, down_since_ms: None }
 }
 
+fn at(disk: u32) -> SlotFact {
+    SlotFact { disk: DiskId(disk), sources: vec![], arriving: false, piece: PieceState::Live }
+}
+
 /// One disk a node; `rows` of disk numbers, all pieces live.
 pub(crate) fn cluster(zones: &[u32], rows: &[&[u32]]) -> Snapshot {
     let disks = zones.iter().enumerate().map(|(i, &zone)| disk(i as u32 + 1, zone));
@@ -24,15 +28,13 @@ pub(crate) fn cluster(zones: &[u32], rows: &[&[u32]]) -> Snapshot {
         row_version: 7,
         needed: 1,
         slot_bytes: 100,
-        slots: row
-            .iter()
-            .map(|&d| SlotFact { disk: DiskId(d), source: None, piece: PieceState::Live })
-            .collect(),
+        slots: row.iter().map(|&d| at(d)).collect(),
     };
     Snapshot {
         disks: disks.map(|d| (d.candidate.disk, d)).collect(),
         groups: rows.iter().enumerate().map(group).collect(),
         zones: zones.iter().collect::<BTreeSet<_>>().len(),
+        now_ms: 1_000_000,
     }
 }
 
@@ -55,7 +57,8 @@ fn apply(snapshot: &mut Snapshot, plan: &RepairPlan) {
         let slot = &mut group.slots[usize::from(planned.slot)];
         assert_eq!((group.row_version, slot.disk), (planned.row_version, planned.from));
         // A source that does not answer counts for nothing.
-        *slot = SlotFact { disk: planned.to, source: Some(planned.from), piece: slot.piece };
+        let (sources, piece) = (vec![planned.from], slot.piece);
+        *slot = SlotFact { disk: planned.to, sources, arriving: true, piece };
         group.row_version += 1;
     }
 }
@@ -63,8 +66,8 @@ fn apply(snapshot: &mut Snapshot, plan: &RepairPlan) {
 /// Everything that is on its way arrives.
 fn arrive(snapshot: &mut Snapshot) {
     for slot in snapshot.groups.iter_mut().flat_map(|g| &mut g.slots) {
-        if slot.source.take().is_some() {
-            slot.piece = PieceState::Live;
+        if !std::mem::take(&mut slot.sources).is_empty() {
+            (slot.piece, slot.arriving) = (PieceState::Live, false);
         }
     }
 }
@@ -103,6 +106,19 @@ fn there_is_no_grace_at_margin_zero_and_the_next_loss_goes_first() {
     assert!(planned.waiting[&Reason::Lost] > 0, "{planned:?}");
     let all = plan(&c);
     assert!(moved(&all).contains(&(2, 0, 1, 3, Reason::Lost)), "{all:?}");
+}
+
+#[test]
+fn what_is_suspect_together_is_not_replaced_in_haste() {
+    let rows: &[&[u32]] = &[&[1, 2, 3], &[1, 4, 5], &[2, 3, 4], &[3, 4, 5]];
+    let mut c = cluster(&[1, 2, 3, 4, 5], rows);
+    silence(&mut c, 1, DiskState::Suspect, 0);
+    silence(&mut c, 2, DiskState::Suspect, 0);
+    assert_eq!(plan(&c), RepairPlan::default(), "two of five");
+    let mut c = cluster(&[1, 2, 3, 4, 5, 6, 7, 8, 9], &[&[1, 2, 3], &[4, 5, 6], &[7, 8, 9]]);
+    silence(&mut c, 1, DiskState::Suspect, 0);
+    silence(&mut c, 2, DiskState::Suspect, 0);
+    assert_eq!(plan(&c).moves.len(), 1, "two of nine, and a group that has one left");
 }
 
 #[test]
@@ -171,6 +187,18 @@ fn too_much_at_once_halts_and_one_after_another_does_not() {
         silence(&mut zones, d, DiskState::Down, 0);
     }
     assert!(plan(&zones).halted.is_none(), "one zone");
+    // In the round in which they cross the grace nothing is noted yet; and a moment later others may follow.
+    let mut fresh = cluster(&[1, 1, 2, 2, 3, 3, 4, 4], &rows);
+    for d in [1, 3, 5] {
+        silence(&mut fresh, d, DiskState::Down, 0);
+        fresh.disks.get_mut(&DiskId(d)).unwrap().down_since_ms = None;
+    }
+    assert!(plan(&fresh).halted.is_some());
+    let mut one = cluster(&[1, 1, 2, 2, 3, 3, 4, 4], &rows);
+    silence(&mut one, 1, DiskState::Down, 999_500);
+    assert_eq!(plan(&one), RepairPlan::default(), "others may follow within a second");
+    one.now_ms += 1000;
+    assert!(!plan(&one).moves.is_empty());
 }
 
 #[test]
@@ -253,7 +281,7 @@ proptest! {
             for group in &c.groups {
                 let nodes: BTreeSet<DiskId> = group.slots.iter().map(|s| s.disk).collect();
                 prop_assert_eq!(nodes.len(), group.slots.len(), "distinct");
-                for slot in group.slots.iter().filter(|s| s.source.is_some()) {
+                for slot in group.slots.iter().filter(|s| !s.sources.is_empty()) {
                     *to.entry(slot.disk).or_insert(0) += 1;
                 }
             }

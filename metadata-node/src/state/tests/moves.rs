@@ -48,7 +48,7 @@ fn a_moving_slot_counts_by_its_source_until_its_disk_has_everything() {
     move_to(&mut m, 4);
     let moved_at = m.index;
     let source = Source { disk: DiskId(1), since: moved_at, vouched: true };
-    assert_eq!((row(&m).slots[0], row(&m).sources[0]), (DiskId(4), Some(source)));
+    assert_eq!((row(&m).slots[0], row(&m).sources[0].clone()), (DiskId(4), vec![source]));
     let grades = |m: &Machine, silent: &[u32]| {
         let silent: Silent = silent.iter().map(|&d| DiskId(d)).collect();
         let g = m.state.grades(&silent).unwrap();
@@ -68,11 +68,11 @@ fn a_moving_slot_counts_by_its_source_until_its_disk_has_everything() {
     assert_eq!(m.state.work_of(&[DiskId(4), DiskId(1)]), [DiskId(4)]);
     close(&mut m, 4, &[id(1)], true, as_of);
     assert_eq!(row(&m).dirty_at[0], None);
-    assert!(row(&m).sources[0].is_some() && !released(&m, 1), "a ticket is open");
+    assert!(!row(&m).sources[0].is_empty() && !released(&m, 1), "a ticket is open");
     let ((left, _, as_of), now) = (m.missing(4), m.index);
     assert!(left.contains(&id(2)) && as_of == now);
     close(&mut m, 4, &left, false, as_of);
-    assert_eq!(row(&m).sources[0], None);
+    assert!(row(&m).sources[0].is_empty());
     assert!(released(&m, 1));
     m.assert_same_after_reload();
 }
@@ -107,7 +107,7 @@ fn a_source_loses_its_word_by_a_new_life_and_by_a_second_move() {
     m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
     move_to(&mut m, 4);
     m.register(1, 99).unwrap();
-    assert!(!row(&m).sources[0].unwrap().vouched);
+    assert!(!row(&m).sources[0][0].vouched);
     assert_eq!(m.states(id(1))[0], PieceState::Missing);
     let mut m = Machine::new();
     m.register(5, 5).unwrap();
@@ -117,9 +117,9 @@ fn a_source_loses_its_word_by_a_new_life_and_by_a_second_move() {
     (to_new.promises[0].disk, to_new.promises[0].incarnation) = (DiskId(4), Incarnation([4; 16]));
     m.commit(vec![to_new], Ack::All).unwrap();
     move_to(&mut m, 5);
-    let source = row(&m).sources[0].unwrap();
-    assert_eq!((source.disk, source.vouched), (DiskId(1), false), "chunk 2 was on disk 4 and nowhere else");
-    assert!(released(&m, 4) && !released(&m, 1));
+    let sources: Vec<(u32, bool)> = row(&m).sources[0].iter().map(|s| (s.disk.0, s.vouched)).collect();
+    assert_eq!(sources, [(4, false), (1, false)], "chunk 2 is on disk 4 and nowhere else");
+    assert!(!released(&m, 4) && !released(&m, 1));
     assert_eq!(m.state.grades(&Silent::new()).unwrap().stable, 0);
 }
 
@@ -134,7 +134,7 @@ fn what_a_source_finds_rotten_counts_as_missing_and_costs_it_nothing() {
     assert_eq!(m.state.work_of(&[DiskId(1)]), [], "it need not fetch what it gives away");
     let (_, _, as_of) = m.missing(4);
     close(&mut m, 4, &[id(1), id(2)], true, as_of);
-    assert_eq!((m.tickets(), row(&m).sources[0]), (0, None), "its tickets go with it");
+    assert_eq!((m.tickets(), row(&m).sources[0].clone()), (0, vec![]), "its tickets go with it");
     m.assert_same_after_reload();
 }
 
@@ -144,13 +144,13 @@ fn deletion_held_back_keeps_sources() {
     m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
     move_to(&mut m, 4);
     m.state.begin_again(openraft::Membership::new(vec![Default::default()], ())).unwrap();
-    assert!(!row(&m).sources[0].unwrap().vouched, "the move may have ended since");
+    assert!(!row(&m).sources[0][0].vouched, "the move may have ended since");
     let (_, _, as_of) = m.missing(4);
     close(&mut m, 4, &[id(1)], true, as_of);
-    assert!(row(&m).sources[0].is_some());
+    assert!(!row(&m).sources[0].is_empty());
     let before = m.index;
     m.run(Command::AllowDeletion { epoch: 7 }).unwrap();
-    assert!(row(&m).sources[0].is_none() && released_since(&m, 1, (7, before)));
+    assert!(row(&m).sources[0].is_empty() && released_since(&m, 1, (7, before)));
 }
 
 #[test]
@@ -194,4 +194,29 @@ fn what_happens_by_itself_leaves_a_line_and_the_oldest_lines_go() {
     let mut auditor = Auditor::default();
     m.pairs().iter().for_each(|(key, value)| auditor.take(key, value).unwrap());
     assert_eq!(auditor.finish().troubles, Vec::<String>::new());
+}
+
+#[test]
+fn a_promise_of_a_disk_that_was_released_counts_and_makes_it_a_source_again() {
+    let mut m = Machine::new();
+    move_to(&mut m, 4);
+    let (left, _, as_of) = m.missing(4);
+    close(&mut m, 4, &left, true, as_of);
+    assert!(row(&m).sources[0].is_empty());
+    // It began when slot 0 was on disk 1, which keeps what it promised until the upload is fenced.
+    let few = Err(ErrorCode::TooFewReceipts);
+    let mut late = chunk(1, &[0, 1]);
+    late.promises[0].incarnation = Incarnation([77; 16]);
+    assert_eq!(code(m.commit(vec![late], Ack::Quorum)), few, "of another life");
+    assert_eq!(code(m.commit(vec![chunk(1, &[0, 1])], Ack::Quorum)), Ok(()));
+    assert_eq!(
+        row(&m).sources[0].iter().map(|s| (s.disk, s.vouched)).collect::<Vec<_>>(),
+        [(DiskId(1), false)]
+    );
+    assert_eq!(m.states(id(1))[0], PieceState::Missing, "it counts where it should be");
+    let (left, _, as_of) = m.missing(4);
+    assert!(left.contains(&id(1)));
+    close(&mut m, 4, &left, false, as_of);
+    assert!(row(&m).sources[0].is_empty());
+    m.assert_same_after_reload();
 }

@@ -70,12 +70,17 @@ struct Sim {
     /// A row of before, for puts that began then.
     old: Option<std::sync::Arc<Topology>>,
     moves: u64,
+    /// Wipes, and pieces that rotted.
+    harm: u64,
+    /// A history without wipes and rot, in which nothing may ever be lost.
+    strict: bool,
 }
 
 impl Sim {
     fn new(seed: u64) -> Self {
         let mut m = Machine::new();
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let strict = dice.one_in(2);
         let scheme: Scheme = ["2x", "3x", "rs:2+1", "rs:2+2"][dice.roll(4) as usize].parse().unwrap();
         let nodes = scheme.width() as u64 + 1 + dice.roll(3);
         for i in 5..=nodes {
@@ -91,7 +96,18 @@ impl Sim {
         let disk =
             |i: u32| (DiskId(i), SimDisk { life: i as u8, alive: true, feed: m.index, ..SimDisk::default() });
         let disks = (1..=topology.disks.len() as u32).map(disk).collect();
-        Self { m, dice, scheme, disks, committed: BTreeSet::new(), next: 0, old: None, moves: 0 }
+        Self {
+            m,
+            dice,
+            scheme,
+            disks,
+            committed: BTreeSet::new(),
+            next: 0,
+            old: None,
+            moves: 0,
+            harm: 0,
+            strict,
+        }
     }
 
     fn silent(&self) -> Silent {
@@ -153,6 +169,7 @@ impl Sim {
             panic!("the feed is short enough")
         };
         there.feed = position;
+        let mut removed = Vec::new();
         for item in items {
             match item {
                 FeedItem::Committed { chunk, .. } if chunk.pool == SIM => {
@@ -160,10 +177,39 @@ impl Sim {
                 }
                 FeedItem::Released { pool: SIM, pg, pg_bits, disk: released } if released == disk => {
                     let (low, high) = pg.range(pg_bits);
-                    there.pieces.retain(|c, p| !(low <= *c && *c <= high && p.committed));
+                    let goes = |c: &ChunkId, p: &SimPiece| low <= *c && *c <= high && p.committed;
+                    removed.extend(there.pieces.iter().filter(|(c, p)| goes(c, p)).map(|(c, _)| *c));
+                    there.pieces.retain(|c, p| !goes(c, p));
                 }
                 _ => {}
             }
+        }
+        // What a disk lets go of is there without it.
+        for chunk in removed.iter().filter(|c| self.committed.contains(c)) {
+            let (left, needed) = (self.existing(chunk), self.scheme.needed());
+            assert!(left >= needed || self.harm > 0, "{disk} dropped one of the last pieces of {chunk}");
+        }
+    }
+
+    /// Pieces of a chunk that exist anywhere, on disks that answer or not, as far as they count apart.
+    fn existing(&self, chunk: &ChunkId) -> usize {
+        let pieces = self.disks.values().filter_map(|d| d.pieces.get(chunk));
+        if self.scheme.is_striped() {
+            pieces.map(|p| p.slot).collect::<BTreeSet<_>>().len()
+        } else {
+            pieces.count()
+        }
+    }
+
+    /// Of these, those that the row leads to.
+    fn reachable(&self, chunk: &ChunkId) -> usize {
+        let topology = self.m.state.topology();
+        let (_, row) = topology.row_of(SIM, chunk).unwrap();
+        let there = row.holders().filter(|(slot, disk)| self.has(*disk, chunk, *slot));
+        if self.scheme.is_striped() {
+            there.map(|(slot, _)| slot).collect::<BTreeSet<_>>().len()
+        } else {
+            there.count()
         }
     }
 
@@ -240,6 +286,7 @@ impl Sim {
 
     fn wipe(&mut self, disk: DiskId) {
         let there = self.disks.get_mut(&disk).unwrap();
+        self.harm += 1;
         there.life = there.life.wrapping_add(20);
         there.pieces.clear();
         there.alive = true;
@@ -255,6 +302,7 @@ impl Sim {
             there.pieces.keys().nth(self.dice.roll(there.pieces.len().max(1) as u64) as usize).copied();
         if let Some(chunk) = chunk.filter(|_| there.alive) {
             there.pieces.remove(&chunk);
+            self.harm += 1;
             self.m.run(Command::ReportBad { disk, chunks: vec![(SIM, chunk)] }).unwrap();
         }
     }
@@ -282,8 +330,12 @@ impl Sim {
         };
         let mut groups = self.m.state.group_facts(&self.silent());
         groups.retain(|g| g.key.0 == SIM);
-        let snapshot =
-            Snapshot { disks: self.disks.iter().map(fact).collect(), groups, zones: topology.zone_count() };
+        let snapshot = Snapshot {
+            disks: self.disks.iter().map(fact).collect(),
+            groups,
+            zones: topology.zone_count(),
+            now_ms: self.m.index,
+        };
         let policy = Policy { together_ms: 0, override_halt: true };
         let plan = plan_repairs(&snapshot, &policy, &Budget { to_disk: 2, from_disk: 2 });
         let lost = plan.moves.iter().filter(|m| m.reason == Reason::Lost).count();
@@ -310,8 +362,8 @@ impl Sim {
             10..=14 => self.fill(disk),
             15 | 16 => self.follow(disk),
             17 => self.old = Some(self.m.state.topology()),
-            18 => self.rot(disk),
-            19 if self.dice.one_in(3) => self.wipe(disk),
+            18 if !self.strict => self.rot(disk),
+            19 if !self.strict && self.dice.one_in(3) => self.wipe(disk),
             20 | 21 => self.die_or_return(disk),
             22 => {
                 let draining = self.dice.one_in(2);
@@ -363,16 +415,18 @@ impl Sim {
             let busy = self.plan() | all.iter().any(|d| !self.m.state.work_of(&[*d]).is_empty());
             all.iter().for_each(|&disk| self.fill(disk));
             self.check(seed);
-            let lost = self.m.state.grades(&Silent::new()).unwrap().lost;
-            if !busy || lost > 0 {
+            let gone = self.committed.iter().any(|c| self.reachable(c) < self.scheme.needed());
+            if !busy || gone {
                 break;
             }
             assert!(round < 300, "seed {seed}: it does not come to rest");
         }
         all.iter().for_each(|&disk| self.follow(disk));
         let grades = self.m.state.grades(&Silent::new()).unwrap();
-        if grades.lost > 0 {
-            // More was wiped than the scheme stands; what is said of it is checked above.
+        let gone = self.committed.iter().any(|c| self.reachable(c) < self.scheme.needed());
+        if gone {
+            // More was wiped or rotten than the scheme stands; what is said of it is checked above.
+            assert!(self.harm > 0, "seed {seed}: lost without a wipe or rot");
             return;
         }
         assert_eq!(grades.total(), grades.stable, "seed {seed}: {grades:?}");
