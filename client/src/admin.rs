@@ -79,9 +79,9 @@ impl Store {
         }
     }
 
-    /// Lets data be deleted again after a restore.
-    pub async fn allow_deletion(&self) -> Result<(), ClientError> {
-        self.administer(UserCommand::AllowDeletion).await
+    /// Lets data be deleted again after a restore; with `force` although chunks can't be read.
+    pub async fn allow_deletion(&self, force: bool) -> Result<(), ClientError> {
+        self.administer(UserCommand::AllowDeletion { force }).await
     }
 
     /// Takes a metadata node in that runs, empty, with `join = true`; returns once it is one of the voters.

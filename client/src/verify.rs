@@ -167,8 +167,8 @@ impl Inner {
             }
         }
         // Good pieces are bytes that were committed; that they make the chunk is seen by making it.
-        let readable = report.pieces_good >= scheme.needed() as u64
-            && (!scheme.is_striped() || self.fetch_chunk(pool, chunk, length).await.is_ok());
+        let proven = report.pieces_good >= scheme.needed() as u64 && !scheme.is_striped();
+        let readable = proven || self.fetch_chunk(pool, chunk, length).await.is_ok();
         if !readable {
             report.unreadable = 1;
             report.troubles.push(trouble(None, "too few slots deliver it".into()));

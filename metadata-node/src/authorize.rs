@@ -116,7 +116,7 @@ fn of_command(command: &UserCommand) -> Need<'_> {
         }
         UserCommand::CreateBucket { .. } => Need::Bucket(None, Access::Admin),
         UserCommand::CreatePool { .. }
-        | UserCommand::AllowDeletion
+        | UserCommand::AllowDeletion { .. }
         | UserCommand::CreateToken { .. }
         | UserCommand::DropToken(_)
         | UserCommand::Revoke(_)
@@ -161,7 +161,7 @@ mod tests {
         let by_id = read(Query::File { id: FileId([0; 32]), first: 0 });
         let drop =
             Request::Administer { request, command: UserCommand::RemoveBucket { name: bucket.clone() } };
-        let revoke = Request::Administer { request, command: UserCommand::AllowDeletion };
+        let revoke = Request::Administer { request, command: UserCommand::AllowDeletion { force: false } };
         let requests = [list, remove(false), remove(true), unpin, by_id, drop, revoke, read(Query::Tokens)];
         let table: [(&[&str], [bool; 8]); 7] = [
             (&[], [false; 8]),

@@ -1,4 +1,4 @@
-//! Emptying a data node: what that comes to, and why it may be refused.
+//! What an operator asks for and may be refused: emptying a data node, and deletion after a restore.
 
 use std::time::Instant;
 
@@ -7,6 +7,7 @@ use wmall_proto::status::DrainView;
 use wmall_proto::{DiskId, ErrorCode, NodeName, RpcError};
 
 use crate::command::Command;
+use crate::leader::new_epoch;
 use crate::service::Service;
 
 impl Service {
@@ -22,6 +23,24 @@ impl Service {
                 .hint("add a node in that zone, or room to the others; `wmall node ls`"));
         }
         Ok(Command::SetDraining { node, disks: view.disks, draining })
+    }
+
+    /// After a restore the rows may be older than what is on the disks. While chunks can't be read, their pieces may be on
+    /// disks that the rows do not lead to, and that would drop them.
+    pub(crate) async fn allow_deletion(&self, force: bool) -> Result<Command, RpcError> {
+        self.reads.wait().await?;
+        let silent = self.liveness.silent(&self.state.topology(), Instant::now());
+        let grades = self.state.grades(&silent).map_err(RpcError::internal)?;
+        let unread = grades.unavailable + grades.lost;
+        if unread > 0 && !force {
+            let reason = format!(
+                "{unread} chunks can't be read; what they are made of may be where it would be deleted"
+            );
+            return Err(RpcError::new(ErrorCode::Unsafe, reason).hint(
+                "wait until the data nodes have looked through what they hold (`wmall status`); --force gives the rest up",
+            ));
+        }
+        Ok(Command::AllowDeletion { epoch: new_epoch() })
     }
 
     pub(crate) async fn drain_view(&self, node: &NodeName) -> Result<DrainView, RpcError> {

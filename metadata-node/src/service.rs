@@ -31,7 +31,7 @@ use wmall_transport::{Handler, Incoming, Replier};
 use crate::authorize::authorize;
 use crate::command::{Command, FetchedPiece};
 use crate::join::Door;
-use crate::leader::{Liveness, Proposer, ReadIndex, Repairer, new_epoch, not_leader};
+use crate::leader::{Liveness, Proposer, ReadIndex, Repairer, not_leader};
 use crate::raft;
 use crate::state::{NO_EPOCH, QueryError, Silent, State};
 use crate::status::StatusSource;
@@ -366,7 +366,7 @@ impl Service {
             UserCommand::CreateBucket { name, pool, rules } => Command::CreateBucket { name, pool, rules },
             UserCommand::RemoveBucket { name } => Command::RemoveBucket { name },
             UserCommand::ChangeBucket { name, change } => Command::ChangeBucket { name, change },
-            UserCommand::AllowDeletion => Command::AllowDeletion { epoch: new_epoch() },
+            UserCommand::AllowDeletion { force } => self.allow_deletion(force).await?,
             UserCommand::DrainNode { node, draining } => self.drain(node, draining).await?,
         };
         self.proposer.propose_act(Some(request), by, command).await

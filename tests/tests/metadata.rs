@@ -73,6 +73,10 @@ fn metadata_is_saved_checked_and_restored_and_nothing_is_deleted_until_somebody_
     let new = cluster.put(&again, &["b/new", "--ack", "all"]);
     cluster.run(&["verify", &new, "--deep"]);
     cluster.run(&["rm", "b/new", "--purge"]);
+    // The rows of the snapshot are believed only once the data nodes have looked.
+    cluster.wait_status("the data nodes have looked", Duration::from_secs(40), |s| {
+        s["chunks"]["stable"] != 0 && s["chunks"]["unavailable"] == 0 && s["chunks"]["lost"] == 0
+    });
     cluster.run(&["meta", "allow-deletion"]);
     cluster.wait_status("what nobody knows is gone", Duration::from_secs(40), |s| {
         s["deletion_held"] == false && pieces(s) == 4

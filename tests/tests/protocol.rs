@@ -106,6 +106,38 @@ async fn data_nodes_take_only_what_is_what_it_says() {
     fixture.cluster.down().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_supply_no_shards_and_no_data_node_replaces_a_good_one() {
+    let fixture = fixture().await;
+    let (name, scheme) = ("rs".parse().unwrap(), "rs:2+1".parse().unwrap());
+    fixture.store.create_pool(name, scheme, 0).await.unwrap();
+    let content = b"a chunk of two halves and a sum.".repeat(64);
+    let options = PutOptions { scheme: Some(scheme), ack: Ack::All, ..PutOptions::default() };
+    let put_before = fixture.store.put(&mut content.as_slice(), &options).await.unwrap();
+    let chunk = ChunkId::of(&content);
+    let topology = fixture.store.topology();
+    let pool = topology.pool_named(&"rs".parse().unwrap()).unwrap().id;
+    let (_, row) = topology.row_of(pool, &chunk).unwrap();
+    let node = topology.node_of(row.slots[0]).unwrap();
+    let target = Target { role: Role::Data, node: node.name.clone(), address: node.address };
+    let forged = vec![7u8; content.len() / 2];
+    let digest = *blake3::hash(&forged).as_bytes();
+    let shard = Some(wmall_proto::chunk::Shard { digest, chunk_length: content.len() as u32 });
+    let request = |shard| PutRequest { pool, shard, ..put_request(chunk, forged.len() as u32, row.version) };
+    let code = |answer: Result<Response, RpcError>| answer.map(|_| ()).map_err(|e| e.code);
+    let client = fixture.endpoint("identities/client");
+    assert_eq!(code(put(&client, &target, request(shard), &forged).await), Err(ErrorCode::Denied));
+    let other = topology.nodes.values().find(|n| n.name != node.name).unwrap();
+    let data = fixture.endpoint(&format!("nodes/{}/identity", other.name));
+    assert_eq!(code(put(&data, &target, request(None), &forged).await), Err(ErrorCode::BadRequest));
+    assert_eq!(code(put(&data, &target, request(shard), &forged).await), Err(ErrorCode::BadReceipt));
+    let odd = shard.map(|s| wmall_proto::chunk::Shard { chunk_length: s.chunk_length + 9, ..s });
+    assert_eq!(code(put(&data, &target, request(odd), &forged).await), Err(ErrorCode::BadRequest));
+    let report = fixture.store.verify(&wmall_client::Source::File(put_before.id), true, None).await.unwrap();
+    assert!(report.is_good() && report.pieces_absent == 0, "{report:?}");
+    fixture.cluster.down().await;
+}
+
 /// A request of every kind, as small as it can be.
 fn one_of_each() -> Vec<Request> {
     let (pool, chunk, disk) = (PoolId(1), ChunkId([0; 32]), DiskId(1));

@@ -268,7 +268,10 @@ pub enum UserCommand {
         change: BucketChange,
     },
     /// Lets data be deleted again after a restore.
-    AllowDeletion,
+    AllowDeletion {
+        /// Although chunks can't be read: what they are made of may be on disks that would drop it.
+        force: bool,
+    },
     /// Makes a token; whoever has its secret may join once.
     CreateToken {
         /// Its id; the secret stays with the operator.

@@ -383,7 +383,11 @@ pub(crate) enum MetaCommand {
         without_silent: bool,
     },
     /// Let data be deleted again, after a restore that one has looked at.
-    AllowDeletion,
+    AllowDeletion {
+        /// Although chunks can't be read, and what they are made of may be deleted.
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

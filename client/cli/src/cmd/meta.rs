@@ -18,9 +18,9 @@ pub(crate) async fn run(context: &Context, command: MetaCommand) -> Result<(), F
         MetaCommand::Rebuild { file, data, without_silent } => {
             rebuild(context, &file, &data, without_silent).await
         }
-        MetaCommand::AllowDeletion => {
+        MetaCommand::AllowDeletion { force } => {
             let store = context.connect().await?;
-            store.allow_deletion().await?;
+            store.allow_deletion(force).await?;
             store.close().await;
             Ok(())
         }

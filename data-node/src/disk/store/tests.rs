@@ -463,3 +463,79 @@ async fn a_kill_at_any_operation_of_compaction_leaves_index_and_segments_in_step
         assert_eq!(wanted, recount, "kill at {at}");
     }
 }
+
+fn shard_header(content: &[u8], shard: &[u8], slot: u8, row_version: u64) -> PieceHeader {
+    let digest = *blake3::hash(shard).as_bytes();
+    let shard = wmall_proto::chunk::Shard { digest, chunk_length: content.len() as u32 };
+    PieceHeader { slot, row_version, shard: Some(shard), ..header(content, 5) }
+}
+
+async fn put_shard(disk: &DiskStore, header: PieceHeader, shard: &[u8]) -> Result<SignedReceipt, RpcError> {
+    disk.put(header, vec![Bytes::copy_from_slice(shard)], crc32c::crc32c(shard)).await
+}
+
+/// A disk that had one slot of a row, lost it, and got another; the first piece is still in its journal, and the second was
+/// moved by compaction.
+#[tokio::test]
+async fn a_shard_that_compaction_moved_is_what_a_rebuild_finds_whatever_was_before() {
+    let disk = SimDisk::new();
+    let store = simulated(&disk, Arc::default()).unwrap();
+    let content = bytes(1);
+    let (first, second) = (vec![2u8; 451], vec![3u8; 451]);
+    let (old, new) = (shard_header(&content, &first, 0, 3), shard_header(&content, &second, 4, 9));
+    put_shard(&store, old, &first).await.unwrap();
+    let receipt = put_shard(&store, new, &second).await.unwrap().receipt;
+    assert_eq!((receipt.slot, receipt.digest), (4, *blake3::hash(&second).as_bytes()));
+    assert_eq!(receipt.length as usize, content.len(), "a receipt signs the length of the chunk");
+    let late = put_shard(&store, shard_header(&content, &first, 0, 4), &first).await;
+    assert_eq!(late.unwrap_err().code, ErrorCode::StaleRow);
+    store.follow(vec![committed(&content, 5)], Some((5, 0)));
+    settle(&store);
+    let copy = Record {
+        kind: super::super::piece::KIND_COPY,
+        meta: new.encode(),
+        payload: vec![Bytes::from(second.clone())],
+        payload_crc: None,
+    };
+    let to = store.journal.append_and_wait(vec![copy]).unwrap()[0];
+    drop(store);
+    let store = simulated(&disk.killed(), Arc::default()).unwrap();
+    let located = store.locate(&key(&content)).unwrap().unwrap();
+    assert_eq!((located.slot, located.position, located.shard), (4, to, new.shard));
+    assert_eq!(store.check(&key(&content)).unwrap(), PieceCheck::Good);
+    assert_eq!(store.read(&located, 0, 451).unwrap(), second);
+    assert!(store.stamp(new).await.unwrap().is_some());
+    assert!(store.stamp(PieceHeader { shard: old.shard, ..new }).await.unwrap().is_none(), "another shard");
+}
+
+/// A slot has moved away: its pieces go, but for what an upload may still commit; those of other groups stay.
+#[tokio::test]
+async fn a_released_group_goes_and_what_uploads_claim_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    Superblock::format(folder.path()).unwrap();
+    let disk = open(folder.path());
+    let all: Vec<Vec<u8>> = (0..40u8).map(|i| vec![i; 300]).collect();
+    for content in &all {
+        put(&disk, content).await;
+    }
+    disk.follow(all.iter().map(|c| committed(c, 1)).collect(), Some((5, 0)));
+    let claimed = all.iter().find(|c| key(c).chunk.0[0] < 128).unwrap();
+    disk.stamp(header(claimed, 30)).await.unwrap().unwrap();
+    let pg = wmall_proto::PgId(0);
+    let released = |disk| FeedItem::Released { pool: PoolId(1), pg, pg_bits: 1, disk };
+    disk.follow(vec![released(DiskId(77))], Some((6, 0)));
+    settle(&disk);
+    assert_eq!(disk.usage().pieces, 40, "that was another disk");
+    // Committed and released in one stretch of the feed, as a disk that was off hears it.
+    let young = vec![200u8; 300];
+    try_put(&disk, &young, 2).await.unwrap();
+    disk.follow(vec![committed(&young, 2), released(DiskId(4))], Some((7, 0)));
+    settle(&disk);
+    for content in all.iter().chain([&young]) {
+        let there = disk.locate(&key(content)).unwrap();
+        let goes = key(content).chunk.0[0] < 128 && content != claimed;
+        assert_eq!(there.is_none(), goes, "{:?}", key(content));
+    }
+    let held = disk.reader.held(&key(claimed)).unwrap().unwrap();
+    assert_eq!((held.located.state, held.claims), (PieceState::Staged, vec![upload(30)]));
+}
