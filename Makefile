@@ -15,6 +15,7 @@ DATA    ?=
 # How long the long tests go on.
 ROUNDS  ?= 200
 CUTS    ?= 2000
+HISTORIES ?= 500000
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +58,7 @@ bench: tools ## How fast, against references in the same run; docs/benchmarks.md
 	WMALL_BIN=$(RELEASE) $(CARGO) run --release -p wmall-benches -- $(BENCH)
 
 soak: tools ## The long versions of the tests; docs/soak.md keeps the figures
+	WMALL_HISTORIES=$(HISTORIES) $(CARGO) test $(PROFILE) -p wmall-metadata-node --lib histories
 	$(CARGO) build $(PROFILE) -p wmall-cli
 	WMALL_BIN=$(BIN) WMALL_ROUNDS=$(ROUNDS) \
 	  $(CARGO) test $(PROFILE) -p wmall-tests --test soak -- --ignored --nocapture

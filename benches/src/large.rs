@@ -8,6 +8,7 @@ use anyhow::Result;
 use tokio::io::{AsyncRead, ReadBuf};
 use wmall_client::{PutOptions, Source};
 use wmall_devnet::Devnet;
+use wmall_proto::Scheme;
 use wmall_proto::rpc::Ack;
 
 use crate::{RUNS, median};
@@ -52,10 +53,15 @@ impl AsyncRead for Generated {
     }
 }
 
-/// Bytes per second of a put that waits for every copy, median of the runs.
-pub(crate) async fn put_rate(devnet: &Devnet) -> Result<f64> {
+/// Bytes per second of a put that waits for every piece, median of the runs; in the first pool, if no scheme is asked for.
+pub(crate) async fn put_rate(devnet: &Devnet, scheme: Option<Scheme>) -> Result<f64> {
     let store = devnet.connect().await?;
-    let options = PutOptions { ack: Ack::All, ..PutOptions::default() };
+    let pool = if scheme.is_none() {
+        store.topology().pools.values().next().map(|t| t.pool.name.clone())
+    } else {
+        None
+    };
+    let options = PutOptions { ack: Ack::All, scheme, pool, ..PutOptions::default() };
     let mut rates = Vec::new();
     for run in 0..RUNS {
         let started = Instant::now();

@@ -9,6 +9,7 @@ mod large;
 mod memory;
 mod million;
 mod network;
+mod planner;
 mod records;
 mod report;
 mod small;
@@ -37,12 +38,27 @@ fn main() -> Result<()> {
     if only.as_deref() == Some("records") {
         options.max_bytes = records::DISK_BYTES;
     }
+    if only.as_deref() == Some("striped") {
+        options.data = 6;
+    }
     let binary = PathBuf::from(binary);
+    if wanted("planner") {
+        let planner::Planner { plan, moves, grades } = planner::run()?;
+        let what = format!("plan of {moves} moves, 100 nodes, 65,536 groups, a zone lost");
+        report.at_most(&what, plan.as_secs_f64(), 1.0, "s");
+        report.at_most("grades after the loss of a node, likewise", grades.as_secs_f64() * 1e3, 50.0, "ms");
+        let (cut, code) = planner::encode()?;
+        report.ratio("cut a chunk at 4+2, one core", cut, "the code alone", code, 0.9);
+        if only.as_deref() == Some("planner") {
+            report.print();
+            return Ok(());
+        }
+    }
     let mut devnet = runtime.block_on(Devnet::up(&folder.path().join("net"), &binary, &options))?;
     let measured = (|| {
         if wanted("put") {
             let reference = disk::write_rate(folder.path())?;
-            let put = runtime.block_on(large::put_rate(&devnet))?;
+            let put = runtime.block_on(large::put_rate(&devnet, None))?;
             report.ratio("put 1 GiB --ack all", put, "raw disk, a third of 3 GiB", reference / 3.0, 0.7);
         }
         if wanted("get") {
@@ -67,6 +83,19 @@ fn main() -> Result<()> {
             report.at_most("memory of a client, 1 GiB in and out", mib(client), 128.0, "MiB");
             report.at_most("memory of a data node, all of the above", mib(data), 256.0, "MiB");
             report.at_most("memory of a metadata node, likewise", mib(metadata), 256.0, "MiB");
+        }
+        // On six nodes, so only by its name.
+        if only.as_deref() == Some("striped") {
+            let scheme: wmall_proto::Scheme = "rs:4+2".parse()?;
+            let copies = runtime.block_on(large::put_rate(&devnet, None))?;
+            runtime.block_on(async {
+                let store = devnet.connect().await?;
+                store.create_pool("rs-4-2".parse()?, scheme, 10).await?;
+                store.close().await;
+                anyhow::Ok(())
+            })?;
+            let shards = runtime.block_on(large::put_rate(&devnet, Some(scheme)))?;
+            report.ratio("put 1 GiB with rs:4+2 --ack all", shards, "with 3x", copies, 1.0);
         }
         // These take a quarter of an hour each, so only by their names.
         if only.as_deref() == Some("records") {
