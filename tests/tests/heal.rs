@@ -62,7 +62,8 @@ fn a_node_that_is_gone_for_good_is_replaced_and_then_another_one() {
     cluster.assert_content(&cid, &late);
     // One of the dead comes back: it is given its share, and what it held before is no part of anything.
     cluster.devnet("start", "data-2", &[]);
-    cluster.wait_status("it is used again", LONG, |s| slots(s, "data-2") > 400 && all_stable(s));
+    // Its share of five is 614 slots; balancing ends within a twentieth of that.
+    cluster.wait_status("it is used again", LONG, |s| slots(s, "data-2") >= 580 && all_stable(s));
     assert_deep(&cluster, &files);
 }
 

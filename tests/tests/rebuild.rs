@@ -10,7 +10,7 @@ use wmall_transport::{Endpoint, Identity, Target};
 
 /// Whether a data node's only disk has nothing but pieces that it knows to be committed.
 fn knows_of_all_commits(cluster: &Cluster, node: &str) -> bool {
-    let identity = Identity::load(&cluster.folder().join("identities/client")).unwrap();
+    let identity = Identity::load(&cluster.folder().join("identities/admin")).unwrap();
     let address = cluster.address(node).parse().unwrap();
     let target = Target { role: Role::Data, node: NodeName::new(node).unwrap(), address };
     let runtime = tokio::runtime::Runtime::new().unwrap();
