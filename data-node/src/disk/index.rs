@@ -5,19 +5,23 @@
 //! What holds a piece: the commit of its chunk (`live`), and the claims of uploads that may still commit.
 //! A piece that nothing holds is trash: invisible, waiting for its tombstone to be durable.
 
+mod held;
 mod layout;
+mod reader;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use wmall_journal::{Journal, Position};
-use wmall_proto::chunk::Shard;
+use wmall_journal::Position;
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::{ChunkId, PoolId, UploadId};
 use wmall_runtime::view::{Buffered, Changes, SledStore, Store, StoreError};
 
-use super::piece::{Entry, PieceHeader, header_length};
+use super::piece::{Entry, PieceHeader};
+pub(crate) use held::{Held, Located, PieceState};
+pub(crate) use reader::IndexReader;
+
 use layout::{
     COUNTS_KEY, FEED_KEY, FENCE_KEY, LOSS_KEY, PIECES, POSITION_KEY, SEGMENTS, STAGED, TRASH, decode_held,
     decode_pair, encode_held, encode_pair, kind_key, parse_key, piece_key, segment_key,
@@ -26,74 +30,12 @@ use layout::{
 /// Claims that a piece may have: more uploads of the same bytes at once are told to wait.
 pub(crate) const MAX_CLAIMS: usize = 32;
 
-/// What a piece is to its disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PieceState {
-    /// Received, not known to be committed.
-    Staged,
-    /// Committed.
-    Live,
-    /// Nothing holds it; its tombstone is on its way.
-    Trash,
-}
-
-/// Where a piece is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Located {
-    pub(crate) position: Position,
-    pub(crate) length: u32,
-    pub(crate) slot: u8,
-    /// None for a copy.
-    pub(crate) shard: Option<Shard>,
-    /// Version of the row that a shard was put by; 0 for a copy, which fits every slot.
-    pub(crate) row_version: u64,
-    pub(crate) state: PieceState,
-}
-
-impl Located {
-    /// Whether a piece that comes now is of another slot, by a row of before: a write that was under way for long while
-    /// the slot moved.
-    fn is_later_than(&self, header: &PieceHeader) -> bool {
-        self.shard.is_some() && self.slot != header.slot && self.row_version > header.row_version
-    }
-
-    /// Whether it is the very piece, of a chunk of the same length.
-    pub(crate) fn is_what(&self, header: &PieceHeader) -> bool {
-        self.digest(&header.key()) == header.digest() && self.shard == header.shard
-    }
-
-    /// Where its bytes begin in its segment.
-    pub(crate) fn payload_offset(&self) -> u64 {
-        Journal::payload_offset(self.position, header_length(self.shard.as_ref()))
-    }
-
-    /// What its bytes hash to.
-    pub(crate) fn digest(&self, key: &PoolChunk) -> [u8; 32] {
-        self.shard.map_or(key.chunk.0, |s| s.digest)
-    }
-
-    pub(crate) fn record_bytes(&self) -> u64 {
-        Journal::record_bytes(header_length(self.shard.as_ref()), self.length as usize)
-    }
-}
-
-/// A piece with the uploads that may still commit it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub(crate) located: Located,
-    pub(crate) claims: Vec<UploadId>,
-}
-
 /// Exact counts, kept as pieces come and go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) pieces: u64,
     pub(crate) bytes: u64,
 }
-
-/// Looks things up; clones share the view, and no lock is between them and the writer.
-#[derive(Clone)]
-pub(crate) struct IndexReader(Arc<dyn Store>);
 
 /// The writer's side. One thread has it.
 pub(crate) struct Index {
@@ -112,83 +54,6 @@ pub(crate) struct Index {
 /// Changes that become visible together.
 #[derive(Default)]
 pub(crate) struct IndexBatch(Changes);
-
-impl IndexReader {
-    pub(crate) fn held(&self, key: &PoolChunk) -> Result<Option<Held>, StoreError> {
-        let Some(bytes) = self.0.get(&piece_key(key))? else { return Ok(None) };
-        decode_held(&bytes).map(Some).ok_or_else(|| StoreError("an index entry is damaged".into()))
-    }
-
-    /// A piece that is not trash.
-    pub(crate) fn get(&self, key: &PoolChunk) -> Result<Option<Located>, StoreError> {
-        Ok(self.held(key)?.map(|h| h.located).filter(|l| l.state != PieceState::Trash))
-    }
-
-    fn keys(&self, kind: u8, after: Option<&PoolChunk>, limit: usize) -> Result<Vec<PoolChunk>, StoreError> {
-        let after = after.map(|a| kind_key(kind, a));
-        let pairs = self.0.scan(&[kind], after.as_deref(), limit)?;
-        Ok(pairs.iter().filter_map(|(key, _)| parse_key(key)).collect())
-    }
-
-    /// The staged pieces behind this one, at most `limit`.
-    pub(crate) fn staged(
-        &self,
-        after: Option<&PoolChunk>,
-        limit: usize,
-    ) -> Result<Vec<PoolChunk>, StoreError> {
-        self.keys(STAGED, after, limit)
-    }
-
-    /// All pieces behind this one, at most `limit`.
-    pub(crate) fn pieces(
-        &self,
-        after: Option<&PoolChunk>,
-        limit: usize,
-    ) -> Result<Vec<PoolChunk>, StoreError> {
-        self.keys(PIECES, after, limit)
-    }
-
-    /// The pieces of a pool from one chunk id to another, both inclusive, behind this one, at most `limit`.
-    pub(crate) fn pieces_between(
-        &self,
-        pool: PoolId,
-        (low, high): (ChunkId, ChunkId),
-        after: Option<&PoolChunk>,
-        limit: usize,
-    ) -> Result<Vec<PoolChunk>, StoreError> {
-        // The greatest key below the lowest: one byte shorter, and so before all that begin like it.
-        let mut first = piece_key(&PoolChunk { pool, chunk: low });
-        first.pop();
-        let after = after.map_or(first, piece_key);
-        let pairs = self.0.scan(&[PIECES], Some(&after), limit)?;
-        let keys = pairs.iter().filter_map(|(key, _)| parse_key(key));
-        Ok(keys.take_while(|key| key.pool == pool && key.chunk <= high).collect())
-    }
-
-    /// Pieces whose tombstones are missing, because the process ended before they were written.
-    pub(crate) fn trash(&self, limit: usize) -> Result<Vec<PoolChunk>, StoreError> {
-        self.keys(TRASH, None, limit)
-    }
-
-    /// How far the feed has been read, and in which life of the metadata; none if it never was.
-    pub(crate) fn feed(&self) -> Result<Option<(u64, u64)>, StoreError> {
-        Ok(self.0.get(FEED_KEY)?.and_then(|b| decode_pair(&b)))
-    }
-
-    pub(crate) fn flush(&self) {
-        self.0.flush();
-    }
-
-    /// The view has failed: the next start builds it anew.
-    pub(crate) fn distrust(&self) {
-        self.0.distrust();
-    }
-
-    /// Whether something was lost that can't be named.
-    pub(crate) fn lost(&self) -> Result<bool, StoreError> {
-        Ok(self.0.get(LOSS_KEY)?.is_some())
-    }
-}
 
 impl Index {
     /// Opens the index and says from where the journal must be replayed into it.

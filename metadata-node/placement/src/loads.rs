@@ -97,18 +97,36 @@ impl Loads {
         load(a, b).cmp(&load(b, a)).then_with(|| tie(a).cmp(&tie(b)))
     }
 
+    /// Whether any disk is off by more than is allowed, in any pool: else there is nothing to balance.
+    pub(crate) fn is_uneven<'a>(&self, disks: impl Iterator<Item = &'a DiskFact>) -> bool {
+        let pools: Vec<PoolId> = self.pools.keys().copied().collect();
+        let mut disks = disks.filter(|f| f.state != DiskState::Down);
+        disks.any(|f| pools.iter().any(|&pool| self.excess(pool, f).abs() > self.allowed(pool, f)))
+    }
+
+    /// How many slots of the pool a disk should have, in parts of one slot: as many parts as there is weight, so that
+    /// nothing is rounded.
+    fn share(&self, pool: PoolId, disk: &DiskFact) -> i128 {
+        let counts = disk.state != DiskState::Down && !disk.draining;
+        let total = i128::from(self.pools.get(&pool).copied().unwrap_or(0));
+        if counts { total * i128::from(disk.candidate.weight) } else { 0 }
+    }
+
+    /// What a disk has above that.
+    fn excess(&self, pool: PoolId, disk: &DiskFact) -> i128 {
+        let weight = i128::from(self.weight.max(1));
+        i128::from(self.slots(pool, disk.candidate.disk)) * weight - self.share(pool, disk)
+    }
+
+    fn allowed(&self, pool: PoolId, disk: &DiskFact) -> i128 {
+        (self.share(pool, disk) / i128::from(TOLERANCE)).max(i128::from(self.weight.max(1)))
+    }
+
     /// Whether moving a slot of the pool brings both disks nearer to their shares, and one of them was off by more than
     /// is allowed.
     pub(crate) fn evens_out(&self, pool: PoolId, from: &DiskFact, to: &DiskFact) -> bool {
-        // In units of 1/weight, so that nothing is rounded.
-        let total = i128::from(self.pools.get(&pool).copied().unwrap_or(0));
-        let weight = i128::from(self.weight.max(1));
-        let share = |f: &DiskFact| {
-            let counts = f.state != DiskState::Down && !f.draining;
-            if counts { total * i128::from(f.candidate.weight) } else { 0 }
-        };
-        let excess = |f: &DiskFact| i128::from(self.slots(pool, f.candidate.disk)) * weight - share(f);
-        let allowed = |f: &DiskFact| (share(f) / i128::from(TOLERANCE)).max(weight);
-        excess(from) - excess(to) > weight && (excess(from) > allowed(from) || -excess(to) > allowed(to))
+        let (above, below) = (self.excess(pool, from), self.excess(pool, to));
+        let off = above > self.allowed(pool, from) || -below > self.allowed(pool, to);
+        above - below > i128::from(self.weight.max(1)) && off
     }
 }

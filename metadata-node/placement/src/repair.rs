@@ -362,6 +362,9 @@ impl<'a> Planner<'a> {
     /// Moves slots of whole groups from disks above their share to disks below theirs, as long as that evens out.
     fn balance(&mut self, moves: &mut Vec<PlannedMove>) {
         let snapshot = self.snapshot;
+        if !self.loads.is_uneven(snapshot.disks.values()) {
+            return;
+        }
         let rule_zones = snapshot.zones;
         for group in &snapshot.groups {
             if group.moves() || group.live() < group.slots.len() {

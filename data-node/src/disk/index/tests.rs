@@ -1,6 +1,8 @@
 use wmall_proto::{ChunkId, PoolId};
 
+use super::super::piece::header_length;
 use super::*;
+use wmall_journal::Journal;
 
 fn key(n: u8) -> PoolChunk {
     PoolChunk { pool: PoolId(1), chunk: ChunkId([n; 32]) }
