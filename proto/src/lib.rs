@@ -16,6 +16,7 @@ pub mod event;
 pub mod feed;
 pub mod file;
 pub mod grade;
+pub mod health;
 pub mod identity;
 pub mod ids;
 pub mod join;

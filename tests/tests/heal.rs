@@ -56,6 +56,10 @@ fn a_node_that_is_gone_for_good_is_replaced_and_then_another_one() {
         cluster.wait_status("nothing is on the dead node", LONG, |s| slots(s, gone) == 0 && all_stable(s));
         assert_deep(&cluster, &files);
     }
+    let events = cluster.run(&["events"]);
+    for told in ["disk_down", "slots_move", "their disks do not answer", "moves_arrived"] {
+        assert!(events.contains(told), "no {told} in {events}");
+    }
     // Four nodes hold all of it now, and a put goes on.
     let late = bytes(77, 3 << 20);
     let cid = cluster.put(&cluster.write("late", &late), &["--ack", "all"]);
@@ -73,8 +77,13 @@ fn a_node_that_is_back_within_the_grace_moves_nothing() {
     put_files(&cluster, &[]);
     let before = cluster.json(&["status"]);
     let shares = |s: &Value| -> Vec<u64> { (1..=5).map(|i| slots(s, &format!("data-{i}"))).collect() };
+    assert_eq!(cluster.json(&["health"]).as_array().unwrap().len(), 0);
     cluster.devnet("kill", "data-3", &[]);
     cluster.wait_status("it is missed", LONG, |s| node(s, "data-3")["state"] == "suspect");
+    let findings = cluster.json_any(&["health"]);
+    let codes: Vec<&str> = findings.as_array().unwrap().iter().map(|f| f["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["CHUNKS_DEGRADED", "NODES_DOWN"], "{findings}");
+    cluster.fails(&["health"]).expect(3, "health_warning");
     cluster.devnet("start", "data-3", &[]);
     cluster.wait_status("everything is stable", LONG, all_stable);
     assert_eq!(shares(&cluster.json(&["status"])), shares(&before));

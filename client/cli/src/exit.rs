@@ -1,6 +1,6 @@
 //! Failures as the user sees them: a stable code, why, and what to try; and the exit codes.
 //!
-//! 0 ok, 1 failed, 2 usage, 5 unsafe and refused, 6 timed out while the work goes on, 69 unreachable, 77 denied, 78 bad config (the last three from sysexits.h).
+//! 0 ok, 1 failed, 2 usage, 3 health warning, 4 health error, 5 unsafe and refused, 6 timed out while the work goes on, 69 unreachable, 77 denied, 78 bad config (the last three from sysexits.h).
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -13,6 +13,8 @@ use wmall_transport::JoinError;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
+const WARNINGS: u8 = 3;
+const ERRORS: u8 = 4;
 const UNSAFE: u8 = 5;
 const GOES_ON: u8 = 6;
 const UNREACHABLE: u8 = 69;
@@ -46,6 +48,12 @@ impl Failure {
     /// The command line does not make sense.
     pub(crate) fn usage(why: impl Display) -> Self {
         Self::new("usage", why.to_string(), USAGE)
+    }
+
+    /// Something needs attention.
+    pub(crate) fn unhealthy(errors: bool, findings: usize) -> Self {
+        let (code, exit) = if errors { ("health_error", ERRORS) } else { ("health_warning", WARNINGS) };
+        Self::new(code, format!("{findings} findings need attention"), exit)
     }
 
     /// What was waited for is still under way.

@@ -107,6 +107,8 @@ pub(crate) enum Command {
     },
     /// Is the cluster safe?
     Status,
+    /// What needs attention, with codes: exit code 3 for warnings, 4 for errors.
+    Health,
     /// How full is it, and would it hold without its largest node?
     Capacity,
     /// What the cluster did by itself, and why.

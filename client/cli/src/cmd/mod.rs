@@ -5,6 +5,7 @@ mod data;
 mod devnet;
 mod drain;
 mod events;
+mod health;
 mod identity;
 mod join;
 mod meta;
@@ -88,6 +89,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::File(command) => show::file(&context, command).await,
         Command::Chunk(command) => show::chunk(&context, command).await,
         Command::Status => show::status(&context).await,
+        Command::Health => health::run(&context).await,
         Command::Events(args) => events::events(&context, &args).await,
         Command::Capacity => capacity::capacity(&context).await,
         Command::Node(command) => show::node(&context, command).await,
