@@ -28,7 +28,7 @@ fn wrong_names_and_numbers() {
     cluster.fails(&["put", &cluster.path("missing")]).expect(1, "local");
     cluster.fails(&["put", &file, "--pool", "none"]).expect(1, "not_found");
     cluster.fails(&["pool", "create", "wide", "--scheme", "4x"]).expect(1, "too_few_nodes");
-    cluster.fails(&["pool", "create", "rs", "--scheme", "rs:2+1"]).expect(1, "unsupported");
+    cluster.fails(&["pool", "create", "rs", "--scheme", "rs:5+3"]).expect(1, "too_few_nodes");
     assert_eq!(cluster.fails(&["pool", "create", "odd", "--scheme", "2x", "--pgs", "1000"]).exit, 2);
     cluster.run(&["pool", "create", "large", "--scheme", "3x", "--pgs", "65536"]);
     cluster
