@@ -42,11 +42,11 @@ const TRIES: usize = 5;
 /// Chunks whose receipts are verified before others get their turn.
 const VERIFY_AT_ONCE: usize = 16;
 /// Bytes that the rows of all pools may take in a message, with room to spare for disks and nodes.
-const MAX_MAP_BYTES: usize = wmall_proto::codec::MAX_MESSAGE / 4 * 3;
+const MAX_MAP_BYTES: usize = wmall_proto::codec::MAX_MESSAGE / 8 * 7;
 /// What a row takes of that: its size in memory counts against the codec's limit while it is decoded, and
-/// its encoding (32 bytes, and 14 a slot when all are dirty) afterwards. Few slots move at once.
+/// its encoding (32 bytes, and 21 a slot when all are dirty, as after a restore) afterwards. Few slots move at once.
 fn row_bytes(scheme: Scheme) -> usize {
-    size_of::<wmall_proto::PgRow>().max(32 + 14 * scheme.width())
+    size_of::<wmall_proto::PgRow>().max(32 + 21 * scheme.width())
 }
 /// How far ahead a client's clock may be: an upload from the future would not be fenced when it should.
 const CLOCK_SKEW_MS: u64 = 3_600_000;
