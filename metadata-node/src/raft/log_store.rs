@@ -34,7 +34,7 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 /// Bytes of appends that may wait.
 const QUEUE_BYTES: usize = 256 << 20;
 /// Bytes of recent entries that are kept in memory for replication and applying.
-const CACHE_BYTES: usize = 32 << 20;
+const CACHE_BYTES: usize = 16 << 20;
 
 /// Bytes of entries that one message to a follower carries, unless a single entry has more.
 const MESSAGE_BYTES: usize = 1 << 20;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::{Changes, Pair, SledStore, Store, StoreError};
 
 /// Bytes of changes that may wait in memory.
-const MAX_BYTES: usize = 8 << 20;
+const MAX_BYTES: usize = 4 << 20;
 /// Bytes of changes that are written out at once, without waiting for the next round.
 const ENOUGH: usize = 1 << 20;
 /// Between rounds.
