@@ -2,6 +2,7 @@
 //! applying a command uses neither.
 
 use bincode::{Decode, Encode};
+use wmall_placement::{PlannedMove, Reason};
 use wmall_proto::capacity::CapacityLevel;
 use wmall_proto::chunk::{ChunkCommit, PieceDigest};
 use wmall_proto::identity::{Actor, TokenId, TokenRecord, User};
@@ -99,43 +100,13 @@ pub struct SlotMove {
     /// Version of the row that it was planned for.
     pub row_version: u64,
     /// Why.
-    pub reason: MoveReason,
+    pub reason: Reason,
 }
 
-/// Why a slot moves, for the event log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
-pub enum MoveReason {
-    /// Its disk does not answer.
-    Lost,
-    /// Its row breaks the zone rule.
-    ZoneRule,
-    /// Its disk is to be emptied.
-    Drain,
-    /// Its disk has more than its share.
-    Balance,
-}
-
-impl From<wmall_placement::Reason> for MoveReason {
-    fn from(reason: wmall_placement::Reason) -> Self {
-        use wmall_placement::Reason;
-        match reason {
-            Reason::Lost => Self::Lost,
-            Reason::ZoneRule => Self::ZoneRule,
-            Reason::Drain => Self::Drain,
-            Reason::Balance => Self::Balance,
-        }
-    }
-}
-
-impl MoveReason {
-    /// The word of the event log.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Lost => "lost",
-            Self::ZoneRule => "zone_rule",
-            Self::Drain => "drain",
-            Self::Balance => "balance",
-        }
+impl From<&PlannedMove> for SlotMove {
+    fn from(planned: &PlannedMove) -> Self {
+        let &PlannedMove { group, slot, to, row_version, reason, .. } = planned;
+        Self { group, slot, to, row_version, reason }
     }
 }
 

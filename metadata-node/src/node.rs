@@ -36,10 +36,10 @@ use crate::view::{self, ViewError};
 /// Raft's heartbeat and election timeouts, in milliseconds. Generous: two cores may have to share ten
 /// processes, and an fsync may take a while.
 const HEARTBEAT_MS: u64 = 300;
-/// Disks that are found down within this part of the grace vanished together.
-const TOGETHER: u64 = 10;
 const ELECTION_MIN_MS: u64 = 1_200;
 const ELECTION_MAX_MS: u64 = 2_400;
+/// Disks that are found down within this part of the grace vanished together.
+const TOGETHER: u64 = 10;
 /// Log entries kept below a snapshot, for members that lag a little.
 const LOG_TAIL: u64 = 2_000;
 /// Bytes of a snapshot in one message.

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bincode::{Decode, Encode};
 use wmall_proto::DiskId;
 use wmall_proto::chunk::PieceState;
 use wmall_proto::pg::PgKey;
@@ -125,7 +126,7 @@ pub struct Budget {
 }
 
 /// Why a slot moves. The order is that of urgency among groups of one margin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Reason {
     /// Its disk does not answer.
     Lost,
@@ -138,9 +139,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All, in that order.
-    pub const ALL: [Self; 4] = [Self::Lost, Self::ZoneRule, Self::Drain, Self::Balance];
-
     /// The word for events and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -203,7 +201,7 @@ pub fn plan_repairs(snapshot: &Snapshot, policy: &Policy, budget: &Budget) -> Re
     let mut planner = Planner { snapshot, policy, budget, hasty, loads: Loads::of(snapshot) };
     let mut wants: Vec<Want<'_>> = snapshot.groups.iter().flat_map(|g| planner.wants(g)).collect();
     wants.sort_by_key(|w| (w.rank, w.group.key, w.slot));
-    // One slot of a row at a time, unless it is lost: a row that changes twice at once has two versions to plan for.
+    // One slot of a row at a time, even if several are lost: a row that changes twice at once has two versions to plan for.
     let mut touched: BTreeSet<PgKey> = BTreeSet::new();
     for want in wants {
         let reason = want.rank.2;

@@ -119,14 +119,7 @@ impl Repairer {
         if plan.moves.is_empty() || !settled || self.state.counters().1.deletion_held {
             return Ok(());
         }
-        let moves: Vec<SlotMove> = plan
-            .moves
-            .iter()
-            .map(|m| {
-                let (group, slot, to, row_version) = (m.group, m.slot, m.to, m.row_version);
-                SlotMove { group, slot, to, row_version, reason: m.reason.into() }
-            })
-            .collect();
+        let moves: Vec<SlotMove> = plan.moves.iter().map(SlotMove::from).collect();
         tracing::info!(slots = moves.len(), reason = plan.moves[0].reason.as_str(), "slots move");
         proposer.propose(None, Command::MoveSlots(moves)).await.map(|_| ())
     }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use wmall_placement::Reason;
 use wmall_proto::DiskId;
 use wmall_proto::event::EventKind;
 use wmall_proto::feed::FeedItem;
@@ -16,13 +17,13 @@ use wmall_proto::topology::DiskInfo;
 
 use super::apply::{Context, Outcome, Refusal, groups_of};
 use super::keys;
-use crate::command::{MoveReason, SlotMove};
+use crate::command::SlotMove;
 
 impl Context<'_> {
     /// Gives slots to other disks. One whose row has changed since it was planned is passed over: the next plan sees
     /// the row as it is.
     pub(super) fn move_slots(&mut self, moves: &[SlotMove]) -> Outcome {
-        let mut moved: BTreeMap<MoveReason, u64> = BTreeMap::new();
+        let mut moved: BTreeMap<Reason, u64> = BTreeMap::new();
         for planned in moves {
             let row = self.row(planned.group);
             let Some(row) = row.filter(|row| row.version == planned.row_version) else { continue };

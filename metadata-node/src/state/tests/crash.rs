@@ -50,7 +50,7 @@ fn history() -> Vec<(LogId<u64>, bytes::Bytes)> {
                 slot: roll(3) as u8,
                 to: DiskId(1 + roll(4) as u32),
                 row_version: 1 + roll(5),
-                reason: crate::command::MoveReason::Lost,
+                reason: wmall_placement::Reason::Lost,
             }]),
             10 => Command::NoteDisks { down: vec![DiskId(1 + roll(4) as u32)], back: vec![DiskId(1)] },
             11 => Command::CloseTickets {

@@ -1,10 +1,11 @@
 //! Slots that move: what counts meanwhile, and when the source is let go.
 
+use wmall_placement::Reason;
 use wmall_proto::feed::FeedItem;
 use wmall_proto::pg::{PgKey, Source};
 
 use super::*;
-use crate::command::{MoveReason, SlotMove};
+use crate::command::SlotMove;
 
 const GROUP: PgKey = (POOL, PgId(0));
 
@@ -15,7 +16,7 @@ fn row(m: &Machine) -> wmall_proto::PgRow {
 /// Gives slot 0 to a disk.
 fn move_to(m: &mut Machine, to: u32) {
     let row_version = row(m).version;
-    let planned = SlotMove { group: GROUP, slot: 0, to: DiskId(to), row_version, reason: MoveReason::Lost };
+    let planned = SlotMove { group: GROUP, slot: 0, to: DiskId(to), row_version, reason: Reason::Lost };
     m.run(Command::MoveSlots(vec![planned])).unwrap();
 }
 
@@ -86,7 +87,7 @@ fn moves_are_judged_against_the_row_of_the_moment() {
         slot,
         to: DiskId(to),
         row_version,
-        reason: MoveReason::Drain,
+        reason: Reason::Drain,
     };
     let bad = [
         planned(0, 4, version + 1),

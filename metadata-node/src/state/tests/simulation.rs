@@ -339,14 +339,7 @@ impl Sim {
         let policy = Policy { together_ms: 0, override_halt: true };
         let plan = plan_repairs(&snapshot, &policy, &Budget { to_disk: 2, from_disk: 2 });
         let lost = plan.moves.iter().filter(|m| m.reason == Reason::Lost).count();
-        let moves: Vec<SlotMove> = plan
-            .moves
-            .iter()
-            .map(|m| {
-                let (group, slot, to, row_version) = (m.group, m.slot, m.to, m.row_version);
-                SlotMove { group, slot, to, row_version, reason: m.reason.into() }
-            })
-            .collect();
+        let moves: Vec<SlotMove> = plan.moves.iter().map(SlotMove::from).collect();
         self.moves += moves.len() as u64;
         if !moves.is_empty() {
             self.m.run(Command::MoveSlots(moves)).unwrap();
