@@ -1,4 +1,5 @@
-//! A million of everything: memory of the nodes, and how long a data node takes to serve after a stop and after a kill.
+//! A million files on three data nodes, so a million pieces on each: memory of the nodes, and how long a data node takes
+//! to serve after a stop, and after a kill in the middle of puts.
 //!
 //! `WMALL_MILLION=n` asks for another number.
 
