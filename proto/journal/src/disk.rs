@@ -34,8 +34,9 @@ pub trait DiskFile: Send + Sync {
         self.read_at(&mut buffer, offset)?;
         Ok(buffer)
     }
-    /// Lets go of copies of this range in memory, so that the next read is one of the disk.
-    fn forget_cached(&self, _offset: u64, _length: u64) {}
+    /// Lets go of copies of this range in memory, so that the next read is one of the disk. What was written and not
+    /// synced stays.
+    fn forget_cached(&self, offset: u64, length: u64);
     /// Makes the content durable.
     fn sync_data(&self) -> io::Result<()>;
     /// Makes content and size durable.

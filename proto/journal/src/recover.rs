@@ -4,8 +4,10 @@
 //! pieces can be had from elsewhere one by one. Passing over goes on at the next record that states its own
 //! position, so bytes of a payload are never taken for a record.
 //!
-//! What a killed process had written and not synced looks durable to whoever reads it now. So the end is
-//! synced, and the folder, before anything that was replayed is believed.
+//! What a killed process had written and not synced looks durable to whoever reads it now; and what a sync failed to
+//! write looks so too, to reads and to later syncs alike, since the kernel reports that once and counts the pages as
+//! clean from then on. So the last segment is synced, and what is kept of it in memory let go of, before it is read: what
+//! is replayed is what the disk has.
 
 use std::io;
 use std::sync::Arc;
@@ -108,11 +110,16 @@ pub(crate) fn recover(
     let mut tail = None;
     for (i, &number) in numbers.iter().enumerate() {
         let file = segments.disk().open(&segment_name(number))?;
+        let last = i + 1 == numbers.len();
+        if last {
+            // One that was sealed was synced as a whole before that.
+            file.sync_data()?;
+            file.forget_cached(0, file.size()?);
+        }
         let mut header = [0u8; SEGMENT_HEADER as usize];
         file.read_at(&mut header, 0)?;
         check_segment_header(&header, &options.identity, number)?;
         segments.add(number, file.clone());
-        let last = i + 1 == numbers.len();
         let from = options.replay_from.unwrap_or(Position { segment: 0, offset: 0 });
         let start = match from.segment.cmp(&number) {
             std::cmp::Ordering::Less => SEGMENT_HEADER,

@@ -27,7 +27,8 @@ pub enum Crash {
 pub enum Fault {
     /// The power fails: this operation and all later ones fail.
     PowerCut,
-    /// This operation fails with an I/O error; later ones work again.
+    /// This operation fails with an I/O error; later ones work again. What a sync that fails so did not get written
+    /// counts as written from then on, as Linux has it: later syncs pass it over.
     IoError,
     /// This operation finds the disk full.
     Full,
@@ -244,13 +245,36 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
+    fn forget_cached(&self, offset: u64, length: u64) {
+        let mut world = lock(&self.world);
+        let file = &mut world.files[self.index];
+        let mut fresh = file.durable.clone();
+        fresh.resize(file.volatile.len(), 0);
+        // What is yet to be written stays in memory.
+        for (at, data) in &file.pending {
+            fresh[*at..at + data.len()].copy_from_slice(data);
+        }
+        let range = offset as usize..((offset + length) as usize).min(fresh.len());
+        file.volatile[range.clone()].copy_from_slice(&fresh[range]);
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut world = lock(&self.world);
-        world.operate()?;
+        let failing = world.fault == Some((world.operations + 1, Fault::IoError));
+        let outcome = world.operate();
         let file = &mut world.files[self.index];
-        file.durable = file.volatile.clone();
-        file.pending.clear();
-        Ok(())
+        file.durable.resize(file.volatile.len(), 0);
+        match outcome {
+            Ok(()) => {
+                for (at, data) in file.pending.drain(..) {
+                    file.durable[at..at + data.len()].copy_from_slice(&data);
+                }
+            }
+            // The pages are clean now, and were not written.
+            Err(_) if failing => file.pending.clear(),
+            Err(_) => {}
+        }
+        outcome
     }
 
     fn sync_all(&self) -> io::Result<()> {

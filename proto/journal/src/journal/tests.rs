@@ -197,6 +197,32 @@ fn a_power_cut_after_a_restart_takes_nothing_that_the_restart_has_seen() {
     }
 }
 
+/// A sync fails, the process is started again without a restart of the machine: what the kernel has in memory and never
+/// wrote must not be taken for durable, whatever a later sync says.
+#[test]
+fn what_a_failed_sync_did_not_write_is_not_believed_after_a_restart() {
+    let whole = SimDisk::new();
+    history(Arc::new(whole.clone()));
+    let mut lost = 0;
+    for at in 1..=whole.operations() + 8 {
+        let disk = SimDisk::new();
+        disk.fail_at(at, Fault::IoError);
+        let acknowledged = history(Arc::new(disk.clone()));
+        let after = disk.killed();
+        let (journal, seen) = reopen(Arc::new(after.clone())).unwrap_or_else(|e| panic!("error at {at}: {e}"));
+        assert!(seen.starts_with(&acknowledged), "error at {at}: {acknowledged:?} of {seen:?}");
+        lost += 48 - seen.len();
+        // It goes on, and then the power fails.
+        let next = seen.len() as u32;
+        journal.append_and_wait(vec![record(next, 8)]).unwrap();
+        drop(journal);
+        let (_, again) = reopen(Arc::new(after.crash(Crash::Drop, at))).unwrap();
+        let expected: Vec<u32> = seen.iter().copied().chain([next]).collect();
+        assert_eq!(again, expected, "error at {at}: believed and gone");
+    }
+    assert!(lost > 0, "no error was met");
+}
+
 /// An owner that can do without single records gets all the others, and is told.
 #[test]
 fn rot_can_be_passed_over_record_by_record() {
