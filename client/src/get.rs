@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use wmall_manifest::Manifest;
 use wmall_proto::file::{FilePage, FileRecord};
 use wmall_proto::rpc::{Query, QueryReply, ReadRequest, Request};
-use wmall_proto::{BucketName, ChunkId, ErrorCode, FileId, ObjectName, PoolId, RpcError};
+use wmall_proto::{BucketName, ChunkId, DiskId, ErrorCode, FileId, ObjectName, PoolId, RpcError};
 use wmall_transport::collect;
 
 use crate::error::ClientError;
@@ -315,11 +315,11 @@ impl Inner {
 
     /// Reads a piece from one slot and, if it is known what it hashes to, hashes it as it comes.
     pub(crate) async fn read_slot(&self, slot: &SlotTarget, wanted: Wanted) -> Result<Vec<Bytes>, RpcError> {
-        let started = Instant::now();
+        let mut timing = Timing { store: self, disk: slot.disk, bytes: wanted.length, started: Instant::now(), ended: None };
         let outcome = tokio::time::timeout(SLOT_TIMEOUT, self.read_whole(slot, &wanted)).await;
-        if matches!(outcome, Ok(Ok(_)) | Err(_)) {
-            self.map.note_read(&slot.target.node, wanted.length, started.elapsed());
-        }
+        // One that failed at once says nothing of how fast the disk is.
+        timing.ended = Some(matches!(outcome, Ok(Ok(_)) | Err(_)));
+        drop(timing);
         let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} is too slow", slot.target.node));
         let outcome = outcome.map_err(late).and_then(|o| o);
         if let Err(error) = &outcome {
@@ -361,6 +361,27 @@ impl Inner {
         tracing::warn!(node = %slot.target.node, %chunk, "wrong bytes; asking another node");
         let reason = format!("{} sent bytes that are not those of chunk {chunk}", slot.target.node);
         Err(RpcError::new(ErrorCode::HashMismatch, reason))
+    }
+}
+
+/// Times a read, also one that is dropped because another one was faster.
+struct Timing<'a> {
+    store: &'a Inner,
+    disk: DiskId,
+    bytes: u32,
+    started: Instant,
+    /// Whether its time counts; none as long as it has not ended.
+    ended: Option<bool>,
+}
+
+impl Drop for Timing<'_> {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        match self.ended {
+            Some(true) => self.store.map.note_read(self.disk, self.bytes, took),
+            Some(false) => {}
+            None => self.store.map.note_given_up(self.disk, self.bytes, took),
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! How long nodes take, so that a reader knows when to stop waiting for one.
 //!
-//! Two things are kept: the times of the last reads of all nodes together, whose 95th percentile says when a
-//! read is late; and a running mean for each node, by which slow ones are asked last. Times are by the
+//! Two things are kept: the times of the last reads of all disks together, whose 95th percentile says when a
+//! read is late; and a running mean for each disk, by which slow ones are asked last. A read that was beaten by its
+//! hedge counts with the time that it had taken by then. Nobody reads from a slow disk for long, so that verdict is good
+//! for [`RETRY`] only. Times are by the
 //! mebibyte for large chunks, so that sizes compare.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use wmall_proto::NodeName;
+use wmall_proto::DiskId;
 
 /// Reads that are remembered.
 const SAMPLES: usize = 256;
@@ -22,12 +24,22 @@ const SLOW: f64 = 4.0;
 /// How much a new time counts in a node's mean.
 const WEIGHT: f64 = 0.1;
 
-/// What is known of the nodes' times.
+/// After so long a slow disk is given another try.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// A disk's times.
+#[derive(Debug)]
+struct Disk {
+    mean: f64,
+    noted: Instant,
+}
+
+/// What is known of the disks' times.
 #[derive(Debug, Default)]
 pub(crate) struct Latency {
     recent: VecDeque<f64>,
-    // Bounded by the nodes of the map.
-    means: HashMap<NodeName, f64>,
+    // Bounded by the disks of the map.
+    disks: HashMap<DiskId, Disk>,
 }
 
 /// Seconds for each begun mebibyte.
@@ -37,16 +49,28 @@ fn scaled(time: Duration, bytes: u32) -> f64 {
 
 impl Latency {
     /// A read of so many bytes took so long.
-    pub(crate) fn note(&mut self, node: &NodeName, bytes: u32, took: Duration) {
+    pub(crate) fn note(&mut self, disk: DiskId, bytes: u32, took: Duration, now: Instant) {
         let seconds = scaled(took, bytes);
         if self.recent.len() >= SAMPLES {
             self.recent.pop_front();
         }
         self.recent.push_back(seconds);
-        match self.means.get_mut(node) {
-            Some(mean) => *mean += WEIGHT * (seconds - *mean),
-            None => drop(self.means.insert(node.clone(), seconds)),
+        self.weigh(disk, seconds, now);
+    }
+
+    /// A read was given up after so long, since another one was faster. How long it would have taken, nobody knows, so it
+    /// says nothing of what is usual; that the disk takes longer than that, it does say.
+    pub(crate) fn note_beaten(&mut self, disk: DiskId, bytes: u32, took: Duration, now: Instant) {
+        let seconds = scaled(took, bytes);
+        if self.disks.get(&disk).is_none_or(|d| d.mean < seconds) {
+            self.weigh(disk, seconds, now);
         }
+    }
+
+    fn weigh(&mut self, disk: DiskId, seconds: f64, now: Instant) {
+        let known = self.disks.entry(disk).or_insert(Disk { mean: seconds, noted: now });
+        known.mean += WEIGHT * (seconds - known.mean);
+        known.noted = now;
     }
 
     /// When a read of so many bytes is late: at the 95th percentile of what reads took.
@@ -61,16 +85,19 @@ impl Latency {
         Duration::from_secs_f64(seconds).clamp(EARLIEST, LATEST)
     }
 
-    /// Whether a node takes much longer than the others do.
-    pub(crate) fn is_slow(&self, node: &NodeName) -> bool {
-        let Some(own) = self.means.get(node) else { return false };
-        let mut others: Vec<f64> = self.means.iter().filter(|(n, _)| *n != node).map(|(_, &m)| m).collect();
+    /// Whether a disk takes much longer than the others do.
+    pub(crate) fn is_slow(&self, disk: DiskId, now: Instant) -> bool {
+        let Some(own) = self.disks.get(&disk) else { return false };
+        if now.saturating_duration_since(own.noted) > RETRY {
+            return false;
+        }
+        let mut others: Vec<f64> = self.disks.iter().filter(|(d, _)| **d != disk).map(|(_, d)| d.mean).collect();
         if others.is_empty() {
             return false;
         }
         others.sort_by(f64::total_cmp);
         let median = others[others.len() / 2].max(EARLIEST.as_secs_f64() / 10.0);
-        *own > SLOW * median
+        own.mean > SLOW * median
     }
 }
 
@@ -78,37 +105,53 @@ impl Latency {
 mod tests {
     use super::*;
 
-    fn node(n: usize) -> NodeName {
-        NodeName::new(format!("data-{n}")).unwrap()
-    }
-
     #[test]
     fn a_read_is_late_at_the_95th_percentile_within_bounds() {
-        let mut latency = Latency::default();
+        let (mut latency, now) = (Latency::default(), Instant::now());
         assert_eq!(latency.late_after(1000), LATEST, "nothing is known yet");
         for i in 0..100 {
-            latency.note(&node(i % 3), 1000, Duration::from_millis(20 + i as u64));
+            latency.note(DiskId(i % 3), 1000, Duration::from_millis(20 + u64::from(i)), now);
         }
         let late = latency.late_after(1000);
         assert!(Duration::from_millis(113) < late && late < Duration::from_millis(117), "{late:?}");
         assert_eq!(latency.late_after(16 << 20), LATEST);
-        (0..SAMPLES).for_each(|_| latency.note(&node(0), 1000, Duration::from_micros(50)));
+        (0..SAMPLES).for_each(|_| latency.note(DiskId(0), 1000, Duration::from_micros(50), now));
         assert_eq!(latency.late_after(1000), EARLIEST);
     }
 
-    #[test]
-    fn a_slow_node_is_seen_and_recovers() {
+    /// Disks 0 to 2 answer within 5 ms.
+    fn three_that_are_fast(now: Instant) -> Latency {
         let mut latency = Latency::default();
         for _ in 0..20 {
-            (0..3).for_each(|n| latency.note(&node(n), 1 << 20, Duration::from_millis(5)));
-            latency.note(&node(3), 1 << 20, Duration::from_millis(100));
+            (0..3).for_each(|n| latency.note(DiskId(n), 1 << 20, Duration::from_millis(5), now));
         }
-        assert_eq!(
-            (0..4).map(|n| latency.is_slow(&node(n))).collect::<Vec<_>>(),
-            [false, false, false, true]
-        );
-        (0..60).for_each(|_| latency.note(&node(3), 1 << 20, Duration::from_millis(5)));
-        assert!(!latency.is_slow(&node(3)));
-        assert!(!latency.is_slow(&node(9)), "nothing is known of it");
+        latency
+    }
+
+    #[test]
+    fn a_slow_disk_is_seen_and_recovers() {
+        let now = Instant::now();
+        let mut latency = three_that_are_fast(now);
+        (0..20).for_each(|_| latency.note(DiskId(3), 1 << 20, Duration::from_millis(100), now));
+        let slow = (0..4).map(|n| latency.is_slow(DiskId(n), now)).collect::<Vec<_>>();
+        assert_eq!(slow, [false, false, false, true]);
+        (0..60).for_each(|_| latency.note(DiskId(3), 1 << 20, Duration::from_millis(5), now));
+        assert!(!latency.is_slow(DiskId(3), now));
+        assert!(!latency.is_slow(DiskId(9), now), "nothing is known of it");
+    }
+
+    #[test]
+    fn a_disk_that_never_answers_is_seen_by_the_hedges_that_beat_it_and_tried_again_later() {
+        let now = Instant::now();
+        let mut latency = three_that_are_fast(now);
+        let usual = latency.late_after(1 << 20);
+        latency.note(DiskId(3), 1 << 20, Duration::from_millis(5), now);
+        (0..20).for_each(|_| latency.note_beaten(DiskId(3), 1 << 20, Duration::from_millis(60), now));
+        assert!(latency.is_slow(DiskId(3), now));
+        assert_eq!(latency.late_after(1 << 20), usual, "what is usual is what reads that ended took");
+        assert!(!latency.is_slow(DiskId(3), now + RETRY + Duration::from_secs(1)));
+        // One that was slow and is beaten early says nothing.
+        latency.note_beaten(DiskId(3), 1 << 20, Duration::from_millis(1), now);
+        assert!(latency.is_slow(DiskId(3), now));
     }
 }

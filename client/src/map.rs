@@ -57,9 +57,17 @@ impl Map {
         self.lock().avoided.insert(node.clone(), Instant::now() + AVOID);
     }
 
-    /// A read from this node took so long.
-    pub(crate) fn note_read(&self, node: &NodeName, bytes: u32, took: Duration) {
-        self.lock().latency.note(node, bytes, took);
+    /// A read from this disk took so long.
+    pub(crate) fn note_read(&self, disk: DiskId, bytes: u32, took: Duration) {
+        self.lock().latency.note(disk, bytes, took, Instant::now());
+    }
+
+    /// A read from this disk was given up after so long; one that was not late yet says nothing.
+    pub(crate) fn note_given_up(&self, disk: DiskId, bytes: u32, took: Duration) {
+        let mut known = self.lock();
+        if took >= known.latency.late_after(bytes) {
+            known.latency.note_beaten(disk, bytes, took, Instant::now());
+        }
     }
 
     /// When a read of so many bytes is late.
@@ -104,7 +112,7 @@ impl Known {
             let avoided = self.avoided.get(&node.name).is_some_and(|&until| until > now);
             let silent = avoided || self.suspects.contains(&node.name);
             let target = Target { role: Role::Data, node: node.name.clone(), address: node.address };
-            let slow = self.latency.is_slow(&node.name);
+            let slow = self.latency.is_slow(disk, now);
             Some(SlotTarget { slot, disk, target, silent, slow, moving })
         };
         let mut slots: Vec<SlotTarget> = places.filter_map(target).collect();

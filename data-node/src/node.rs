@@ -147,12 +147,16 @@ fn open_disks(config: &Config, cluster: ClusterId) -> Result<Vec<Arc<DiskStore>>
     }
 }
 
-/// Returns when a node has lost its last disk: nothing is left that it could do but mislead.
+/// Returns when a node has lost its last disk: nothing is left that it could do but mislead. It says so first, for a
+/// few heartbeats: what it holds is looked through after the restart, and does not count before.
 async fn all_disks_failed(disks: &[Arc<DiskStore>]) {
-    let mut look = tokio::time::interval(std::time::Duration::from_millis(200));
+    const LOOK: Duration = Duration::from_millis(200);
+    const LAST_WORDS: Duration = Duration::from_secs(4);
+    let mut look = tokio::time::interval(LOOK);
     loop {
         look.tick().await;
         if disks.iter().all(|disk| disk.usage().failed) {
+            tokio::time::sleep(LAST_WORDS).await;
             return;
         }
     }

@@ -281,6 +281,8 @@ pub enum Command {
     },
     /// A disk can't tell what it has lost: nothing of it is vouched for any more.
     MarkDirty(DiskId),
+    /// A disk failed: what it holds may well be there, and does not count before it has been looked through.
+    Distrust(DiskId),
     /// A disk's own pieces are missing or rotten.
     ReportBad {
         /// The disk.

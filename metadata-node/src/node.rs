@@ -15,6 +15,7 @@ use wmall_proto::rpc::CallKind;
 use wmall_proto::{Role, RpcError};
 use wmall_runtime::metrics::Metrics;
 use wmall_runtime::ops::{self, Ops, Readiness};
+use wmall_runtime::view::StoreError;
 use wmall_runtime::{FolderError, FolderLock, Shutdown};
 use wmall_transport::{
     AuthorityError, BindError, Endpoint, Identity, IdentityError, Issuer, JoinServer, RenewBy, Renewal,
@@ -76,6 +77,8 @@ pub enum RunError {
     Snapshots(#[from] std::io::Error),
     #[error("Raft stopped: {0}")]
     Raft(String),
+    #[error("{0}; start the node again to have the view built anew from its snapshot and log")]
+    ViewFailed(StoreError),
 }
 
 /// Runs a metadata node until the shutdown is requested or something it can't do without fails.
@@ -202,7 +205,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let outcome = tokio::select! {
         () = endpoint.serve(service) => Ok(()),
         () = shutdown.requested() => Ok(()),
-        why = raft_died(&raft) => Err(RunError::Raft(why)),
+        // First: a view that failed stops Raft too, and is the reason.
+        why = view_failed(&state) => Err(RunError::ViewFailed(why)),
+        why = raft_died(&raft) => match state.failed() {
+            Some(error) => Err(RunError::ViewFailed(error)),
+            None => Err(RunError::Raft(why)),
+        },
     };
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
     endpoint.close().await;
@@ -270,6 +278,17 @@ async fn watch_leadership(raft: Raft, liveness: Arc<Liveness>) {
         if metrics.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Returns when the view has failed: nothing of it is believed any more, and only a start builds it anew.
+async fn view_failed(state: &State) -> StoreError {
+    const LOOK: Duration = Duration::from_millis(500);
+    loop {
+        if let Some(error) = state.failed() {
+            return error;
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -13,12 +13,14 @@ const FILE: &str = "ballast";
 pub(super) struct Ballast {
     folder: PathBuf,
     bytes: u64,
+    /// With less than this free it is given up.
+    low: u64,
     there: Mutex<bool>,
 }
 
 impl Ballast {
-    pub(super) fn new(folder: PathBuf, bytes: u64) -> Self {
-        let ballast = Self { folder, bytes, there: Mutex::new(false) };
+    pub(super) fn new(folder: PathBuf, bytes: u64, low: u64) -> Self {
+        let ballast = Self { folder, bytes, low, there: Mutex::new(false) };
         ballast.restore();
         ballast
     }
@@ -33,12 +35,24 @@ impl Ballast {
         if *there {
             return;
         }
-        let Ok(stat) = statvfs(&self.folder) else { return };
-        if stat.f_bavail * stat.f_frsize < 2 * self.bytes {
+        if self.free().is_none_or(|free| free < 2 * self.bytes + 4 * self.low) {
             return;
         }
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.folder.join(FILE));
         *there = file.is_ok_and(|f| fallocate(&f, FallocateFlags::empty(), 0, self.bytes).is_ok());
+    }
+
+    fn free(&self) -> Option<u64> {
+        statvfs(&self.folder).ok().map(|stat| stat.f_bavail * stat.f_frsize)
+    }
+
+    /// Gives the room up if others have eaten what is kept free for the index. Whether nothing more should be taken in.
+    pub(super) fn relieve(&self) -> bool {
+        let low = self.free().is_some_and(|free| free < self.low);
+        if low {
+            self.drop_it();
+        }
+        low
     }
 
     /// Gives the room up. False if there was none to give.

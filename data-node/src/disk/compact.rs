@@ -84,6 +84,10 @@ impl Compactor {
         let mut looked = Instant::now();
         while let Err(mpsc::RecvTimeoutError::Timeout) = stop.recv_timeout(LOOK_EVERY) {
             self.given_up.retain(|(_, at)| at.elapsed() < GIVE_UP_FOR);
+            if self.ballast.relieve() {
+                looked = Instant::now();
+                self.books.set_full(true);
+            }
             if looked.elapsed() >= FULL_FOR {
                 looked = Instant::now();
                 self.books.set_full(false);

@@ -46,6 +46,8 @@ pub(super) enum Work {
     Known(Vec<PoolChunk>, PiecesKnown),
     /// A tombstone is durable.
     Buried(Tombstone),
+    /// These found no room, or too much was waiting before them.
+    Unburied(Vec<Tombstone>),
     /// A piece whose bytes are not what they should be: it goes, whatever holds it.
     Rotten(PoolChunk, Position),
     /// Compaction wants to move these; the answer says which are still there.
@@ -72,6 +74,8 @@ pub(super) struct Keeper {
     moving: HashMap<PoolChunk, bool>,
     batch: IndexBatch,
     burials: Vec<Tombstone>,
+    /// Tombstones that are tried again a little later.
+    unburied: Vec<Tombstone>,
 }
 
 /// Answers that are due once the batch is in.
@@ -97,8 +101,8 @@ impl Keeper {
         books: Arc<Books>,
         work: mpsc::Sender<Work>,
     ) -> Self {
-        let (moving, batch, burials) = (HashMap::new(), IndexBatch::default(), Vec::new());
-        Self { index, journal, books, work, moving, batch, burials }
+        let (moving, batch) = (HashMap::new(), IndexBatch::default());
+        Self { index, journal, books, work, moving, batch, burials: Vec::new(), unburied: Vec::new() }
     }
 
     /// Runs until it is told to stop.
@@ -116,9 +120,12 @@ impl Keeper {
             if stop {
                 return;
             }
+            // Something comes every second: the feed does.
             if flushed.elapsed() >= FLUSH_EVERY {
                 self.index.reader().flush();
                 flushed = Instant::now();
+                self.burials.append(&mut self.unburied);
+                self.bury();
             }
         }
     }
@@ -198,6 +205,7 @@ impl Keeper {
             }
             Work::Known(asked, known) => self.reconcile(&asked, &known)?,
             Work::Buried(tombstone) => index.bury(batch, &tombstone.key, tombstone.up_to)?,
+            Work::Unburied(mut tombstones) => self.unburied.append(&mut tombstones),
             Work::Rotten(key, position) => self.discard(&key, position)?,
             Work::BeginMoves(pieces, reply) => {
                 let answers = self.begin_moves(&pieces)?;
@@ -333,8 +341,7 @@ impl Keeper {
         self.bury();
     }
 
-    /// Appends the tombstones that are due. One that finds no room is tried again at the next start; until
-    /// then its piece stays trash.
+    /// Appends the tombstones that are due. Those that find no room are tried again; until then their pieces stay trash.
     fn bury(&mut self) {
         for chunk in self.burials.chunks(BATCH) {
             let tombstones = chunk.to_vec();
@@ -345,7 +352,10 @@ impl Keeper {
             self.journal.append_maintenance(records, move |outcome: Result<Vec<Position>, AppendError>| {
                 match outcome {
                     Ok(_) => tombstones.into_iter().for_each(|t| drop(work.send(Work::Buried(t)))),
-                    Err(error) => tracing::warn!(%error, "tombstones could not be written"),
+                    Err(error) => {
+                        tracing::warn!(%error, "tombstones could not be written; they are tried again");
+                        let _ = work.send(Work::Unburied(tombstones));
+                    }
                 }
             });
         }

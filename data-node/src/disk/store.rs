@@ -38,6 +38,9 @@ const MIN_SEGMENT: u64 = 32 << 20;
 const MAX_SEGMENT: u64 = 1 << 30;
 /// Bytes of appends that may wait for the disk.
 const QUEUE_BYTES: usize = 128 << 20;
+/// Bytes of the file system that segments leave to the index and to what else is beside them: an index that can't be
+/// written fails the disk, and a full disk should only refuse.
+const KEPT_FREE: u64 = 32 << 20;
 /// Looks at a piece that is moved between finding and reading it.
 const LOOKS: usize = 3;
 
@@ -120,12 +123,12 @@ impl DiskStore {
         let superblock = Superblock::load(&config.path)?;
         let lock = FolderLock::acquire(&config.path)?;
         let (index, replay_from) = Index::open(&config.path.join("index"))?;
-        let disk = Arc::new(RealDisk::open(config.path.join("segments"))?);
+        let disk = Arc::new(RealDisk::open(config.path.join("segments"))?.keeping_free(KEPT_FREE));
         let segment_bytes = segment_size(config);
         let parts = Parts { superblock, cluster, disk, index, replay_from, segment_bytes };
         let mut store = Self::assemble(config, parts)?;
         store._lock = Some(lock);
-        store.start_compactor(Ballast::new(config.path.clone(), segment_bytes))?;
+        store.start_compactor(Ballast::new(config.path.clone(), segment_bytes, KEPT_FREE / 2))?;
         Ok(store)
     }
 
@@ -214,9 +217,17 @@ impl DiskStore {
         Usage { pieces, bytes, segment_bytes, dead_bytes, reserved_bytes, failed, full }
     }
 
+    /// An index that can't be read is of no more use: the disk fails, and the next start builds the index anew.
+    fn indexed<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        outcome.inspect_err(|error| {
+            tracing::error!(%error, disk = %self.name, "the index can't be read; restart the node to have it built anew");
+            self.books.fail();
+        })
+    }
+
     /// Where a piece is.
     pub(crate) fn locate(&self, key: &PoolChunk) -> Result<Option<Located>, RpcError> {
-        self.reader.get(key).map_err(RpcError::internal)
+        self.indexed(self.reader.get(key)).map_err(RpcError::internal)
     }
 
     /// No upload that began before this time may bring anything.
@@ -403,7 +414,7 @@ impl DiskStore {
 
     /// How far the feed has been read, and in which life of the metadata; none if it never was.
     pub(crate) fn feed(&self) -> Result<Option<(u64, u64)>, StoreError> {
-        self.reader.feed()
+        self.indexed(self.reader.feed())
     }
 
     /// Whether what the metadata nodes knew at this index is known here too: the feed has been read up to it,
@@ -423,7 +434,7 @@ impl DiskStore {
         after: Option<&PoolChunk>,
         limit: usize,
     ) -> Result<Vec<PoolChunk>, StoreError> {
-        self.reader.staged(after, limit)
+        self.indexed(self.reader.staged(after, limit))
     }
 
     /// All pieces.
@@ -432,7 +443,7 @@ impl DiskStore {
         after: Option<&PoolChunk>,
         limit: usize,
     ) -> Result<Vec<PoolChunk>, StoreError> {
-        self.reader.pieces(after, limit)
+        self.indexed(self.reader.pieces(after, limit))
     }
 
     /// Whether something was lost that can't be named, and nobody has been told.

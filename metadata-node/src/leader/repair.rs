@@ -17,7 +17,7 @@ use wmall_runtime::clock::now_ms;
 
 use super::{Liveness, Proposer, capacity_report};
 use crate::command::{Command, SlotMove};
-use crate::state::State;
+use crate::state::{State, clean_groups};
 use crate::types::Raft;
 
 /// Between rounds.
@@ -110,6 +110,9 @@ impl Repairer {
             tracing::info!(?down, ?back, "disks changed");
             proposer.propose(None, Command::NoteDisks { down, back }).await?;
         }
+        for disk in self.failed(&topology) {
+            proposer.propose(None, Command::Distrust(disk)).await?;
+        }
         if let Some(conditions) = conditions {
             proposer.propose(None, conditions).await?;
         }
@@ -122,6 +125,17 @@ impl Repairer {
         let moves: Vec<SlotMove> = plan.moves.iter().map(SlotMove::from).collect();
         tracing::info!(slots = moves.len(), reason = plan.moves[0].reason.as_str(), "slots move");
         proposer.propose(None, Command::MoveSlots(moves)).await.map(|_| ())
+    }
+
+    /// Disks whose nodes said last that they failed, and that are vouched for yet. What a disk failed to write may look
+    /// written to whoever asks it after a restart, so that is noted down while it can be told.
+    fn failed(&self, topology: &Topology) -> Vec<DiskId> {
+        let failed = |disk: &&DiskInfo| {
+            let (_, _, beats) = self.liveness.of(&disk.node, Instant::now());
+            let failed = beats.get(&disk.id).is_some_and(|b| b.failed && b.incarnation == disk.incarnation);
+            failed && !clean_groups(topology, disk.id).is_empty()
+        };
+        topology.disks.values().filter(failed).map(|d| d.id).collect()
     }
 
     fn note_level(&self, report: &CapacityReport) {

@@ -69,6 +69,10 @@ pub enum Entry {
 impl State {
     /// Applies entries in order and returns, for each, the encoded answers of its commands.
     pub fn apply(&self, entries: Vec<(LogId<u64>, Entry)>) -> Result<Vec<bytes::Bytes>, StoreError> {
+        self.apply_all(entries).inspect_err(|error| self.condemn(error))
+    }
+
+    fn apply_all(&self, entries: Vec<(LogId<u64>, Entry)>) -> Result<Vec<bytes::Bytes>, StoreError> {
         // Changed in place: a store that fails ends the process, so memory need not go back.
         let _still = self.changing();
         let mut derived = self.write();
@@ -206,6 +210,10 @@ impl<'a> Context<'a> {
             Command::Note { .. } => Ok(Response::Done),
             Command::MarkDirty(disk) => {
                 self.mark_all_dirty(disk);
+                Ok(Response::Done)
+            }
+            Command::Distrust(disk) => {
+                self.distrust(disk);
                 Ok(Response::Done)
             }
         }

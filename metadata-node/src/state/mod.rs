@@ -26,7 +26,7 @@ mod txn;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use openraft::{LogId, StoredMembership};
 use tokio::sync::watch;
@@ -42,6 +42,7 @@ pub use audit::{Audit, Auditor};
 pub(crate) use derived::Derived;
 pub use derived::{Counters, NO_EPOCH, PoolCounters};
 pub(crate) use identity::LONGEST_LIFE_MS;
+pub(crate) use moves::clean_groups;
 pub use query::{QueryError, Silent};
 pub(crate) use rebuild::{FoundFile, Shards};
 
@@ -60,6 +61,8 @@ pub struct State {
     derived: RwLock<Derived>,
     /// Told of each new version of the map.
     map_changed: watch::Sender<u64>,
+    /// What in the map made no sense, if anything did.
+    damaged: OnceLock<StoreError>,
     /// Held by whoever changes the map or needs it to stand still for long. Queries go on meanwhile.
     changing: Mutex<()>,
 }
@@ -69,7 +72,8 @@ impl State {
     pub fn open(store: Box<dyn Store>) -> Result<Self, StoreError> {
         let derived = Derived::load(&*store)?;
         let map_changed = watch::Sender::new(derived.topology.version);
-        Ok(Self { store, derived: RwLock::new(derived), map_changed, changing: Mutex::new(()) })
+        let (damaged, changing) = (OnceLock::new(), Mutex::new(()));
+        Ok(Self { store, derived: RwLock::new(derived), map_changed, damaged, changing })
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Derived> {
@@ -89,6 +93,19 @@ impl State {
         let mut versions = self.map_changed.subscribe();
         versions.mark_changed();
         versions
+    }
+
+    /// The map's first error, if there was one.
+    pub fn failed(&self) -> Option<StoreError> {
+        self.store.failed().or_else(|| self.damaged.get().cloned())
+    }
+
+    /// What was read makes no sense: the map is not believed any more, and the next start builds it anew.
+    fn condemn(&self, error: &StoreError) {
+        if self.damaged.set(error.clone()).is_ok() {
+            tracing::error!(%error, "the view is damaged");
+            self.store.distrust();
+        }
     }
 
     /// Where it stands.

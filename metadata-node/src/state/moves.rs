@@ -11,9 +11,9 @@ use wmall_placement::Reason;
 use wmall_proto::DiskId;
 use wmall_proto::event::EventKind;
 use wmall_proto::feed::FeedItem;
-use wmall_proto::pg::{MAX_SOURCES, PgKey, PgRow, Source};
+use wmall_proto::pg::{MAX_SOURCES, PgKey, PgRow, Source, UNVERIFIED};
 use wmall_proto::rpc::Response;
-use wmall_proto::topology::DiskInfo;
+use wmall_proto::topology::{DiskInfo, Topology};
 
 use super::apply::{Context, Outcome, Refusal, groups_of};
 use super::keys;
@@ -220,6 +220,18 @@ impl Context<'_> {
         Ok(())
     }
 
+    /// What a disk holds in groups that it was vouched for has to be looked through. What is known to be missing stays so.
+    pub(super) fn distrust(&mut self, disk: DiskId) {
+        let groups = clean_groups(&self.derived.topology, disk);
+        if !groups.is_empty() {
+            self.tell(EventKind::DiskUnvouched { disk, groups: groups.len() as u64 });
+        }
+        for group in groups {
+            self.set_dirty(group, disk, Some(UNVERIFIED));
+        }
+        self.distrust_source(disk);
+    }
+
     /// All groups that a disk has a slot in lose its word.
     pub(super) fn mark_all_dirty(&mut self, disk: DiskId) {
         let groups: Vec<PgKey> = groups_of(&self.derived.topology, disk);
@@ -231,4 +243,13 @@ impl Context<'_> {
         }
         self.distrust_source(disk);
     }
+}
+
+/// The groups that a disk has a slot in and is vouched for.
+pub(crate) fn clean_groups(topology: &Topology, disk: DiskId) -> Vec<PgKey> {
+    let is_clean = |(pool, pg): &PgKey| {
+        let row = topology.pools.get(pool).and_then(|t| t.rows.get(pg.0 as usize));
+        row.is_some_and(|row| row.slot_of(disk).is_some_and(|slot| row.dirty_at[usize::from(slot)].is_none()))
+    };
+    groups_of(topology, disk).into_iter().filter(is_clean).collect()
 }

@@ -38,6 +38,14 @@ pub type Silent = HashSet<DiskId>;
 impl State {
     /// Answers a query.
     pub fn query(&self, query: &Query, silent: &Silent) -> Result<QueryReply, QueryError> {
+        let answer = self.answer(query, silent);
+        if let Err(QueryError::Store(error)) = &answer {
+            self.condemn(error);
+        }
+        answer
+    }
+
+    fn answer(&self, query: &Query, silent: &Silent) -> Result<QueryReply, QueryError> {
         let derived = self.read();
         match query {
             Query::File { id, first } => {

@@ -19,6 +19,7 @@ const MAX_PARTS: usize = 1024;
 pub struct RealDisk {
     folder: PathBuf,
     handle: File,
+    keep_free: u64,
 }
 
 impl RealDisk {
@@ -32,7 +33,13 @@ impl RealDisk {
             }
         }
         let handle = File::open(&folder)?;
-        Ok(Self { folder, handle })
+        Ok(Self { folder, handle, keep_free: 0 })
+    }
+
+    /// The same, leaving so many bytes of the file system to others: a file with which less would be left is refused as
+    /// if there were no room.
+    pub fn keeping_free(self, bytes: u64) -> Self {
+        Self { keep_free: bytes, ..self }
     }
 
     /// Where it is.
@@ -45,7 +52,12 @@ impl Disk for RealDisk {
     fn create(&self, name: &str, size: u64) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.folder.join(name);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        if let Err(error) = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
+        let allocated = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size);
+        let checked = allocated.and_then(|()| rustix::fs::statvfs(&self.folder)).and_then(|stat| {
+            let left = stat.f_bavail * stat.f_frsize;
+            if left < self.keep_free { Err(rustix::io::Errno::NOSPC) } else { Ok(()) }
+        });
+        if let Err(error) = checked {
             // A half-made file would keep the room that it could not get.
             let _ = std::fs::remove_file(&path);
             return Err(error.into());

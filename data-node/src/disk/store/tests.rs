@@ -306,7 +306,7 @@ async fn history(disk: &SimDisk, view: Arc<MemoryStore>) -> Told {
     if try_put(&store, &bytes(5), 20).await.is_ok() {
         told.promised.push(5);
     }
-    let compactor = store.compactor(Ballast::new("/nowhere".into(), 0));
+    let compactor = store.compactor(Ballast::new("/nowhere".into(), 0, 0));
     for segment in [2, 0, 1, 4] {
         let (_open, stop) = mpsc::channel();
         if compactor.compact(segment, &stop).is_ok() {

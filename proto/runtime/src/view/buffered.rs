@@ -77,15 +77,11 @@ impl Shared {
             tables.frozen.clone()
         };
         self.changed.notify_all();
-        let apply = || if frozen.is_empty() { Ok(()) } else { self.sled.apply(&frozen) };
-        // sled panics where others return errors; either way the view has failed.
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(apply))
-            .unwrap_or_else(|_| Err(StoreError("sled panicked on writing".into())));
+        let outcome = if frozen.is_empty() { Ok(()) } else { self.sled.apply(&frozen) };
         match &outcome {
             Ok(()) => self.write().frozen = Arc::default(),
             // What is frozen stays readable; the owner stops at its next write.
             Err(error) => {
-                self.sled.distrust();
                 self.signal().failed = Some(error.clone());
                 self.changed.notify_all();
             }
@@ -226,6 +222,10 @@ impl Store for Buffered {
 
     fn trust(&self) {
         self.shared.sled.trust();
+    }
+
+    fn failed(&self) -> Option<StoreError> {
+        self.shared.sled.failed()
     }
 }
 

@@ -45,6 +45,10 @@ pub trait Store: Send + Sync + 'static {
     fn distrust(&self) {}
     /// Takes that back: it is whole.
     fn trust(&self) {}
+    /// Its first error or panic, if there was one: it is of no more use to this process.
+    fn failed(&self) -> Option<StoreError> {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -91,5 +95,98 @@ mod tests {
         let anew = SledStore::create_anew(&view).unwrap();
         assert!(anew.scan(b"", None, 1).unwrap().is_empty());
         assert!(folder.path().join("view.broken").exists());
+    }
+
+    /// What the view holds after so many batches, each of which says how many there were.
+    fn after(batches: u32) -> Vec<Pair> {
+        let mut map = std::collections::BTreeMap::new();
+        for batch in 1..=batches {
+            map.extend(batch_of(batch));
+        }
+        map.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
+    }
+
+    fn batch_of(n: u32) -> Changes {
+        let mut changes = Changes::from([(b"position".to_vec(), Some(n.to_le_bytes().to_vec()))]);
+        for i in 0..8 {
+            let key = format!("key-{:03}", (n * 37 + i * 11) % 200).into_bytes();
+            let value = (i + n) % 5 > 0;
+            changes.insert(key, value.then(|| format!("{n}-{i}").repeat(20).into_bytes()));
+        }
+        changes
+    }
+
+    /// A thousand single-byte flips in sled's files: what is read is what was written, up to the batch that the view says
+    /// it stands at, or it is an error and the view is built anew.
+    #[test]
+    fn a_flipped_byte_in_a_view_is_never_read_as_something_else() {
+        const BATCHES: u32 = 150;
+        let folder = tempfile::tempdir().unwrap();
+        let whole = folder.path().join("whole");
+        {
+            let store = SledStore::create_anew(&whole).unwrap();
+            for n in 1..=BATCHES {
+                store.apply(&batch_of(n)).unwrap();
+                if n % 50 == 0 {
+                    store.flush();
+                }
+            }
+        }
+        let copy = |to: &std::path::Path| {
+            let _ = fs::remove_dir_all(to);
+            let _ = fs::remove_file(to.with_extension("suspect"));
+            fs::create_dir(to).unwrap();
+            let mut files = Vec::new();
+            for entry in fs::read_dir(&whole).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_file() {
+                    fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+                    files.push(to.join(entry.file_name()));
+                }
+            }
+            files.sort();
+            files
+        };
+        let mut state = 5u64;
+        let mut dice = |sides: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % sides
+        };
+        let (mut refused, mut shorter) = (0, 0);
+        let to = folder.path().join("view");
+        for flip in 0..1000 {
+            let files = copy(&to);
+            // Half of them in the first file, which is short and says how to read the rest.
+            let file = &files[if flip % 2 == 0 { 0 } else { dice(files.len()) }];
+            let mut bytes = fs::read(file).unwrap();
+            // Where something is written: the rest of the log is zeros that nobody reads.
+            let written = bytes.iter().rposition(|&b| b != 0).map_or(0, |at| at + 1);
+            if written == 0 {
+                continue;
+            }
+            let at = dice(written);
+            bytes[at] ^= 1 << dice(8);
+            fs::write(file, bytes).unwrap();
+            let Some(store) = SledStore::open_trusted(&to) else {
+                refused += 1;
+                continue;
+            };
+            let read = store.get(b"position").and_then(|position| Ok((position, store.scan(b"", None, 1000)?)));
+            let (position, pairs) = match read {
+                Ok((position, pairs)) => (position, pairs),
+                Err(_) => {
+                    assert!(store.failed().is_some());
+                    drop(store);
+                    assert!(SledStore::open_trusted(&to).is_none(), "flip {flip}: it failed and is trusted again");
+                    refused += 1;
+                    continue;
+                }
+            };
+            let position = position.map_or(0, |p| u32::from_le_bytes(p.try_into().unwrap()));
+            assert_eq!(pairs, after(position), "flip {flip}: byte {at} of {}", file.display());
+            shorter += u32::from(position < BATCHES);
+        }
+        println!("{refused} refused, {shorter} shorter");
+        assert!(refused + shorter > 50, "{refused} refused, {shorter} shorter");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::{Changes, Pair, Store, StoreError};
 use crate::boot::boot_id;
@@ -24,6 +25,8 @@ pub struct SledStore {
     tree: sled::Tree,
     db: sled::Db,
     folder: PathBuf,
+    /// The first error or panic.
+    failed: OnceLock<StoreError>,
 }
 
 impl SledStore {
@@ -85,10 +88,28 @@ impl SledStore {
         };
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
         match opened {
-            Ok(Ok((tree, db))) => Ok(Self { tree, db, folder: folder.to_path_buf() }),
+            Ok(Ok((tree, db))) => {
+                Ok(Self { tree, db, folder: folder.to_path_buf(), failed: OnceLock::new() })
+            }
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(StoreError("sled panicked on opening".into())),
         }
+    }
+
+    /// sled panics where others return errors. After either, nothing that it says is believed: the next start builds the
+    /// view anew.
+    fn guard<T>(&self, what: &str, work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, StoreError> {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let outcome = match outcome {
+            Ok(outcome) => outcome.map_err(StoreError::from),
+            Err(_) => Err(StoreError(format!("sled panicked on {what}"))),
+        };
+        outcome.inspect_err(|error| {
+            if self.failed.set(error.clone()).is_ok() {
+                tracing::error!(%error, what, "a view failed; it is built anew at the next start");
+                self.distrust();
+            }
+        })
     }
 }
 
@@ -106,7 +127,7 @@ fn collect_garbage(changes: usize) {
 
 impl Store for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.tree.get(key)?.map(|v| v.to_vec()))
+        self.guard("reading", || Ok(self.tree.get(key)?.map(|v| v.to_vec())))
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
@@ -116,15 +137,17 @@ impl Store for SledStore {
             _ if prefix.is_empty() => Bound::Included(vec![1]),
             _ => Bound::Included(prefix.to_vec()),
         };
-        let mut out = Vec::new();
-        for pair in self.tree.range((start, Bound::Unbounded)).take(limit) {
-            let (key, value) = pair?;
-            if !key.starts_with(prefix) {
-                break;
+        self.guard("listing", || {
+            let mut out = Vec::new();
+            for pair in self.tree.range((start, Bound::Unbounded)).take(limit) {
+                let (key, value) = pair?;
+                if !key.starts_with(prefix) {
+                    break;
+                }
+                out.push((key.to_vec(), value.to_vec()));
             }
-            out.push((key.to_vec(), value.to_vec()));
-        }
-        Ok(out)
+            Ok(out)
+        })
     }
 
     fn apply(&self, changes: &Changes) -> Result<(), StoreError> {
@@ -135,13 +158,13 @@ impl Store for SledStore {
                 None => batch.remove(key.as_slice()),
             }
         }
-        self.tree.apply_batch(batch)?;
+        self.guard("writing", || self.tree.apply_batch(batch))?;
         collect_garbage(changes.len());
         Ok(())
     }
 
     fn clear(&self) -> Result<(), StoreError> {
-        self.tree.clear()?;
+        self.guard("clearing", || self.tree.clear())?;
         self.mark_boot(&boot_id())
     }
 
@@ -149,6 +172,10 @@ impl Store for SledStore {
         if let Err(error) = fs::write(suspect_mark(&self.folder), b"") {
             tracing::error!(%error, "a view could not be marked; remove its folder before the next start");
         }
+    }
+
+    fn failed(&self) -> Option<StoreError> {
+        self.failed.get().cloned()
     }
 
     fn trust(&self) {
@@ -160,7 +187,7 @@ impl Store for SledStore {
     }
 
     fn flush(&self) {
-        if let Err(error) = self.db.flush() {
+        if let Err(error) = self.guard("flushing", || self.db.flush()) {
             tracing::warn!(%error, "the view could not be flushed; the next start replays more");
         }
     }
