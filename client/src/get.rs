@@ -315,7 +315,13 @@ impl Inner {
 
     /// Reads a piece from one slot and, if it is known what it hashes to, hashes it as it comes.
     pub(crate) async fn read_slot(&self, slot: &SlotTarget, wanted: Wanted) -> Result<Vec<Bytes>, RpcError> {
-        let mut timing = Timing { store: self, disk: slot.disk, bytes: wanted.length, started: Instant::now(), ended: None };
+        let mut timing = Timing {
+            store: self,
+            disk: slot.disk,
+            bytes: wanted.length,
+            started: Instant::now(),
+            ended: None,
+        };
         let outcome = tokio::time::timeout(SLOT_TIMEOUT, self.read_whole(slot, &wanted)).await;
         // One that failed at once says nothing of how fast the disk is.
         timing.ended = Some(matches!(outcome, Ok(Ok(_)) | Err(_)));

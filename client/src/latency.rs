@@ -91,7 +91,8 @@ impl Latency {
         if now.saturating_duration_since(own.noted) > RETRY {
             return false;
         }
-        let mut others: Vec<f64> = self.disks.iter().filter(|(d, _)| **d != disk).map(|(_, d)| d.mean).collect();
+        let mut others: Vec<f64> =
+            self.disks.iter().filter(|(d, _)| **d != disk).map(|(_, d)| d.mean).collect();
         if others.is_empty() {
             return false;
         }

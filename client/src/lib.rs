@@ -21,6 +21,6 @@ mod verify;
 pub use config::ClientConfig;
 pub use error::ClientError;
 pub use get::{Download, Source};
-pub use put::{PutOptions, PutSummary};
+pub use put::{BeforeCommit, PutOptions, PutSummary};
 pub use store::{Progress, Store};
 pub use verify::{VerifyReport, VerifyTrouble};

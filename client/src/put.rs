@@ -60,7 +60,13 @@ pub struct PutOptions {
     pub condition: Condition,
     /// Told as chunks become durable.
     pub progress: Option<Progress>,
+    /// Asked, with the file's id and size, before the commit that makes it visible: an error ends the put, and nothing
+    /// points to what was read.
+    pub before_commit: Option<BeforeCommit>,
 }
+
+/// See [`PutOptions::before_commit`].
+pub type BeforeCommit = Arc<dyn Fn(FileId, u64) -> Result<(), ClientError> + Send + Sync>;
 
 /// What a put led to.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -115,7 +121,7 @@ impl Store {
 
     /// The same for a reader that can start again: bytes that the cluster has already are not sent.
     ///
-    /// The input must stay as it is meanwhile. If it is read twice and differs, the put fails with `changed`.
+    /// The input must stay as it is meanwhile, which the caller may check in [`PutOptions::before_commit`].
     pub async fn put_again<R: AsyncRead + AsyncSeek + Unpin>(
         &self,
         reader: &mut R,
@@ -277,6 +283,9 @@ impl Upload {
         let mut chunks: Vec<ChunkCommit> = std::mem::take(&mut self.done).into_values().collect();
         if let Some(stored) = root.join_next().await {
             chunks.push(stored.map_err(RpcError::internal)??);
+        }
+        if let Some(check) = &options.before_commit {
+            check(manifest.id(), size)?;
         }
         let commit = CommitRequest::File {
             upload: self.id,

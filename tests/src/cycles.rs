@@ -37,7 +37,8 @@ pub struct Tally {
 enum Deed {
     Put(u64),
     Remove,
-    Get,
+    /// Where to.
+    Get(String),
 }
 
 struct Running {
@@ -52,7 +53,7 @@ fn content(seed: u64) -> Vec<u8> {
 
 /// Runs so many rounds and checks everything.
 pub fn run(rounds: u64, seed: u64) -> Tally {
-    let options = ["--disk-bytes", "512M", "--condemned-grace", "1s"];
+    let options = ["--disk-bytes", "512M", "--condemned-grace", "1s", "--upload-grace", "20s"];
     let cluster = Cluster::up_with(&options);
     cluster.run(&["bucket", "create", "b", "--undelete", "1s"]);
     let mut world: BTreeMap<u64, Possible> = (0..NAMES).map(|n| (n, vec![None])).collect();
@@ -65,7 +66,11 @@ pub fn run(rounds: u64, seed: u64) -> Tally {
         // Some of them go on where they were cut off, and succeed; that counts like any other success.
         for Running { name, deed, child } in running {
             let output = child.wait_with_output().unwrap();
-            note(world.get_mut(&name).unwrap(), &deed, &output, &mut tally);
+            let possible = world.get_mut(&name).unwrap();
+            match deed {
+                Deed::Get(out) => check_get(&output, &out, possible),
+                _ => note(possible, &deed, &output, &mut tally),
+            }
         }
         cluster.wait_status("all nodes up", Duration::from_secs(60), |s| {
             s["nodes"].as_array().unwrap().iter().all(|n| n["state"] == "up" && n["silent_ms"].is_number())
@@ -93,7 +98,7 @@ fn start_some(
         let there = world[&name] != [None];
         let deed = match dice.roll(6) {
             0 | 1 if there => Deed::Remove,
-            2 if there => Deed::Get,
+            2 if there => Deed::Get(cluster.path(&format!("got-{round}-{i}"))),
             _ => Deed::Put(round * 100 + i),
         };
         let child = match &deed {
@@ -102,9 +107,7 @@ fn start_some(
                 cluster.spawn(&["--timeout", "2s", "put", &file, &place, "--chunk-size", "256K"])
             }
             Deed::Remove => cluster.spawn(&["--timeout", "2s", "rm", &place]),
-            Deed::Get => {
-                cluster.spawn(&["--timeout", "5s", "get", &place, "-O", &cluster.path(&format!("got-{i}"))])
-            }
+            Deed::Get(out) => cluster.spawn(&["--timeout", "5s", "get", &place, "-O", out]),
         };
         running.push(Running { name, deed, child });
     }
@@ -116,7 +119,7 @@ fn note(possible: &mut Possible, deed: &Deed, output: &Output, tally: &mut Tally
     let after = match deed {
         Deed::Put(seed) => Some(*seed),
         Deed::Remove => None,
-        Deed::Get => return,
+        Deed::Get(_) => return,
     };
     if output.status.success() {
         tally.acknowledged += 1;
@@ -125,6 +128,24 @@ fn note(possible: &mut Possible, deed: &Deed, output: &Output, tally: &mut Tally
         tally.cut += 1;
         possible.push(after);
     }
+}
+
+/// A get that was cut off says so by a code that means that; one that succeeds has what the name holds: nobody else
+/// touches it meanwhile.
+fn check_get(output: &Output, out: &str, possible: &Possible) {
+    const CUT_OFF: [&str; 6] =
+        ["unreachable", "no_quorum", "timeout", "unavailable", "shutting_down", "not_leader"];
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(CUT_OFF.iter().any(|code| stderr.contains(&format!("error[{code}]"))), "{stderr}");
+        return;
+    }
+    let found = std::fs::read(out).unwrap();
+    assert!(
+        possible.iter().flatten().any(|seed| content(*seed) == found),
+        "wrong bytes: none of {possible:?}"
+    );
+    std::fs::remove_file(out).unwrap();
 }
 
 /// What a name holds now, which must be something that it may.
@@ -153,6 +174,22 @@ fn check_the_end(cluster: &Cluster, world: &BTreeMap<u64, Possible>) {
             && s["chunks"]["warning"] == 0
             && chunks > 0
     });
+    // What uploads had brought that were cut off is gone once they are fenced: the data nodes have what the metadata
+    // say, piece by piece and byte by byte.
+    cluster.wait_status(
+        "the data nodes hold what they should and nothing else",
+        Duration::from_secs(180),
+        |s| {
+            let sum = |field: &str| -> u64 {
+                let disks =
+                    s["nodes"].as_array().unwrap().iter().flat_map(|n| n["disks"].as_array().unwrap());
+                disks.map(|d| d[field].as_u64().unwrap()).sum()
+            };
+            let pieces = 3 * s["chunks"]["stable"].as_u64().unwrap();
+            sum("pieces") == pieces && Some(sum("used_bytes")) == s["redundant_bytes"].as_u64()
+        },
+    );
+    assert!(cluster.nodes().iter().any(|node| has_compacted(cluster, node)), "nothing was compacted");
     let there: Vec<u64> = world.iter().filter(|(_, p)| p[0].is_some()).map(|(n, _)| *n).collect();
     assert_eq!(cluster.json(&["bucket", "show", "b"])[0]["objects"], there.len());
     for name in there {
@@ -161,4 +198,15 @@ fn check_the_end(cluster: &Cluster, world: &BTreeMap<u64, Possible>) {
     let snapshot = cluster.path("end.snap");
     let audit = cluster.json(&["meta", "snapshot", "save", &snapshot]);
     assert_eq!(audit["troubles"], serde_json::json!([]), "references and counters equal a recount");
+}
+
+/// Whether a segment of a data node's disk is gone.
+fn has_compacted(cluster: &Cluster, node: &str) -> bool {
+    let folder = cluster.folder().join("nodes").join(node).join("disk-1/segments");
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    let number = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.ok()?.file_name().to_str()?.strip_suffix(".seg")?.parse::<u64>().ok()
+    };
+    let numbers: std::collections::BTreeSet<u64> = entries.filter_map(number).collect();
+    numbers.last().is_some_and(|last| *last + 1 > numbers.len() as u64)
 }

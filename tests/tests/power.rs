@@ -102,20 +102,119 @@ fn fifty_power_cuts_take_nothing_that_was_acknowledged() {
     assert!(total > 100, "{total} records in {cuts} cuts");
 }
 
-/// A disk of two fails to write back what it took: it takes nothing more, the node and the cluster go on, and
-/// once it has room and has been looked through it counts again.
+/// All nodes of a cluster lie on one file system, and it loses its power under a load of puts: what was acknowledged is
+/// there, by the metadata and by the data nodes.
 #[test]
-fn an_fsync_error_fences_one_disk_and_it_counts_again_after_a_restart() {
+fn a_cluster_that_loses_its_power_has_all_that_it_acknowledged() {
     if !is_root() {
         return;
     }
-    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3", "--disk-bytes", "512M"]);
-    let disk = LoopDisk::on_thin_ice(600, 140);
+    let cluster = Cluster::up_with(&["--data", "3", "--disk-bytes", "256M"]);
+    let nodes = cluster.nodes();
+    nodes.iter().for_each(|node| cluster.devnet("stop", node, &[]));
+    let disk = LoopDisk::new(1800);
+    let (there, here) = (cluster.folder().join("nodes"), disk.path().join("nodes"));
+    assert!(std::process::Command::new("cp").arg("-a").args([&there, &here]).status().unwrap().success());
+    assert!(std::process::Command::new("sync").status().unwrap().success());
+    std::fs::remove_dir_all(&there).unwrap();
+    std::os::unix::fs::symlink(&here, &there).unwrap();
+    nodes.iter().for_each(|node| cluster.devnet("start", node, &[]));
+    cluster.run(&["bucket", "create", "b"]);
+    let cuts = std::env::var("WMALL_CUTS").ok().and_then(|c| c.parse().ok()).map_or(4, |c: u64| c / 100);
+    let mut stored = Vec::new();
+    for cut in 0..cuts {
+        let putting: Vec<_> = (0..4u64)
+            .map(|i| {
+                let content = bytes(cut * 10 + i, 200_000 + i as usize * 700_000);
+                let file = cluster.write(&format!("in-{i}"), &content);
+                let name = format!("b/{cut}-{i}");
+                let child = cluster.spawn(&["--timeout", "2s", "put", &file, &name, "--chunk-size", "256K"]);
+                (name, content, child)
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(60 + cut * 197 % 700));
+        disk.cut();
+        nodes.iter().for_each(|node| cluster.devnet("kill", node, &[]));
+        for (name, content, mut child) in putting {
+            match child.try_wait().unwrap() {
+                Some(status) if status.success() => stored.push((name, content)),
+                // Nobody answers any more; it would try for a while.
+                None => child.kill().and_then(|()| child.wait()).map(drop).unwrap(),
+                Some(_) => {}
+            }
+        }
+        disk.restore();
+        nodes.iter().for_each(|node| cluster.devnet("start", node, &[]));
+        // And one that nothing happens to.
+        let (name, content) = (format!("b/quiet-{cut}"), bytes(cut * 10 + 9, 300_000));
+        let file = cluster.write("quiet", &content);
+        cluster.run(&["--timeout", "40s", "put", &file, &name, "--chunk-size", "256K"]);
+        stored.push((name, content));
+        for (name, content) in &stored {
+            cluster.assert_content(name, content);
+        }
+    }
+    cluster.wait_status("all is stable", Duration::from_secs(60), |s| {
+        s["tickets"] == 0 && s["chunks"]["warning"] == 0 && s["chunks"]["danger"] == 0
+    });
+    for (name, _) in &stored {
+        cluster.run(&["verify", name, "--deep"]);
+    }
+    nodes.iter().for_each(|node| cluster.devnet("kill", node, &[]));
+}
+
+/// A disk whose file system has less room than was configured: it refuses and does not fail, what it has can be read, and
+/// deleting makes room.
+#[test]
+fn a_full_file_system_refuses_reads_on_and_recovers_by_deleting() {
+    if !is_root() {
+        return;
+    }
+    let options = ["--metadata", "1", "--data", "3", "--disk-bytes", "1G", "--condemned-grace", "1s"];
+    let cluster = Cluster::up_with(&options);
+    let disk = LoopDisk::new(300);
+    add_second_disk(&cluster, &disk, 1 << 30);
+    cluster.run(&["pool", "create", "two", "--scheme", "3x", "--pgs", "64"]);
+    cluster.run(&["bucket", "create", "b", "--pool", "two", "--undelete", "0s"]);
+    let second = |s: &serde_json::Value| s["nodes"][0]["disks"][1].clone();
+    let (mut stored, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(120));
+    while second(&cluster.json(&["status"]))["writable"] == true {
+        assert!(Instant::now() < deadline, "the disk does not fill");
+        let (name, content) = (format!("b/{}", stored.len()), bytes(stored.len() as u64, 12 << 20));
+        let file = cluster.write("in", &content);
+        cluster.put(&file, &[&name, "--chunk-size", "1M"]);
+        stored.push((name, content));
+    }
+    let full = second(&cluster.json(&["status"]));
+    assert_eq!(full["failed"], false, "a full disk is no failed one: {full}");
+    assert!(full["pieces"].as_u64() > Some(20), "{full}");
+    for (name, content) in &stored {
+        cluster.assert_content(name, content);
+    }
+    let kept = stored.split_off(stored.len() * 3 / 4);
+    for (name, _) in &stored {
+        cluster.run(&["rm", name, "--purge"]);
+    }
+    cluster.wait_status("there is room again, and all is in its place", Duration::from_secs(150), |s| {
+        let disk = second(s);
+        disk["writable"] == true
+            && disk["failed"] == false
+            && s["tickets"] == 0
+            && s["chunks"]["warning"] == 0
+    });
+    for (name, _) in &kept {
+        cluster.run(&["verify", name, "--deep"]);
+    }
+    cluster.devnet("kill", "data-1", &[]);
+}
+
+/// Gives the first data node a second disk.
+fn add_second_disk(cluster: &Cluster, disk: &LoopDisk, max_bytes: u64) {
     let config = cluster.folder().join("nodes/data-1/data-node.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     let path = disk.path().join("disk-2");
     let second = format!(
-        "{text}\n[[disks]]\nname = \"disk-2\"\npath = \"{}\"\nmax_bytes = 268435456\nweight = 100\n",
+        "{text}\n[[disks]]\nname = \"disk-2\"\npath = \"{}\"\nmax_bytes = {max_bytes}\nweight = 100\n",
         path.display()
     );
     cluster.devnet("stop", "data-1", &[]);
@@ -126,6 +225,18 @@ fn an_fsync_error_fences_one_disk_and_it_counts_again_after_a_restart() {
     cluster.wait_status("the second disk is there", Duration::from_secs(30), |s| {
         s["nodes"][0]["disks"].as_array().is_some_and(|d| d.len() == 2 && d[1]["writable"] == true)
     });
+}
+
+/// A disk of two fails to write back what it took: it takes nothing more, the node and the cluster go on, and
+/// once it has room and has been looked through it counts again.
+#[test]
+fn an_fsync_error_fences_one_disk_and_it_counts_again_after_a_restart() {
+    if !is_root() {
+        return;
+    }
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3", "--disk-bytes", "512M"]);
+    let disk = LoopDisk::on_thin_ice(600, 140);
+    add_second_disk(&cluster, &disk, 256 << 20);
     cluster.run(&["pool", "create", "two", "--scheme", "3x", "--pgs", "64"]);
     // Until the ice breaks.
     let mut stored = Vec::new();
@@ -139,6 +250,9 @@ fn an_fsync_error_fences_one_disk_and_it_counts_again_after_a_restart() {
     }
     let status = cluster.json(&["status"]);
     assert!(status["summary"].as_str().unwrap().contains("data-1/disk-2"), "{}", status["summary"]);
+    cluster.wait_status("it will have to be looked through", Duration::from_secs(20), |s| {
+        s["nodes"][0]["disks"][1]["dirty_groups"].as_u64() > Some(0)
+    });
     assert!(status["chunks"]["warning"].as_u64().unwrap() > 0, "its pieces do not count: {status}");
     // The cluster goes on, with that node's other disk too.
     let content = bytes(999, 12 << 20);
@@ -155,7 +269,11 @@ fn an_fsync_error_fences_one_disk_and_it_counts_again_after_a_restart() {
     });
     cluster.devnet("start", "data-1", &[]);
     cluster.wait_status("it counts again", Duration::from_secs(90), |s| {
-        s["tickets"] == 0 && s["chunks"]["warning"] == 0 && s["nodes"][0]["disks"][1]["failed"] == false
+        let disk = &s["nodes"][0]["disks"][1];
+        s["tickets"] == 0
+            && s["chunks"]["warning"] == 0
+            && disk["failed"] == false
+            && disk["dirty_groups"] == 0
     });
     for (cid, _) in &stored {
         cluster.run(&["verify", cid, "--deep"]);

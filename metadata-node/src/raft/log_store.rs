@@ -18,7 +18,7 @@ use openraft::{
     AnyError, ErrorSubject, ErrorVerb, LogId, LogState, OptionalSend, RaftLogReader, StorageError,
     StorageIOError, Vote,
 };
-use wmall_journal::{AppendError, Found, Journal, OpenError, Options, Position, RealDisk, Record};
+use wmall_journal::{AppendError, Disk, Found, Journal, OpenError, Options, Position, RealDisk, Record};
 
 use super::wire::{
     BLANK, Entry, MEMBERSHIP, NORMAL, decode_log_id, decode_payload, encode_log_id, encode_payload,
@@ -81,6 +81,8 @@ pub struct LogStore {
     id: u64,
     journal: Arc<Journal>,
     index: Arc<Mutex<Index>>,
+    /// Ends the process once a write or a sync has failed.
+    stop: fn(),
 }
 
 impl Index {
@@ -142,10 +144,19 @@ impl Index {
 impl LogStore {
     /// Opens the log of member `id` in this folder.
     pub fn open(folder: &Path, identity: [u8; 16], id: u64, name: &str) -> Result<Self, LogStoreError> {
-        let disk = Arc::new(RealDisk::open(folder)?);
+        Self::open_on(Arc::new(RealDisk::open(folder)?), identity, (id, name), SEGMENT_BYTES, abort)
+    }
+
+    fn open_on(
+        disk: Arc<dyn Disk>,
+        identity: [u8; 16],
+        (id, name): (u64, &str),
+        segment_bytes: u64,
+        stop: fn(),
+    ) -> Result<Self, LogStoreError> {
         let options = Options {
             identity,
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes,
             max_bytes: u64::MAX,
             reserve_bytes: 0,
             queue_bytes: QUEUE_BYTES,
@@ -153,13 +164,13 @@ impl LogStore {
             name: format!("raft-log-{name}"),
         };
         let mut index = Index::default();
-        let reader: Arc<dyn wmall_journal::Disk> = disk.clone();
+        let reader = disk.clone();
         let journal = Journal::open(disk, options, |found| {
             // Votes are the only records whose content is needed at once.
             let payload = (found.kind == VOTE).then(|| read_payload(&*reader, &found)).transpose();
             index.replay(&found, payload.map_err(|e| e.to_string())?)
         })?;
-        Ok(Self { id, journal: Arc::new(journal), index: Arc::new(Mutex::new(index)) })
+        Ok(Self { id, journal: Arc::new(journal), index: Arc::new(Mutex::new(index)), stop })
     }
 
     fn lock(&self) -> MutexGuard<'_, Index> {
@@ -184,7 +195,7 @@ impl LogStore {
         });
         match receiver.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(write_error(&stop_if_fenced(error))),
+            Ok(Err(error)) => Err(write_error(&stop_if_fenced(error, self.stop))),
             Err(_) => Err(write_error(&AppendError::Closed)),
         }
     }
@@ -215,7 +226,7 @@ impl LogStore {
     }
 }
 
-fn read_payload(disk: &dyn wmall_journal::Disk, found: &Found<'_>) -> io::Result<Vec<u8>> {
+fn read_payload(disk: &dyn Disk, found: &Found<'_>) -> io::Result<Vec<u8>> {
     let file = disk.open(&format!("{:010}.seg", found.position.segment))?;
     let mut bytes = vec![0u8; found.payload_length as usize];
     file.read_at(&mut bytes, found.payload_offset)?;
@@ -223,12 +234,16 @@ fn read_payload(disk: &dyn wmall_journal::Disk, found: &Found<'_>) -> io::Result
 }
 
 /// A log whose sync failed may have lost what was promised with it; the process must not go on.
-fn stop_if_fenced(error: AppendError) -> AppendError {
+fn stop_if_fenced(error: AppendError, stop: fn()) -> AppendError {
     if let AppendError::Fenced(why) = &error {
         tracing::error!(%why, "the Raft log cannot be written; stopping");
-        std::process::abort();
+        stop();
     }
     error
+}
+
+fn abort() {
+    std::process::abort();
 }
 
 fn write_error(error: &AppendError) -> StorageError<u64> {
@@ -322,7 +337,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 records.push(Record { kind, meta, payload: vec![payload], payload_crc: None });
             }
         }
-        let shared = self.index.clone();
+        let (shared, stop) = (self.index.clone(), self.stop);
         self.journal.append(records, move |outcome| match outcome {
             Ok(positions) => {
                 let mut index = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -338,7 +353,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 drop(index);
                 callback.log_io_completed(Ok(()));
             }
-            Err(error) => callback.log_io_completed(Err(io::Error::other(stop_if_fenced(error)))),
+            Err(error) => callback.log_io_completed(Err(io::Error::other(stop_if_fenced(error, stop)))),
         });
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! `put`, `get`, `verify`, `rm`, `undelete`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::fs::File;
 use wmall_client::{ClientError, PutOptions, PutSummary, Source, Store, VerifyReport};
@@ -33,9 +34,10 @@ pub(crate) async fn put(context: &Context, args: PutArgs) -> Result<(), Failure>
         object,
         condition: condition(args.if_absent, args.if_match),
         progress: Some(shown.callback(context.quiet)),
+        before_commit: None,
     };
     let summary = match file {
-        Some(input) => input.put(&store, &options).await?,
+        Some(input) => input.put(&store, options).await?,
         None => store.put(&mut tokio::io::stdin(), &options).await?,
     };
     drop(shown);
@@ -76,26 +78,30 @@ impl Input {
         self.before.len()
     }
 
-    /// Puts it. One that changed meanwhile is some mixture of before and after: the user is told, and no
-    /// name is pointed to it unless it was pointed there by then.
-    async fn put(mut self, store: &Store, options: &PutOptions) -> Result<PutSummary, Failure> {
+    /// Puts it. One that changed meanwhile is some mixture of before and after: the user is told, and nothing points to
+    /// it.
+    async fn put(mut self, store: &Store, mut options: PutOptions) -> Result<PutSummary, Failure> {
         // A pipe or a device can't start again, and has no size and no time of change to go by.
         if !self.before.is_file() {
-            return Ok(store.put(&mut self.file, options).await?);
+            return Ok(store.put(&mut self.file, &options).await?);
         }
-        let summary = store.put_again(&mut self.file, options).await?;
         let failed = |e| Failure::local(format!("cannot read {}", self.path.display()), &e);
-        let after = self.file.metadata().await.map_err(failed)?;
-        let same = after.len() == self.before.len()
-            && summary.size == after.len()
-            && after.modified().ok() == self.before.modified().ok();
-        if same {
-            return Ok(summary);
-        }
-        let reason =
-            format!("{} changed while it was read; what was stored is {}", self.path.display(), summary.id);
-        let error = RpcError::new(ErrorCode::Changed, reason).hint("put it again when nobody writes to it");
-        Err(ClientError::from(error).into())
+        let handle = self.file.try_clone().await.map_err(failed)?.into_std().await;
+        let (path, before) = (self.path.clone(), self.before.clone());
+        options.before_commit = Some(Arc::new(move |_, size| {
+            let after = handle.metadata();
+            let after = after.map_err(|source| ClientError::Local { what: "reading the input", source })?;
+            let same = after.len() == before.len()
+                && size == after.len()
+                && after.modified().ok() == before.modified().ok();
+            if same {
+                return Ok(());
+            }
+            let reason = format!("{} changed while it was read; nothing was committed", path.display());
+            let error = RpcError::new(ErrorCode::Changed, reason);
+            Err(error.hint("put it again when nobody writes to it").into())
+        }));
+        Ok(store.put_again(&mut self.file, &options).await?)
     }
 }
 

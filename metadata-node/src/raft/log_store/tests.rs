@@ -4,6 +4,7 @@ use openraft::{CommittedLeaderId, EntryPayload};
 use super::*;
 use crate::raft::{Machine, SnapshotFolder};
 use crate::state::State;
+use wmall_journal::sim::{Crash, Fault, SimDisk};
 use wmall_runtime::view::SledStore;
 
 struct Builder;
@@ -125,6 +126,152 @@ async fn a_flipped_byte_is_refused_or_of_no_consequence() {
     restore(&content);
     open().unwrap();
     assert!(refused > 900, "{refused} of 1000 refused; padding is of no consequence");
+}
+
+/// What a history was told, and what it was about to do when it was cut off.
+#[derive(Debug, Default, Clone, PartialEq)]
+struct Told {
+    vote: Option<Vote<u64>>,
+    entries: BTreeMap<u64, Entry>,
+    purged: Option<LogId<u64>>,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Vote(u64),
+    Append(u64, std::ops::RangeInclusive<u64>),
+    Truncate(u64),
+    Purge(u64),
+}
+
+fn steps() -> Vec<Step> {
+    use Step::*;
+    vec![
+        Vote(1),
+        Append(1, 1..=4),
+        Append(1, 5..=5),
+        Vote(2),
+        Truncate(4),
+        Append(2, 4..=9),
+        Purge(3),
+        Append(2, 10..=14),
+        Vote(5),
+        Append(5, 15..=22),
+        Purge(13),
+        Append(5, 23..=23),
+        Truncate(22),
+        Append(6, 22..=26),
+        Purge(20),
+        Vote(7),
+    ]
+}
+
+/// Segments are so small that purges retire some.
+fn open_simulated(disk: &SimDisk) -> Result<LogStore, LogStoreError> {
+    LogStore::open_on(Arc::new(disk.clone()), [1; 16], (1, "test"), 4096, || ())
+}
+
+/// Does as many steps as succeed. Returns what must be there, and what may be there instead.
+async fn history(disk: &SimDisk) -> (Told, Told) {
+    use openraft::storage::RaftLogStorageExt;
+    let mut told = Told::default();
+    let Ok(mut log) = open_simulated(disk) else { return (told.clone(), told) };
+    for step in steps() {
+        let mut next = told.clone();
+        let done = match step {
+            Step::Vote(term) => {
+                next.vote = Some(Vote::new(term, 2));
+                log.save_vote(&Vote::new(term, 2)).await.is_ok()
+            }
+            Step::Append(term, range) => {
+                let entries: Vec<Entry> = range.map(|i| entry(term, i, 100 + i as usize * 31)).collect();
+                next.entries.extend(entries.iter().map(|e| (e.log_id.index, e.clone())));
+                log.blocking_append(entries).await.is_ok()
+            }
+            Step::Truncate(from) => {
+                next.entries.split_off(&from);
+                log.truncate(told.entries[&from].log_id).await.is_ok()
+            }
+            Step::Purge(up_to) => {
+                let last = told.entries[&up_to].log_id;
+                next.entries = next.entries.split_off(&(up_to + 1));
+                next.purged = Some(last);
+                log.purge(last).await.is_ok()
+            }
+        };
+        if !done {
+            return (told, next);
+        }
+        told = next;
+    }
+    (told.clone(), told)
+}
+
+async fn found(log: &mut LogStore) -> Told {
+    let entries = log.try_get_log_entries(..).await.unwrap();
+    let entries = entries.into_iter().map(|e| (e.log_id.index, e)).collect();
+    Told { vote: log.read_vote().await.unwrap(), entries, purged: log.purged() }
+}
+
+/// What is there is what was acknowledged, or the next step done or done in part.
+fn check(told: &Told, next: &Told, there: &Told, context: &str) {
+    assert!([told.vote, next.vote].contains(&there.vote), "{context}: {:?}", there.vote);
+    assert!([told.purged, next.purged].contains(&there.purged), "{context}: {:?}", there.purged);
+    for (index, entry) in &told.entries {
+        match there.entries.get(index) {
+            Some(found) => assert!(found == entry || next.entries.get(index) == Some(found), "{context}"),
+            None => assert!(!next.entries.contains_key(index), "{context}: entry {index} is lost"),
+        }
+    }
+    let known = |(index, entry): (&u64, &Entry)| {
+        told.entries.get(index) == Some(entry) || next.entries.get(index) == Some(entry)
+    };
+    assert!(there.entries.iter().all(known), "{context}: {:?}", there.entries.keys());
+    let indices: Vec<u64> = there.entries.keys().copied().collect();
+    assert!(indices.windows(2).all(|w| w[0] + 1 == w[1]), "{context}: a hole in {indices:?}");
+}
+
+/// Votes, appends, truncations and purges that retire segments, with a power cut at every operation of the disk: what was
+/// acknowledged is there, and what is there is that, or the next step done or done in part.
+#[tokio::test]
+async fn a_power_cut_at_any_operation_breaks_no_promise_of_raft() {
+    let whole = SimDisk::new();
+    let (told, _) = history(&whole).await;
+    assert_eq!((told.entries.len(), told.vote), (6, Some(Vote::new(7, 2))), "the history ends");
+    assert!(open_simulated(&whole).unwrap().journal.segments()[0] > 0, "segments are retired");
+    for at in 1..=whole.operations() + 2 {
+        for how in [Crash::Drop, Crash::Tear, Crash::Reorder] {
+            let disk = SimDisk::new();
+            disk.fail_at(at, Fault::PowerCut);
+            let (told, next) = history(&disk).await;
+            let after = disk.crash(how, at);
+            let context = format!("power cut at {at}, {how:?}");
+            let mut log = open_simulated(&after).unwrap_or_else(|e| panic!("{context}: {e}"));
+            let there = found(&mut log).await;
+            check(&told, &next, &there, &context);
+            drop(log);
+            assert_eq!(found(&mut open_simulated(&after).unwrap()).await, there, "{context}: idempotent");
+        }
+    }
+}
+
+/// A sync fails: the log says so once and for all, and what it did not write is not believed by the next process.
+#[tokio::test]
+async fn a_log_whose_sync_failed_takes_nothing_more_and_believes_nothing_more() {
+    let whole = SimDisk::new();
+    history(&whole).await;
+    for at in 1..=whole.operations() {
+        let disk = SimDisk::new();
+        disk.fail_at(at, Fault::IoError);
+        let (told, next) = history(&disk).await;
+        let after = disk.killed();
+        let mut log = open_simulated(&after).unwrap_or_else(|e| panic!("error at {at}: {e}"));
+        let there = found(&mut log).await;
+        check(&told, &next, &there, &format!("error at {at}"));
+        drop(log);
+        let later = found(&mut open_simulated(&after.crash(Crash::Drop, at)).unwrap()).await;
+        assert_eq!(later, there, "error at {at}: believed and gone");
+    }
 }
 
 /// openraft would resume a leader's old term with a read index that its view may be behind of.

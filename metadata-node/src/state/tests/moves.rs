@@ -221,3 +221,26 @@ fn a_promise_of_a_disk_that_was_released_counts_and_makes_it_a_source_again() {
     assert!(row(&m).sources[0].is_empty());
     m.assert_same_after_reload();
 }
+
+/// A disk failed: what it holds counts as on a disk that does not answer, until it has been looked through.
+#[test]
+fn a_disk_that_failed_counts_again_once_it_has_been_looked_through() {
+    let mut m = Machine::new();
+    m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
+    m.run(Command::Distrust(DiskId(1))).unwrap();
+    assert_eq!(row(&m).dirty_at[0], Some(wmall_proto::pg::UNVERIFIED));
+    let g = m.state.grades(&Silent::new()).unwrap();
+    assert_eq!((g.stable, g.warning), (0, 2));
+    let all: Silent = [2, 3].map(DiskId).into();
+    assert_eq!(m.state.grades(&all).unwrap().lost, 0, "it may well be all there");
+    assert_eq!(m.state.work_of(&[DiskId(1)]), [DiskId(1)]);
+    // What is known to be missing does not become a maybe.
+    m.run(Command::MarkDirty(DiskId(2))).unwrap();
+    let marked = row(&m).dirty_at[1];
+    m.run(Command::Distrust(DiskId(2))).unwrap();
+    assert_eq!(row(&m).dirty_at[1], marked);
+    let (_, groups, as_of) = m.missing(1);
+    assert_eq!(groups, [GROUP]);
+    close(&mut m, 1, &[], true, as_of);
+    assert_eq!(row(&m).dirty_at[0], None);
+}

@@ -209,7 +209,8 @@ fn what_a_failed_sync_did_not_write_is_not_believed_after_a_restart() {
         disk.fail_at(at, Fault::IoError);
         let acknowledged = history(Arc::new(disk.clone()));
         let after = disk.killed();
-        let (journal, seen) = reopen(Arc::new(after.clone())).unwrap_or_else(|e| panic!("error at {at}: {e}"));
+        let (journal, seen) =
+            reopen(Arc::new(after.clone())).unwrap_or_else(|e| panic!("error at {at}: {e}"));
         assert!(seen.starts_with(&acknowledged), "error at {at}: {acknowledged:?} of {seen:?}");
         lost += 48 - seen.len();
         // It goes on, and then the power fails.

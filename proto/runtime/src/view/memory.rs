@@ -2,9 +2,20 @@
 
 use super::{Changes, Pair, Store, StoreError};
 
+type Map = std::collections::BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// The map in memory, for tests of what stands on it.
 #[derive(Default)]
-pub struct MemoryStore(std::sync::RwLock<std::collections::BTreeMap<Vec<u8>, Vec<u8>>>);
+pub struct MemoryStore(std::sync::RwLock<Map>, std::sync::RwLock<Map>);
+
+#[allow(clippy::unwrap_used)] // As below.
+impl MemoryStore {
+    /// What a process that was killed leaves of it at the least: what was there when it was flushed last.
+    pub fn as_flushed(&self) -> Self {
+        let flushed = self.1.read().unwrap().clone();
+        Self(flushed.clone().into(), flushed.into())
+    }
+}
 
 #[allow(clippy::unwrap_used)] // A poisoned lock means that the test has failed already.
 impl Store for MemoryStore {
@@ -28,6 +39,11 @@ impl Store for MemoryStore {
             };
         }
         Ok(())
+    }
+
+    fn flush(&self) {
+        let now = self.0.read().unwrap().clone();
+        *self.1.write().unwrap() = now;
     }
 
     fn clear(&self) -> Result<(), StoreError> {
