@@ -44,7 +44,18 @@ fn snapshot() -> Result<(Snapshot, Scheme)> {
     let fact = |candidate: Candidate| {
         let disk = candidate.disk;
         let (state, free_bytes) = (DiskState::Up, 10 << 40);
-        (disk, DiskFact { candidate, state, draining: false, free_bytes, down_since_ms: None })
+        (
+            disk,
+            DiskFact {
+                candidate,
+                state,
+                draining: false,
+                drain_paused: false,
+                successor: None,
+                free_bytes,
+                down_since_ms: None,
+            },
+        )
     };
     let disks: BTreeMap<DiskId, DiskFact> = candidates.into_iter().map(fact).collect();
     let slot = |disk| SlotFact { disk, sources: Vec::new(), arriving: false, piece: PieceState::Live };

@@ -4,16 +4,20 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use wmall_proto::chunk::ChunkView;
+use wmall_proto::chunk::{ChunkView, MAX_CHUNKS_PER_COMMIT};
 use wmall_proto::event::Event;
 use wmall_proto::file::{ObjectEntry, TrashEntry};
+use wmall_proto::grade::{GradesOf, GradesView};
+use wmall_proto::job::{JobView, Operation, Place};
+use wmall_proto::layout::LayoutView;
 use wmall_proto::pool::{Bucket, BucketChange, BucketRules};
 use wmall_proto::rpc::{
     Condition, MemberCommand, NameCommand, Query, QueryReply, Request, Response, SnapshotInfo, UserCommand,
 };
 use wmall_proto::status::{ClusterStatus, DrainView};
 use wmall_proto::{
-    BucketName, ChunkId, ErrorCode, FileId, NodeName, ObjectName, Pool, PoolName, RequestId, RpcError, Scheme,
+    BucketName, ChunkId, ErrorCode, FileId, NodeName, ObjectName, Pool, PoolId, PoolName, RequestId,
+    RpcError, Scheme,
 };
 
 use crate::error::ClientError;
@@ -29,6 +33,81 @@ impl Store {
         let request = RequestId(wmall_runtime::random::bytes());
         self.inner.ask(&Request::Administer { request, command }).await?;
         Ok(())
+    }
+
+    /// Has something done with nodes or disks. The number of the job that it began, if it did.
+    pub async fn operate(&self, operation: Operation) -> Result<Option<u64>, ClientError> {
+        let request = RequestId(wmall_runtime::random::bytes());
+        let command = UserCommand::Operate(operation);
+        match self.inner.ask(&Request::Administer { request, command }).await? {
+            Response::Job(number) => Ok(Some(number)),
+            _ => Ok(None),
+        }
+    }
+
+    /// All jobs, the newest first.
+    pub async fn jobs(&self) -> Result<Vec<JobView>, ClientError> {
+        match self.inner.read(Query::Jobs).await? {
+            QueryReply::Jobs(jobs) => Ok(jobs),
+            _ => Err(unexpected().into()),
+        }
+    }
+
+    /// A job.
+    pub async fn job(&self, number: u64) -> Result<JobView, ClientError> {
+        let missing = || RpcError::not_found(format!("job {number}")).hint("`wmall job ls` lists them");
+        Ok(self.jobs().await?.into_iter().find(|j| j.job.number == number).ok_or_else(missing)?)
+    }
+
+    /// The layout, and what its draft would do.
+    pub async fn layout(&self) -> Result<LayoutView, ClientError> {
+        match self.inner.read(Query::Layout).await? {
+            QueryReply::Layout(view) => Ok(view),
+            _ => Err(unexpected().into()),
+        }
+    }
+
+    /// Grades of a part of what there is.
+    pub async fn grades(&self, of: GradesOf) -> Result<GradesView, ClientError> {
+        match self.inner.read(Query::Grades(of)).await? {
+            QueryReply::Grades(view) => Ok(view),
+            _ => Err(unexpected().into()),
+        }
+    }
+
+    /// Grades of all groups of a pool, by number.
+    pub async fn group_grades(&self, pool: PoolId) -> Result<Vec<GradesView>, ClientError> {
+        let mut all: Vec<GradesView> = Vec::new();
+        loop {
+            match self.inner.read(Query::Groups { pool, first: all.len() as u32 }).await? {
+                QueryReply::Groups(page) if page.is_empty() => return Ok(all),
+                QueryReply::Groups(page) => all.extend(page),
+                _ => return Err(unexpected().into()),
+            }
+        }
+    }
+
+    /// Grades of all chunks of a file. What would be lost with a node is of the page of them for which it is the worst.
+    pub async fn file_grades(&self, id: FileId, chunks: u64) -> Result<GradesView, ClientError> {
+        let mut all: Option<GradesView> = None;
+        let mut first = 0;
+        while first < chunks || all.is_none() {
+            let page = self.grades(GradesOf::File { id, first }).await?;
+            first += MAX_CHUNKS_PER_COMMIT as u64;
+            match &mut all {
+                None => all = Some(page),
+                Some(all) => {
+                    all.now += page.now;
+                    all.chunks += page.chunks;
+                    let worse = page.without.worst() > all.without.worst();
+                    all.without += page.without;
+                    if worse {
+                        all.lost = page.lost;
+                    }
+                }
+            }
+        }
+        all.ok_or_else(|| unexpected().into())
     }
 
     /// Makes a pool with `1 << pg_bits` placement groups.
@@ -66,14 +145,9 @@ impl Store {
         }
     }
 
-    /// Has a data node emptied, or no longer.
-    pub async fn drain(&self, node: NodeName, draining: bool) -> Result<(), ClientError> {
-        self.administer(UserCommand::DrainNode { node, draining }).await
-    }
-
-    /// What emptying a data node comes to, and how far it is.
-    pub async fn drain_view(&self, node: NodeName) -> Result<DrainView, ClientError> {
-        match self.inner.read(Query::Drain(node)).await? {
+    /// What emptying a data node or a disk comes to, and how far it is.
+    pub async fn drain_view(&self, place: Place) -> Result<DrainView, ClientError> {
+        match self.inner.read(Query::Drain(place)).await? {
             QueryReply::Drain(view) => Ok(view),
             _ => Err(unexpected().into()),
         }

@@ -405,8 +405,8 @@ impl ChunkPut {
         let scheme = topology.pools.get(&self.pool).map(|t| t.pool.scheme);
         let Some(scheme) = scheme.filter(|s| s.is_striped()) else { return Ok(Vec::new()) };
         let stripe = Stripe::new(scheme).map_err(|e| RpcError::new(ErrorCode::Unsupported, e.to_string()))?;
-        let pieces = stripe.cut(std::slice::from_ref(bytes)).map_err(RpcError::internal)?;
-        Ok(pieces.iter().map(|piece| *blake3::hash(piece).as_bytes()).collect())
+        let cut = stripe.cut_and_hash(std::slice::from_ref(bytes)).map_err(RpcError::internal)?;
+        Ok(cut.into_iter().map(|(_, digest)| digest).collect())
     }
 
     /// Any member may answer: what counts is judged at commit. One that does not answer knows nothing.

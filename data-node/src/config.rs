@@ -32,6 +32,9 @@ pub struct RawConfig {
     /// How long a scrub of everything may take.
     #[serde(default = "default_scrub_ms")]
     pub scrub_pass_ms: u64,
+    /// Between two groups whose presence is compared with what the metadata nodes know; a pass takes as many as there are.
+    #[serde(default = "default_compare_ms")]
+    pub compare_ms: u64,
     /// Its disks.
     pub disks: Vec<DiskConfig>,
     /// The operations' HTTP endpoint; none if absent.
@@ -61,6 +64,13 @@ pub const SCRUB_PASS_MS: u64 = 14 * 86_400_000;
 
 fn default_scrub_ms() -> u64 {
     SCRUB_PASS_MS
+}
+
+/// Between two groups unless told otherwise: some 600 groups of a disk in an hour and a half.
+pub const COMPARE_MS: u64 = 10_000;
+
+fn default_compare_ms() -> u64 {
+    COMPARE_MS
 }
 
 fn default_weight() -> u32 {

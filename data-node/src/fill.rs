@@ -3,7 +3,7 @@
 //! One task, at most [`PARALLEL`] fetches at once, which rest while clients are served (`traffic.rs`). Each piece is hashed before it is written, and the
 //! ticket is closed by a receipt, never by the end of a job.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ use crate::traffic::Traffic;
 
 /// Fetches under way: with chunks of 16 MiB, 64 MiB of memory for copies, and twice that for shards.
 const PARALLEL: usize = 4;
+/// So many pieces of a group that can't be had are set aside; more of them mean that others do not answer, and will.
+const FEW: usize = 8;
 /// How long the feed may take to reach a listing; it comes once a second.
 const ABREAST: Duration = Duration::from_secs(5);
 /// Between looks at it.
@@ -77,8 +79,8 @@ impl Filler {
     async fn fill(&self, disk: &Arc<DiskStore>) -> Result<bool, RpcError> {
         let Some(id) = disk.id() else { return Ok(true) };
         let mut after = None;
-        // Groups of which a piece could not be had keep their marks; the others need not wait for them.
-        let mut failed: BTreeSet<(PoolId, PgId)> = BTreeSet::new();
+        // Groups of which pieces could not be had keep their marks; the others need not wait for them.
+        let mut failed: BTreeMap<(PoolId, PgId), Vec<MissingPiece>> = BTreeMap::new();
         let mut complete = true;
         let mut open: Option<(u64, Vec<(PoolId, PgId)>)> = None;
         loop {
@@ -96,7 +98,11 @@ impl Filler {
                 tracing::info!(disk = %disk.name, pieces = pieces.len(), "filling");
                 let (receipts, missed) = self.fetch_all(disk, pieces).await;
                 complete &= missed.is_empty();
-                failed.extend(missed.iter().filter_map(|p| self.group_of(p)));
+                for piece in missed {
+                    if let Some(group) = self.group_of(&piece) {
+                        failed.entry(group).or_default().push(piece);
+                    }
+                }
                 // Where the slot has moved on meanwhile, nobody asks for the piece: it stays a claim, and ends as one.
                 let known = self.map.get();
                 let ours = |r: &&SignedReceipt| {
@@ -109,7 +115,8 @@ impl Filler {
             }
             after = next;
             let mut done = self.take_done(open, after.as_ref());
-            done.retain(|group| !failed.contains(group));
+            self.set_aside(id, &done, &mut failed).await?;
+            done.retain(|group| !failed.contains_key(group));
             if !done.is_empty() {
                 self.close(id, Vec::new(), done, *begun).await?;
             }
@@ -117,6 +124,24 @@ impl Filler {
                 return Ok(complete);
             }
         }
+    }
+
+    /// A group of which all but a few pieces could be had does not keep its mark for them, which would have all of it read
+    /// again and again: the few become tickets, and are tried by themselves.
+    async fn set_aside(
+        &self,
+        disk: DiskId,
+        done: &[(PoolId, PgId)],
+        failed: &mut BTreeMap<(PoolId, PgId), Vec<MissingPiece>>,
+    ) -> Result<(), RpcError> {
+        for group in done {
+            let Some(pieces) = failed.get(group).filter(|pieces| pieces.len() <= FEW) else { continue };
+            tracing::warn!(pieces = pieces.len(), "pieces that can't be had are set aside");
+            let chunks = pieces.iter().map(|p| (p.pool, p.chunk)).collect();
+            self.metadata.call(&Request::ReportBad { disk, chunks }).await?;
+            failed.remove(group);
+        }
+        Ok(())
     }
 
     /// Takes out the groups that a listing which goes on here has behind it. Dirty groups are listed in order, after all

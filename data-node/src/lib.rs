@@ -6,6 +6,7 @@
 //! what its disks should hold and do not, and `scrub.rs` reads everything again.
 //! Deliberately absent: any decision about placement or deletion. A data node does what rows and feeds say.
 
+mod challenge;
 mod config;
 mod control;
 mod disk;
@@ -14,17 +15,22 @@ mod fill;
 mod init;
 mod inventory;
 mod kept_map;
+#[cfg(feature = "testing")]
+mod lies;
 mod map;
 mod metrics;
 mod node;
 mod put;
+mod ranges;
 mod relay;
 mod scrub;
 mod service;
 mod traffic;
 
-pub use config::{Config, DiskConfig, RawConfig, SCRUB_PASS_MS};
+pub use config::{COMPARE_MS, Config, DiskConfig, RawConfig, SCRUB_PASS_MS};
 #[cfg(feature = "testing")]
 pub use disk::scan_any_segment;
 pub use init::{InitError, init};
+#[cfg(feature = "testing")]
+pub use lies::{Lies, tell};
 pub use node::{RunError, run};

@@ -1,6 +1,6 @@
 //! Puts the parts together and runs them until a stop is asked for.
 //!
-//! Tasks: the control loop, the filler, the scrubber, the reporter of bad pieces, the server with its connections, the
+//! Tasks: the control loop, the filler, the scrubber, the comparer of ranges, the reporter of bad pieces, the server with its connections, the
 //! operations endpoint. Threads: two a disk, the journal's writer and the index's.
 
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use crate::kept_map;
 use crate::map::Map;
 use crate::metrics::ScrubMetrics;
 use crate::put::Intake;
+use crate::ranges::Ranges;
 use crate::scrub::Scrubber;
 use crate::service::Service;
 use crate::traffic::Traffic;
@@ -81,6 +82,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         map: map.clone(),
         traffic: traffic.clone(),
     };
+    let compared_map = map.clone();
     let metrics = Metrics::new();
     let (scrub_traffic, scrub_metrics) = (traffic.clone(), ScrubMetrics::new(&metrics));
     let service = Arc::new(Service {
@@ -104,6 +106,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         metrics: scrub_metrics,
     };
     let scrubber = tokio::spawn(scrubber.run(shutdown.clone()));
+    let ranges = Ranges {
+        metadata: metadata.clone(),
+        disks: disks.clone(),
+        map: compared_map,
+        every: Duration::from_millis(config.raw.compare_ms.max(1)),
+    };
+    let ranges = tokio::spawn(ranges.run(shutdown.clone()));
     let reporter = tokio::spawn(report_bad(metadata, bad_seen));
     let control = tokio::spawn(control.run(shutdown.clone()));
     let filler = tokio::spawn(filler.run(work_seen, shutdown.clone()));
@@ -120,7 +129,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     renewal.abort();
     endpoint.close().await;
     let ending = async {
-        let _ = tokio::join!(control, filler, scrubber);
+        let _ = tokio::join!(control, filler, scrubber, ranges);
     };
     let _ = tokio::time::timeout(wmall_runtime::shutdown::GRACE, ending).await;
     disks.iter().for_each(|disk| disk.flush());

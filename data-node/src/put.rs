@@ -195,10 +195,8 @@ async fn cut(scheme: Scheme, chunk: Vec<Bytes>) -> Result<(Vec<Bytes>, Vec<Shard
     let cutting = move || {
         let chunk_length = chunk.iter().map(Bytes::len).sum::<usize>() as u32;
         let stripe = Stripe::new(scheme).map_err(|e| RpcError::new(ErrorCode::Unsupported, e.to_string()))?;
-        let pieces = stripe.cut(&chunk).map_err(RpcError::internal)?;
-        let digest = |piece: &Bytes| *blake3::hash(piece).as_bytes();
-        let shards = pieces.iter().map(|p| Shard { digest: digest(p), chunk_length }).collect();
-        Ok((pieces, shards))
+        let cut = stripe.cut_and_hash(&chunk).map_err(RpcError::internal)?;
+        Ok(cut.into_iter().map(|(piece, digest)| (piece, Shard { digest, chunk_length })).unzip())
     };
     tokio::task::spawn_blocking(cutting).await.map_err(RpcError::internal)?
 }

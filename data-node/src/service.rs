@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
+use wmall_proto::challenge::Challenge;
 use wmall_proto::chunk::PieceDigest;
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::rpc::{PieceCheck, ReadRequest, Request, Response, TopologyReply};
@@ -12,6 +13,7 @@ use wmall_proto::{ChunkId, ErrorCode, PoolId, Role, RpcError};
 use wmall_runtime::metrics::CallMetrics;
 use wmall_transport::{Handler, Incoming, Replier};
 
+use crate::challenge;
 use crate::disk::{DiskStore, Located};
 use crate::inventory;
 use crate::put::Intake;
@@ -53,6 +55,7 @@ impl Service {
 
     async fn read(&self, request: &ReadRequest, replier: &mut Replier) -> Result<(), RpcError> {
         let key = PoolChunk { pool: request.pool, chunk: request.chunk };
+        self.deny(&key)?;
         let found = self.find(&key, request.slot)?;
         let missing = || RpcError::not_found(format!("piece of chunk {} on this node", request.chunk));
         let (disk, located) = found.ok_or_else(missing)?;
@@ -75,6 +78,41 @@ impl Service {
             next = read?;
         }
         Ok(())
+    }
+
+    /// A piece is denied that is here: a lie, of which there is none but in tests.
+    fn deny(&self, key: &PoolChunk) -> Result<(), RpcError> {
+        #[cfg(feature = "testing")]
+        if crate::lies::told().withhold {
+            return Err(RpcError::not_found(format!("piece of chunk {} on this node", key.chunk)));
+        }
+        let _ = key;
+        Ok(())
+    }
+
+    async fn challenge(&self, challenge: Challenge) -> Result<Response, RpcError> {
+        let key = PoolChunk { pool: challenge.pool, chunk: challenge.chunk };
+        self.deny(&key)?;
+        let disk = self.disks.iter().find(|d| d.id() == Some(challenge.disk)).cloned();
+        let disk = disk.ok_or_else(|| RpcError::not_found(challenge.disk))?;
+        let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
+        let _place = self.reads.acquire().await.map_err(stopping)?;
+        let store = disk.clone();
+        let answering = move || challenge::answer(&store, &challenge);
+        let answer = tokio::task::spawn_blocking(answering).await.map_err(RpcError::internal)?;
+        if answer.as_ref().is_err_and(|e| e.code == ErrorCode::Corrupt) {
+            self.report(disk, key.pool, key.chunk);
+        }
+        #[cfg(feature = "testing")]
+        let answer = answer.map(|mut answer| {
+            if crate::lies::told().wrong_bytes
+                && let Some(byte) = answer.proof.bytes.first_mut()
+            {
+                *byte ^= 1;
+            }
+            answer
+        });
+        answer.map(Response::Challenged)
     }
 
     fn attest(&self, key: PoolChunk, nonce: [u8; 16]) -> Result<Response, RpcError> {
@@ -163,12 +201,21 @@ impl Service {
         });
         let failed = |why: String| RpcError::new(ErrorCode::Corrupt, format!("disk {}: {why}", disk.name));
         let read = reading.await.map_err(|e| failed(e.to_string()))?;
+        #[cfg(feature = "testing")]
+        let read = read.map(|bytes| if crate::lies::told().wrong_bytes { flipped(&bytes) } else { bytes });
         read.map(Some).map_err(|error| {
             tracing::error!(%error, disk = %disk.name, chunk = %key.chunk, "a piece cannot be read");
             self.report(disk.clone(), key.pool, key.chunk);
             failed(error.to_string())
         })
     }
+}
+
+#[cfg(feature = "testing")]
+fn flipped(bytes: &Bytes) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    bytes.iter_mut().take(1).for_each(|b| *b ^= 1);
+    bytes.into()
 }
 
 impl Handler for Service {
@@ -192,6 +239,12 @@ impl Handler for Service {
             }
             Request::Attest { pool, chunk, nonce } => {
                 let answer = self.attest(PoolChunk { pool, chunk }, nonce);
+                let ok = answer.is_ok();
+                replier.send(answer).await;
+                ok
+            }
+            Request::Challenge(challenge) => {
+                let answer = self.challenge(challenge).await;
                 let ok = answer.is_ok();
                 replier.send(answer).await;
                 ok

@@ -5,6 +5,7 @@
 //! told it may read what it names. So reading by id takes any scope at all; reading by name, listing and
 //! changing take a scope of that bucket.
 
+use wmall_proto::grade::GradesOf;
 use wmall_proto::identity::{Access, Scope};
 use wmall_proto::rpc::{CommitRequest, NameCommand, Query, Request, UserCommand};
 use wmall_proto::{BucketName, ErrorCode, Role, RpcError};
@@ -77,6 +78,8 @@ fn need_of(request: &Request) -> Need<'_> {
         | Request::CheckCommitted { .. }
         | Request::ReportBad { .. }
         | Request::ReportLoss { .. }
+        | Request::CheckRange(_)
+        | Request::Challenge(_)
         | Request::ListPieces { .. }
         | Request::Attest { .. }
         | Request::Put(_)
@@ -87,9 +90,16 @@ fn need_of(request: &Request) -> Need<'_> {
 
 fn of_query(query: &Query) -> Need<'_> {
     match query {
-        Query::File { .. } | Query::Chunk(_) => Need::Some(Access::Read),
+        Query::File { .. } | Query::Chunk(_) | Query::Grades(GradesOf::File { .. }) => {
+            Need::Some(Access::Read)
+        }
         Query::Known { .. } => Need::Some(Access::Write),
-        Query::Drain(_) | Query::Events { .. } => Need::Operator,
+        Query::Drain(_)
+        | Query::Jobs
+        | Query::Layout
+        | Query::Grades(_)
+        | Query::Groups { .. }
+        | Query::Events { .. } => Need::Operator,
         Query::Object { bucket, .. }
         | Query::Objects { bucket, .. }
         | Query::Trash { bucket, .. }
@@ -121,7 +131,7 @@ fn of_command(command: &UserCommand) -> Need<'_> {
         | UserCommand::DropToken(_)
         | UserCommand::Revoke(_)
         | UserCommand::SetScopes(_)
-        | UserCommand::DrainNode { .. } => Need::Operator,
+        | UserCommand::Operate(_) => Need::Operator,
     }
 }
 

@@ -3,9 +3,10 @@
 
 use bincode::{Decode, Encode};
 use wmall_placement::{PlannedMove, Reason};
-use wmall_proto::capacity::CapacityLevel;
+use wmall_proto::capacity::{CapacityLevel, UsageSample};
 use wmall_proto::chunk::{ChunkCommit, PieceDigest};
 use wmall_proto::identity::{Actor, TokenId, TokenRecord, User};
+use wmall_proto::job::{JobChange, JobKind};
 use wmall_proto::pg::PgKey;
 use wmall_proto::pool::{BucketChange, BucketRules};
 use wmall_proto::rpc::{Ack, CommitRequest, Condition, NameCommand, Registration};
@@ -134,6 +135,84 @@ pub struct PromisedChunk {
     pub digests: Vec<PieceDigest>,
     /// Who holds a piece; nobody, if it is claimed to be committed already.
     pub promises: Vec<Promise>,
+}
+
+/// What concerns nodes and disks. Names are in the words of the command line, for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Operate {
+    /// Begins a job that empties disks.
+    StartJob {
+        /// What it does.
+        kind: JobKind,
+        /// To what.
+        what: String,
+        /// The disks.
+        disks: Vec<DiskId>,
+        /// Where to, if that was said.
+        successor: Option<DiskId>,
+        /// Slots that the disks have.
+        slots: u64,
+        /// Bytes of these, about.
+        bytes: u64,
+    },
+    /// Disks keep what they have, and take pieces again; jobs that empty them end.
+    Undrain {
+        /// What they are.
+        what: String,
+        /// The disks.
+        disks: Vec<DiskId>,
+    },
+    /// Changes a job.
+    ChangeJob {
+        /// Its number.
+        number: u64,
+        /// How.
+        change: JobChange,
+    },
+    /// Jobs whose disks the leader saw to be empty.
+    EndJobs(Vec<u64>),
+    /// A node's silence is expected until then, or no more.
+    SetMaintenance {
+        /// The node.
+        node: NodeName,
+        /// Until when, in milliseconds since the Unix epoch.
+        until_ms: Option<u64>,
+    },
+    /// Gives a disk another weight, in the draft.
+    StageWeight {
+        /// The disk.
+        disk: DiskId,
+        /// Its weight.
+        weight: u32,
+    },
+    /// Makes the draft the layout, if it is of this version.
+    ApplyLayout {
+        /// The version.
+        version: u64,
+    },
+    /// Drops the draft.
+    RevertLayout,
+    /// Leaves a finding out of what health is judged by, until then, or no more.
+    Mute {
+        /// Its code.
+        code: String,
+        /// Until when, in milliseconds since the Unix epoch.
+        until_ms: Option<u64>,
+    },
+    /// Forgets a disk.
+    Forget {
+        /// What it is.
+        what: String,
+        /// The disk.
+        disk: DiskId,
+    },
+    /// Lets a disk out of quarantine.
+    Release {
+        /// What it is.
+        what: String,
+        /// The disk.
+        disk: DiskId,
+    },
 }
 
 /// Every mutation there is.
@@ -270,14 +349,18 @@ pub enum Command {
         /// Back.
         back: Vec<DiskId>,
     },
-    /// Has disks emptied, or no longer.
-    SetDraining {
-        /// Whose they are, for the audit log.
-        node: NodeName,
-        /// The disks.
-        disks: Vec<DiskId>,
-        /// Whether they are to be emptied.
-        draining: bool,
+    /// What an operator decided about nodes and disks, checked by the leader as far as that takes more than the map.
+    Operate(Operate),
+    /// What the cluster needs now, for the forecast.
+    NoteUsage(UsageSample),
+    /// A disk failed challenges.
+    Quarantine {
+        /// The disk.
+        disk: DiskId,
+        /// The life in which it did.
+        incarnation: Incarnation,
+        /// How.
+        why: String,
     },
     /// A disk can't tell what it has lost: nothing of it is vouched for any more.
     MarkDirty(DiskId),

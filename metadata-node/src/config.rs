@@ -60,6 +60,12 @@ pub struct RawConfig {
     /// How repairs go.
     #[serde(default)]
     pub repair: RepairConfig,
+    /// Between samples of what the cluster needs, from which the forecast is made; 720 are kept.
+    #[serde(default = "default_sample_ms")]
+    pub usage_sample_ms: u64,
+    /// Between challenges of one disk, in which it has to prove that it has a piece.
+    #[serde(default = "default_challenge_ms")]
+    pub challenge_ms: u64,
     /// The operations' HTTP endpoint; none if absent.
     pub ops: Option<OpsConfig>,
     /// Logs.
@@ -121,6 +127,14 @@ fn default_condemned_ms() -> u64 {
     600_000
 }
 
+fn default_sample_ms() -> u64 {
+    3_600_000
+}
+
+fn default_challenge_ms() -> u64 {
+    10_000
+}
+
 fn default_upload_ms() -> u64 {
     86_400_000
 }
@@ -170,6 +184,8 @@ impl RawConfig {
             condemned_grace_ms: default_condemned_ms(),
             upload_grace_ms: default_upload_ms(),
             repair: RepairConfig::default(),
+            usage_sample_ms: default_sample_ms(),
+            challenge_ms: default_challenge_ms(),
             ops: None,
             log: LogConfig::default(),
         }
@@ -190,6 +206,9 @@ impl RawConfig {
         let own = own.ok_or_else(|| format!("`members` does not name this node, {}", self.name))?;
         if self.suspect_after_ms < 1000 || self.down_after_ms < self.suspect_after_ms {
             return Err("`suspect_after_ms` is at least 1000, and `down_after_ms` no less than that".into());
+        }
+        if self.challenge_ms == 0 || self.usage_sample_ms == 0 {
+            return Err("`challenge_ms` and `usage_sample_ms` are more than 0".into());
         }
         if self.upload_grace_ms < 1000 {
             return Err("`upload_grace_ms` is at least 1000".into());

@@ -25,7 +25,7 @@ use crate::backup::{self, Backups};
 use crate::config::Config;
 use crate::init::BORN_FILE;
 use crate::join::{Door, Lifetimes};
-use crate::leader::{Collector, Graces, Liveness, Proposer, ReadIndex, Repairer};
+use crate::leader::{Challenger, Collector, Graces, Liveness, Proposer, ReadIndex, Repairer};
 use crate::members::Members;
 use crate::raft::{LogStore, LogStoreError, Machine, Network, SnapshotFolder};
 use crate::service::{KeyCache, Service};
@@ -132,6 +132,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         liveness.clone(),
         Policy { together_ms: config.raw.down_after_ms / TOGETHER, override_halt: repair.override_halt },
         Budget { to_disk: repair.slots_to_disk, from_disk: repair.slots_from_disk },
+        config.raw.usage_sample_ms,
     );
     let status = StatusSource {
         cluster,
@@ -157,7 +158,16 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         reads: reads.clone(),
     });
     let repairing = tokio::spawn(repairer.clone().run(proposer.clone()));
-    let mut tasks = vec![watch, collector, repairing];
+    let challenger = Challenger {
+        cluster,
+        raft: raft.clone(),
+        state: state.clone(),
+        liveness: liveness.clone(),
+        proposer: proposer.clone(),
+        endpoint: endpoint.clone(),
+        every: Duration::from_millis(config.raw.challenge_ms),
+    };
+    let mut tasks = vec![watch, collector, repairing, tokio::spawn(challenger.run())];
     tasks.extend(backup);
     tasks.push(tokio::spawn(refuse_revoked(state.clone(), endpoint.clone())));
     let shown = join_port.clone();

@@ -162,6 +162,11 @@ impl Service {
                 bounded(chunks.len())?;
                 self.report_bad(disk, chunks).await
             }
+            Request::CheckRange(claim) => {
+                self.own_disk(peer, claim.disk)?;
+                self.reads.wait().await?;
+                self.state.check_range(&claim).map(Response::Range).map_err(|e| store_failed(&e))
+            }
             Request::ReportLoss { disk } => {
                 self.own_disk(peer, disk)?;
                 self.must_lead()?;
@@ -170,6 +175,7 @@ impl Service {
             Request::Put(_)
             | Request::ReadPiece(_)
             | Request::CheckPiece { .. }
+            | Request::Challenge(_)
             | Request::ListPieces { .. }
             | Request::Attest { .. } => {
                 let reason = "a metadata node holds no pieces; this call is for a data node";
@@ -192,7 +198,7 @@ impl Service {
         replier.conclude(sent).await
     }
 
-    fn silent(&self, topology: &Topology) -> Silent {
+    pub(crate) fn silent(&self, topology: &Topology) -> Silent {
         self.liveness.silent(topology, Instant::now())
     }
 
@@ -206,16 +212,27 @@ impl Service {
     }
 
     async fn read(&self, linearizable: bool, query: &Query) -> Result<Response, RpcError> {
-        if let Query::Drain(node) = query {
+        if matches!(
+            query,
+            Query::Drain(_) | Query::Jobs | Query::Layout | Query::Grades(_) | Query::Groups { .. }
+        ) {
             self.must_lead()?;
-            return self.drain_view(node).await.map(|view| Response::Read(QueryReply::Drain(view)));
+        }
+        let planned = match query {
+            Query::Drain(place) => Some(QueryReply::Drain(self.drain_view(place).await?)),
+            Query::Jobs => Some(QueryReply::Jobs(self.job_views().await?)),
+            Query::Layout => Some(QueryReply::Layout(self.layout_view().await?)),
+            _ => None,
+        };
+        if let Some(reply) = planned {
+            return Ok(Response::Read(reply));
         }
         if linearizable {
             self.reads.wait().await?;
         }
         let silent = match query {
-            // Only this one shows which nodes are silent, and the leader alone knows.
-            Query::Chunk(_) => self.silent(&self.state.topology()),
+            // Only these show which nodes are silent, and the leader alone knows.
+            Query::Chunk(_) | Query::Grades(_) | Query::Groups { .. } => self.silent(&self.state.topology()),
             _ => Silent::new(),
         };
         match self.state.query(query, &silent) {
@@ -367,7 +384,7 @@ impl Service {
             UserCommand::RemoveBucket { name } => Command::RemoveBucket { name },
             UserCommand::ChangeBucket { name, change } => Command::ChangeBucket { name, change },
             UserCommand::AllowDeletion { force } => self.allow_deletion(force).await?,
-            UserCommand::DrainNode { node, draining } => self.drain(node, draining).await?,
+            UserCommand::Operate(operation) => self.operate(operation).await?,
         };
         self.proposer.propose_act(Some(request), by, command).await
     }
@@ -533,7 +550,7 @@ fn known_disks(topology: &Topology, registration: &Registration) -> Option<Vec<D
     let same = |disk: &wmall_proto::rpc::DiskRegistration| {
         let known =
             topology.disks.values().find(|d| d.node == registration.node && d.name == disk.name.as_str())?;
-        let equal = known.weight == disk.weight
+        let equal = known.configured_weight == disk.weight
             && known.max_bytes == disk.max_bytes
             && known.incarnation == disk.incarnation
             && known.public_key == disk.public_key

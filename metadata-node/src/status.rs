@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use wmall_proto::capacity::{CapacityLevel, CapacityReport};
+use wmall_proto::capacity::{CapacityLevel, CapacityReport, Forecast};
 use wmall_proto::grade::{Grade, GradeCounts};
+use wmall_proto::job::JobState;
 use wmall_proto::status::{ClusterStatus, DiskStatus, MemberStatus, NodeState, NodeStatus, RepairStatus};
 use wmall_proto::topology::{ClusterId, NodeInfo, Topology};
+use wmall_runtime::clock::now_ms;
 
 use wmall_runtime::view::StoreError;
 
-use crate::leader::{Liveness, Repairer, capacity_report};
+use crate::leader::{Liveness, Repairer, Space};
 use crate::state::{Counters, State};
 use crate::types::Raft;
 
@@ -34,10 +36,14 @@ impl StatusSource {
             topology.nodes.values().map(|node| self.node(&topology, &counters, node, now)).collect();
         let chunk_bytes = counters.pools.values().map(|p| p.bytes).sum();
         let redundant_bytes = redundant_bytes(&topology, &counters);
-        let capacity = capacity_report(&topology, &counters, &self.liveness, now);
+        let space = Space::now(&topology, &counters, &self.liveness, now);
+        let (capacity, now_ms) = (space.report(), now_ms());
+        let forecast = space.forecast(&self.state.samples(), &capacity);
+        let jobs = self.state.jobs();
+        let in_state = |state: JobState| jobs.iter().filter(|j| j.state == state).count() as u64;
         Ok(ClusterStatus {
             cluster: self.cluster.to_string(),
-            summary: summary(&chunks, &nodes, &capacity),
+            summary: summary(&chunks, &nodes, &capacity) + &outlook(&capacity, forecast.as_ref(), now_ms),
             chunks,
             files: counters.files,
             objects: counters.objects,
@@ -45,7 +51,11 @@ impl StatusSource {
             redundant_bytes,
             tickets: counters.tickets.values().sum(),
             repair: self.repair(&topology),
-            capacity: capacity.clone(),
+            capacity,
+            forecast,
+            jobs: in_state(JobState::Running),
+            jobs_paused: in_state(JobState::Paused),
+            mutes: self.state.mutes(now_ms),
             trash: counters.trash,
             condemned_chunks: counters.condemned.chunks,
             condemned_bytes: counters.condemned.bytes,
@@ -53,6 +63,7 @@ impl StatusSource {
             pools: topology.pools.values().map(|t| t.pool.clone()).collect(),
             members: self.members(),
             nodes,
+            now_ms,
             index,
         })
     }
@@ -110,6 +121,7 @@ impl StatusSource {
                 dirty_groups: dirty_groups(topology, disk.id),
                 slots: slots_of(topology, disk.id),
                 draining: disk.draining,
+                quarantined: disk.quarantined_ms.is_some(),
                 writable: beat.is_some_and(|b| b.writable),
                 failed: silent.is_some() && beat.is_none_or(|b| b.failed),
             }
@@ -119,6 +131,7 @@ impl StatusSource {
             zone: node.zone.clone(),
             address: node.address,
             state,
+            maintenance_until_ms: node.maintenance_until_ms.filter(|until| *until > now_ms()),
             silent_ms: silent.map(|d| d.as_millis() as u64),
             disks: disks.collect(),
         }
@@ -157,6 +170,33 @@ fn fullness(capacity: &CapacityReport) -> String {
         CapacityLevel::WritesStopped => format!(" Full: {ratio}; only validators may write, until 0.95."),
         CapacityLevel::LedgerStopped => format!(" Full: {ratio}; nobody may write."),
     }
+}
+
+/// Days until the alarm, and whether the largest node may go now.
+fn outlook(capacity: &CapacityReport, forecast: Option<&Forecast>, now_ms: u64) -> String {
+    const DAY_MS: u64 = 86_400_000;
+    let days = match forecast {
+        Some(forecast) if capacity.level == CapacityLevel::Safe => match forecast.alarm_in_ms(now_ms) {
+            Some(ms) => {
+                format!(" The completeness ratio reaches 0.70 in {} days at the earliest.", ms / DAY_MS)
+            }
+            None => " The completeness ratio does not grow.".into(),
+        },
+        _ => String::new(),
+    };
+    let largest = match &capacity.without_largest_node {
+        Some(loss) if capacity.needed_bytes == 0 || loss.ratio_ppm < CapacityLevel::WRITES_STOP_PPM => {
+            format!(" The largest node, {}, may go now.", loss.name)
+        }
+        Some(loss) if loss.ratio_ppm >= CapacityReport::NO_ROOM_PPM => {
+            format!(" Without {} there would be too few nodes for the schemes of the pools.", loss.name)
+        }
+        Some(loss) => {
+            format!(" Without {} the ratio would be {:.2}.", loss.name, loss.ratio_ppm as f64 / 1e6)
+        }
+        None => String::new(),
+    };
+    days + &largest
 }
 
 /// One sentence: safe or not, and why.

@@ -45,7 +45,7 @@ impl Role {
     pub fn may_call(self, call: CallKind) -> bool {
         use CallKind as C;
         match self {
-            Self::Metadata => matches!(call, C::Raft | C::Status | C::Renew | C::Issuer),
+            Self::Metadata => matches!(call, C::Raft | C::Status | C::Renew | C::Issuer | C::Challenge),
             Self::Data => matches!(
                 call,
                 C::Renew
@@ -56,6 +56,7 @@ impl Role {
                     | C::CheckCommitted
                     | C::ReportBad
                     | C::ReportLoss
+                    | C::CheckRange
                     | C::GetTopology
                     | C::Put
                     | C::ReadPiece
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
 
     /// Who may make each call, one letter a role. A call that is not in here is nobody's.
-    const TABLE: [(CallKind, &str); 25] = [
+    const TABLE: [(CallKind, &str); 27] = [
         (CallKind::Raft, "m"),
         (CallKind::GetTopology, "dvca"),
         (CallKind::Read, "vca"),
@@ -136,6 +137,8 @@ mod tests {
         (CallKind::CheckCommitted, "d"),
         (CallKind::ReportBad, "d"),
         (CallKind::ReportLoss, "d"),
+        (CallKind::CheckRange, "d"),
+        (CallKind::Challenge, "m"),
         (CallKind::ListPieces, "a"),
         (CallKind::Attest, "vca"),
         (CallKind::Put, "dvca"),

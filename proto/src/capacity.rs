@@ -98,6 +98,67 @@ impl CapacityReport {
     pub const NO_ROOM_PPM: u64 = 1_000_000_000;
 }
 
+/// When a ratio is reached, if growth goes on as it did.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Crossing {
+    /// The ratio, in millionths.
+    pub ratio_ppm: u64,
+    /// Whether it is reached already.
+    pub reached: bool,
+    /// The time by which it is reached as likely as not, in milliseconds since the Unix epoch; none if it is more than a
+    /// hundred years away.
+    pub p50_ms: Option<u64>,
+    /// The time before which it is reached in one case of ten.
+    pub p90_ms: Option<u64>,
+}
+
+/// How many peers of a size would bring the ratio back under the alarm.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct PeerAdvice {
+    /// Bytes of each.
+    pub peer_bytes: u64,
+    /// So many for what is stored now; none if no number helps, because the zone rule can't use them.
+    pub now: Option<u32>,
+    /// So many for what will be stored in 90 days.
+    pub in_90_days: Option<u32>,
+}
+
+/// When the cluster will be full.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Samples of the past that it is made from, one an hour.
+    pub samples: u32,
+    /// The time that they span, in milliseconds.
+    pub span_ms: u64,
+    /// Bytes that are needed more each day, by the median.
+    pub growth_per_day: i64,
+    /// The same as it is exceeded in one case of ten.
+    pub growth_per_day_p90: i64,
+    /// When 0.70, 0.85 and 1.00 are reached.
+    pub crossings: Vec<Crossing>,
+    /// What would help.
+    pub peers: PeerAdvice,
+}
+
+impl Forecast {
+    /// In so many milliseconds the alarm at 0.70 may be raised, in one case of ten; none if it is raised already, or not in
+    /// a hundred years.
+    pub fn alarm_in_ms(&self, now_ms: u64) -> Option<u64> {
+        let alarm =
+            self.crossings.iter().find(|c| c.ratio_ppm == CapacityLevel::WARNING_PPM && !c.reached)?;
+        Some(alarm.p90_ms?.saturating_sub(now_ms))
+    }
+}
+
+/// Bytes needed at a time: what the forecast is made from. Repairs do not change it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct UsageSample {
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Live bytes at full redundancy.
+    pub needed_bytes: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -79,6 +79,20 @@ pub enum EventKind {
     },
     /// Repairs go on.
     RepairResumed,
+    /// A job has ended by itself: its disks are empty.
+    JobDone {
+        /// Its number.
+        job: u64,
+        /// What it emptied.
+        what: String,
+    },
+    /// A disk failed challenges: what it says it holds does not count, and is made anew elsewhere.
+    DiskQuarantined {
+        /// The disk.
+        disk: DiskId,
+        /// What it did.
+        why: String,
+    },
 }
 
 impl EventKind {
@@ -94,6 +108,8 @@ impl EventKind {
             Self::Capacity { .. } => "capacity",
             Self::RepairHalted { .. } => "repair_halted",
             Self::RepairResumed => "repair_resumed",
+            Self::JobDone { .. } => "job_done",
+            Self::DiskQuarantined { .. } => "disk_quarantined",
         }
     }
 }
@@ -132,6 +148,10 @@ impl fmt::Display for EventKind {
                 write!(f, "{disks} of {of} disks in use vanished together; nothing is substituted")
             }
             Self::RepairResumed => f.write_str("repairs go on"),
+            Self::JobDone { job, what } => write!(f, "job {job} is done: {what} is empty"),
+            Self::DiskQuarantined { disk, why } => {
+                write!(f, "{disk} is in quarantine: {why}; what it holds is made anew elsewhere")
+            }
         }
     }
 }

@@ -5,6 +5,10 @@ use std::ops::AddAssign;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::ids::{DiskId, FileId, PoolId};
+use crate::names::NodeName;
+use crate::pg::PgId;
+
 /// From best to worst; the order of the variants is the order of concern.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
@@ -85,6 +89,39 @@ impl GradeCounts {
             Grade::Lost => &mut self.lost,
         }
     }
+}
+
+/// Whose grades are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum GradesOf {
+    /// The chunks of a file from this one on, as many as a page of it has.
+    File {
+        /// The file.
+        id: FileId,
+        /// Number of the first chunk.
+        first: u64,
+    },
+    /// The chunks of a placement group.
+    Group(PoolId, PgId),
+    /// The chunks that a disk has pieces of.
+    Disk(DiskId),
+    /// The chunks that a node has pieces of.
+    Node(NodeName),
+    /// All chunks of a pool.
+    Pool(PoolId),
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct GradesView {
+    /// Chunks by grade, now.
+    pub now: GradeCounts,
+    /// The same chunks, if the disk or the node were gone; for the others, if the node were gone whose loss is the worst.
+    pub without: GradeCounts,
+    /// What would be gone.
+    pub lost: Option<NodeName>,
+    /// Chunks that the answer is about: of a file, as many as the page has.
+    pub chunks: u64,
 }
 
 impl AddAssign for GradeCounts {

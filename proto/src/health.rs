@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::capacity::{CapacityLevel, CapacityReport};
-use crate::status::{ClusterStatus, NodeState};
+use crate::status::{ClusterStatus, NodeState, NodeStatus};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,13 +28,45 @@ pub struct Finding {
     pub what: String,
     /// What to do.
     pub advice: &'static str,
+    /// Whether an operator does not want to hear of it for now: it does not count.
+    pub muted: bool,
 }
 
-/// Everything that needs attention, the worst first.
+/// All codes there are.
+pub const CODES: [&str; 17] = [
+    "CHUNKS_LOST",
+    "CHUNKS_UNAVAILABLE",
+    "CHUNKS_IN_DANGER",
+    "CHUNKS_DEGRADED",
+    "NODES_DOWN",
+    "NODES_IN_MAINTENANCE",
+    "DISKS_FAILED",
+    "DISKS_QUARANTINED",
+    "REPAIR_HALTED",
+    "REPAIR_STUCK",
+    "JOBS_PAUSED",
+    "DELETION_HELD",
+    "CAPACITY_WARNING",
+    "CAPACITY_DANGER",
+    "CAPACITY_FULL",
+    "CAPACITY_SOON",
+    "MEMBERS_SILENT",
+];
+/// 0.70 is reached within so many days: it takes time to buy disks.
+const SOON_DAYS: u64 = 30;
+
+/// The worst severity that is not muted.
+pub fn worst(findings: &[Finding]) -> Option<Severity> {
+    findings.iter().filter(|f| !f.muted).map(|f| f.severity).max()
+}
+
+/// Everything that needs attention, the worst first and what is muted last.
 pub fn health(status: &ClusterStatus) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut add =
-        |code, severity, what: String, advice| findings.push(Finding { code, severity, what, advice });
+    let muted = |code: &str| status.mutes.iter().any(|m| m.code == code);
+    let mut add = |code, severity, what: String, advice| {
+        findings.push(Finding { code, severity, what, advice, muted: muted(code) });
+    };
     let c = &status.chunks;
     if c.lost > 0 {
         let what = format!("{} chunks have too few pieces left", c.lost);
@@ -57,11 +89,24 @@ pub fn health(status: &ClusterStatus) -> Vec<Finding> {
         let what = format!("{} chunks miss a piece", c.warning);
         add("CHUNKS_DEGRADED", Severity::Warning, what, "nothing, if repairs are under way; `wmall events`");
     }
-    let down: Vec<&str> =
-        status.nodes.iter().filter(|n| n.state != NodeState::Up).map(|n| n.name.as_str()).collect();
+    let (expected, down): (Vec<_>, Vec<_>) = status
+        .nodes
+        .iter()
+        .filter(|n| n.state != NodeState::Up || n.maintenance_until_ms.is_some())
+        .partition(|n| n.maintenance_until_ms.is_some());
+    let names = |nodes: &[&NodeStatus]| nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
+    if !expected.is_empty() {
+        let what = format!("in maintenance: {}", names(&expected));
+        add(
+            "NODES_IN_MAINTENANCE",
+            Severity::Warning,
+            what,
+            "end it when it is over: `wmall node maintenance NAME --end`",
+        );
+    }
     if !down.is_empty() {
         let what =
-            format!("{} of {} data nodes do not answer: {}", down.len(), status.nodes.len(), down.join(", "));
+            format!("{} of {} data nodes do not answer: {}", down.len(), status.nodes.len(), names(&down));
         add("NODES_DOWN", Severity::Warning, what, "start them, or let the others take over what they held");
     }
     let up = || status.nodes.iter().filter(|n| n.state == NodeState::Up && n.silent_ms.is_some());
@@ -71,6 +116,22 @@ pub fn health(status: &ClusterStatus) -> Vec<Finding> {
     if !failed.is_empty() {
         let what = format!("failed disks: {}", failed.join(", "));
         add("DISKS_FAILED", Severity::Warning, what, "replace them; what they held is made anew elsewhere");
+    }
+    let all = || status.nodes.iter().flat_map(|n| n.disks.iter().map(move |d| (n, d)));
+    let quarantined: Vec<String> =
+        all().filter(|(_, d)| d.quarantined).map(|(n, d)| format!("{}/{}", n.name, d.name)).collect();
+    if !quarantined.is_empty() {
+        let what = format!("in quarantine, for failing challenges: {}", quarantined.join(", "));
+        add(
+            "DISKS_QUARANTINED",
+            Severity::Warning,
+            what,
+            "find out why, then `wmall disk release NODE/DISK`, or drain it",
+        );
+    }
+    if status.jobs_paused > 0 {
+        let what = format!("{} jobs are paused", status.jobs_paused);
+        add("JOBS_PAUSED", Severity::Warning, what, "`wmall job ls`; resume or cancel them");
     }
     if let Some(why) = &status.repair.halted {
         add("REPAIR_HALTED", Severity::Error, why.clone(), "mend the network, or set [repair] override_halt");
@@ -101,6 +162,17 @@ pub fn health(status: &ClusterStatus) -> Vec<Finding> {
             add("CAPACITY_FULL", Severity::Error, ratio, "delete something, or add disks or nodes");
         }
     }
+    let soon = status.forecast.as_ref().and_then(|f| f.alarm_in_ms(status.now_ms)).map(|ms| ms / 86_400_000);
+    if let Some(days) = soon.filter(|days| *days < SOON_DAYS && status.capacity.level == CapacityLevel::Safe)
+    {
+        let what = format!("the completeness ratio may reach 0.70 in {days} days");
+        add(
+            "CAPACITY_SOON",
+            Severity::Warning,
+            what,
+            "order disks or nodes; `wmall capacity forecast` says how many",
+        );
+    }
     let behind = status.members.len() > 1 && status.members.iter().any(|m| m.matched.is_none());
     if behind {
         let silent: Vec<&str> =
@@ -108,7 +180,7 @@ pub fn health(status: &ClusterStatus) -> Vec<Finding> {
         let what = format!("metadata nodes that the leader does not hear: {}", silent.join(", "));
         add("MEMBERS_SILENT", Severity::Warning, what, "start them: with a majority gone nothing is written");
     }
-    findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
+    findings.sort_by_key(|f| (f.muted, std::cmp::Reverse(f.severity)));
     findings
 }
 
@@ -116,7 +188,7 @@ pub fn health(status: &ClusterStatus) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::grade::GradeCounts;
-    use crate::status::RepairStatus;
+    use crate::status::{Mute, RepairStatus};
 
     fn fine() -> ClusterStatus {
         ClusterStatus {
@@ -142,6 +214,11 @@ mod tests {
                 without_largest_node: None,
                 without_largest_zone: None,
             },
+            forecast: None,
+            jobs: 0,
+            jobs_paused: 0,
+            mutes: vec![],
+            now_ms: 0,
             trash: 0,
             condemned_chunks: 0,
             condemned_bytes: 0,
@@ -157,13 +234,14 @@ mod tests {
     fn a_healthy_cluster_has_no_findings_and_each_trouble_has_its_code() {
         assert_eq!(health(&fine()), []);
         type Change = fn(&mut ClusterStatus);
-        let changes: [(Change, &str, Severity); 8] = [
+        let changes: [(Change, &str, Severity); 9] = [
             (|s| s.chunks.lost = 1, "CHUNKS_LOST", Severity::Error),
             (|s| s.chunks.unavailable = 1, "CHUNKS_UNAVAILABLE", Severity::Error),
             (|s| s.chunks.danger = 1, "CHUNKS_IN_DANGER", Severity::Error),
             (|s| s.chunks.warning = 1, "CHUNKS_DEGRADED", Severity::Warning),
             (|s| s.repair.halted = Some("x".into()), "REPAIR_HALTED", Severity::Error),
             (|s| s.repair.stuck = 1, "REPAIR_STUCK", Severity::Warning),
+            (|s| s.jobs_paused = 1, "JOBS_PAUSED", Severity::Warning),
             (|s| s.deletion_held = true, "DELETION_HELD", Severity::Warning),
             (|s| s.capacity.level = CapacityLevel::Warning, "CAPACITY_WARNING", Severity::Warning),
         ];
@@ -176,6 +254,16 @@ mod tests {
             assert_eq!(found.iter().map(|f| (f.code, f.severity)).collect::<Vec<_>>(), [(code, severity)]);
         }
         let found = health(&all);
-        assert!(found.len() == 8 && found.is_sorted_by_key(|f| std::cmp::Reverse(f.severity)));
+        assert!(found.len() == 9 && found.is_sorted_by_key(|f| std::cmp::Reverse(f.severity)));
+        assert!(found.iter().all(|f| CODES.contains(&f.code)));
+        assert_eq!(worst(&found), Some(Severity::Error));
+        all.mutes = found
+            .iter()
+            .filter(|f| f.severity == Severity::Error)
+            .map(|f| Mute { code: f.code.into(), until_ms: 1 })
+            .collect();
+        let found = health(&all);
+        assert_eq!((found.len(), worst(&found)), (9, Some(Severity::Warning)), "shown, and not counted");
+        assert!(!found[0].muted && found[8].muted);
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod access;
 pub mod capacity;
+pub mod challenge;
 pub mod chunk;
 pub mod codec;
 pub mod error;
@@ -19,10 +20,13 @@ pub mod grade;
 pub mod health;
 pub mod identity;
 pub mod ids;
+pub mod job;
 pub mod join;
+pub mod layout;
 pub mod names;
 pub mod pg;
 pub mod pool;
+pub mod range;
 pub mod receipt;
 pub mod rpc;
 pub mod scheme;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use crate::capacity::CapacityReport;
+use crate::capacity::{CapacityReport, Forecast};
 use crate::grade::GradeCounts;
 use crate::ids::{DiskId, Incarnation};
 use crate::names::{NodeName, ZoneName};
@@ -62,18 +62,22 @@ pub struct DiskStatus {
     pub slots: u64,
     /// Whether it is to be emptied.
     pub draining: bool,
+    /// Whether it is in quarantine: it failed challenges.
+    pub quarantined: bool,
     /// Whether it takes writes.
     pub writable: bool,
     /// Whether it failed, or its node is up without it: what it holds does not count.
     pub failed: bool,
 }
 
-/// A data node that is, or may be, emptied.
+/// A data node, or a disk, that is or may be emptied.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct DrainView {
-    /// The node.
-    pub node: NodeName,
-    /// Its disks.
+    /// The node, or the disk as `NODE/DISK`.
+    pub what: String,
+    /// The job that does it, if any is under way.
+    pub job: Option<u64>,
+    /// The disks.
     pub disks: Vec<DiskId>,
     /// Whether they are being emptied.
     pub draining: bool,
@@ -85,6 +89,15 @@ pub struct DrainView {
     pub bytes: u64,
     /// Of these slots, those for which there is no other disk under the zone rule, with room.
     pub stuck: u64,
+}
+
+/// A finding that an operator does not want to hear of for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Mute {
+    /// Its code.
+    pub code: String,
+    /// Until when, in milliseconds since the Unix epoch.
+    pub until_ms: u64,
 }
 
 /// What is on its way between disks.
@@ -111,6 +124,8 @@ pub struct NodeStatus {
     pub address: SocketAddr,
     /// Whether it answers.
     pub state: NodeState,
+    /// Until when its silence is expected, in milliseconds since the Unix epoch.
+    pub maintenance_until_ms: Option<u64>,
     /// Milliseconds since its last heartbeat to this leader; none yet when absent.
     pub silent_ms: Option<u64>,
     /// Its disks.
@@ -155,6 +170,14 @@ pub struct ClusterStatus {
     pub repair: RepairStatus,
     /// How full the cluster is.
     pub capacity: CapacityReport,
+    /// When it will be full, if it goes on like this; none as long as too little is known.
+    pub forecast: Option<Forecast>,
+    /// Jobs that are running.
+    pub jobs: u64,
+    /// Jobs that are paused.
+    pub jobs_paused: u64,
+    /// Findings that are left out of what health is judged by.
+    pub mutes: Vec<Mute>,
     /// Names that were removed and can still be had back.
     pub trash: u64,
     /// Chunks that nothing refers to and that wait for their deletion.
@@ -169,6 +192,8 @@ pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
     /// Data nodes.
     pub nodes: Vec<NodeStatus>,
+    /// The leader's clock, in milliseconds since the Unix epoch.
+    pub now_ms: u64,
     /// Raft index that this was computed at.
     pub index: u64,
 }

@@ -57,8 +57,17 @@ pub struct DiskInfo {
     pub incarnation: Incarnation,
     /// ed25519 key that its receipts verify under.
     pub public_key: [u8; 32],
+    /// Its share as the node's configuration had it last: an operator's layout holds until that changes.
+    pub configured_weight: u32,
     /// An operator wants it empty: its slots move elsewhere, and it gets none.
     pub draining: bool,
+    /// For now nothing of that begins.
+    pub drain_paused: bool,
+    /// Where its slots should go, if an operator said so.
+    pub successor: Option<DiskId>,
+    /// Since when it is in quarantine, in milliseconds since the Unix epoch: it failed challenges, and what it says it
+    /// holds does not count.
+    pub quarantined_ms: Option<u64>,
     /// When it was found to be down, in milliseconds since the Unix epoch; none while it answers.
     pub down_since_ms: Option<u64>,
 }
@@ -72,6 +81,8 @@ pub struct NodeInfo {
     pub zone: ZoneName,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Until when its silence is expected, in milliseconds since the Unix epoch.
+    pub maintenance_until_ms: Option<u64>,
 }
 
 /// The rows of one pool.
@@ -120,6 +131,12 @@ impl Topology {
         let table = self.pools.get(&pool)?;
         let pg = PgId::of(chunk, table.pool.pg_bits);
         Some(((pool, pg), table.rows.get(pg.0 as usize)?))
+    }
+
+    /// The disks of a place.
+    pub fn disks_at(&self, place: &crate::job::Place) -> Vec<&DiskInfo> {
+        let of_node = self.disks.values().filter(|d| d.node == place.node);
+        of_node.filter(|d| place.disk.as_ref().is_none_or(|name| d.name == name.as_str())).collect()
     }
 
     /// The node of a disk.

@@ -180,6 +180,44 @@ impl Cluster {
         assert!(output.status.success(), "wmall {args:?} failed: {stderr}");
     }
 
+    /// The configuration of a node.
+    pub fn node_config(&self, node: &str) -> PathBuf {
+        let role = if node.starts_with("meta") { "metadata-node" } else { "data-node" };
+        self.folder().join("nodes").join(node).join(format!("{role}.toml"))
+    }
+
+    /// Stops a node, changes its configuration, and starts it again.
+    pub fn reconfigure(&self, node: &str, change: impl FnOnce(&mut toml::Table)) {
+        let path = self.node_config(node);
+        let mut config: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+        change(&mut config);
+        self.devnet("stop", node, &[]);
+        std::fs::write(&path, config.to_string()).unwrap();
+        self.devnet("start", node, &[]);
+    }
+
+    /// Gives a data node another disk.
+    pub fn add_disk(&self, node: &str, name: &str, folder: &Path, max_bytes: u64) {
+        let path = self.node_config(node);
+        let mut config: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+        let mut disk = toml::Table::new();
+        disk.insert("name".into(), name.into());
+        disk.insert("path".into(), folder.display().to_string().into());
+        disk.insert("max_bytes".into(), (max_bytes as i64).into());
+        disk.insert("weight".into(), 100.into());
+        config["disks"].as_array_mut().unwrap().push(disk.into());
+        self.devnet("stop", node, &[]);
+        std::fs::write(&path, config.to_string()).unwrap();
+        let made = wmall(&["--config", &path.display().to_string(), "data-node", "init"]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        self.devnet("start", node, &[]);
+        self.wait_status("the new disk is there", Duration::from_secs(30), |s| {
+            let nodes = s["nodes"].as_array().unwrap();
+            let disks = nodes.iter().find(|n| n["name"] == node).unwrap()["disks"].as_array().unwrap();
+            disks.iter().any(|d| d["name"] == name && d["writable"] == true)
+        });
+    }
+
     /// Names of the nodes, metadata nodes first.
     pub fn nodes(&self) -> Vec<String> {
         let net = self.net();

@@ -173,7 +173,7 @@ fn a_full_file_system_refuses_reads_on_and_recovers_by_deleting() {
     let options = ["--metadata", "1", "--data", "3", "--disk-bytes", "1G", "--condemned-grace", "1s"];
     let cluster = Cluster::up_with(&options);
     let disk = LoopDisk::new(300);
-    add_second_disk(&cluster, &disk, 1 << 30);
+    cluster.add_disk("data-1", "disk-2", &disk.path().join("disk-2"), 1 << 30);
     cluster.run(&["pool", "create", "two", "--scheme", "3x", "--pgs", "64"]);
     cluster.run(&["bucket", "create", "b", "--pool", "two", "--undelete", "0s"]);
     let second = |s: &serde_json::Value| s["nodes"][0]["disks"][1].clone();
@@ -208,25 +208,6 @@ fn a_full_file_system_refuses_reads_on_and_recovers_by_deleting() {
     cluster.devnet("kill", "data-1", &[]);
 }
 
-/// Gives the first data node a second disk.
-fn add_second_disk(cluster: &Cluster, disk: &LoopDisk, max_bytes: u64) {
-    let config = cluster.folder().join("nodes/data-1/data-node.toml");
-    let text = std::fs::read_to_string(&config).unwrap();
-    let path = disk.path().join("disk-2");
-    let second = format!(
-        "{text}\n[[disks]]\nname = \"disk-2\"\npath = \"{}\"\nmax_bytes = {max_bytes}\nweight = 100\n",
-        path.display()
-    );
-    cluster.devnet("stop", "data-1", &[]);
-    std::fs::write(&config, second).unwrap();
-    let config = config.display().to_string();
-    assert!(wmall_tests::wmall(&["--config", &config, "data-node", "init"]).status.success());
-    cluster.devnet("start", "data-1", &[]);
-    cluster.wait_status("the second disk is there", Duration::from_secs(30), |s| {
-        s["nodes"][0]["disks"].as_array().is_some_and(|d| d.len() == 2 && d[1]["writable"] == true)
-    });
-}
-
 /// A disk of two fails to write back what it took: it takes nothing more, the node and the cluster go on, and
 /// once it has room and has been looked through it counts again.
 #[test]
@@ -236,7 +217,7 @@ fn an_fsync_error_fences_one_disk_and_it_counts_again_after_a_restart() {
     }
     let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3", "--disk-bytes", "512M"]);
     let disk = LoopDisk::on_thin_ice(600, 140);
-    add_second_disk(&cluster, &disk, 256 << 20);
+    cluster.add_disk("data-1", "disk-2", &disk.path().join("disk-2"), 256 << 20);
     cluster.run(&["pool", "create", "two", "--scheme", "3x", "--pgs", "64"]);
     // Until the ice breaks.
     let mut stored = Vec::new();

@@ -19,14 +19,14 @@ use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
 use wmall_proto::receipt::{Attestation, Receipt, SignedAttestation, SignedReceipt};
 use wmall_proto::rpc::PieceCheck;
 use wmall_proto::topology::ClusterId;
-use wmall_proto::{DiskId, ErrorCode, RpcError};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError};
 use wmall_runtime::view::StoreError;
 use wmall_runtime::{FolderError, FolderLock};
 
 use super::ballast::Ballast;
 use super::books::Books;
 use super::compact::Compactor;
-use super::index::{Counts, Index, IndexReader, Located};
+use super::index::{Counts, Index, IndexReader, Located, PieceState};
 use super::keeper::{Keeper, Work};
 use super::piece::{KIND_PIECE, KIND_STAMP, PieceHeader};
 use super::replay::replay;
@@ -255,6 +255,10 @@ impl DiskStore {
     ) -> Result<SignedReceipt, RpcError> {
         let length = parts.iter().map(Bytes::len).sum::<usize>() as u32;
         self.check_room()?;
+        #[cfg(feature = "testing")]
+        if crate::lies::told().false_receipts {
+            return self.promise(header, length);
+        }
         let record =
             Record { kind: KIND_PIECE, meta: header.encode(), payload: parts, payload_crc: Some(crc) };
         self.append(record, move |at, reply| Work::Piece(header, length, at, reply)).await?;
@@ -325,6 +329,19 @@ impl DiskStore {
         key: &PoolChunk,
         nonce: [u8; 16],
     ) -> Result<Option<SignedAttestation>, RpcError> {
+        match self.locate(key)? {
+            Some(located) => self.attest_slot(key, located.slot, nonce),
+            None => Ok(None),
+        }
+    }
+
+    /// The same for a slot: a copy is as good in any.
+    pub(crate) fn attest_slot(
+        &self,
+        key: &PoolChunk,
+        slot: u8,
+        nonce: [u8; 16],
+    ) -> Result<Option<SignedAttestation>, RpcError> {
         let (Some(located), Some(disk)) = (self.locate(key)?, self.id()) else { return Ok(None) };
         let attestation = Attestation {
             disk,
@@ -332,7 +349,7 @@ impl DiskStore {
             nonce,
             pool: key.pool,
             chunk: key.chunk,
-            slot: located.slot,
+            slot,
             length: located.length,
         };
         Ok(Some(attestation.sign(&self.cluster, &self.superblock.key)))
@@ -426,6 +443,37 @@ impl DiskStore {
     /// A walk over all pieces begins, or has ended.
     pub(crate) fn set_walking(&self, walking: bool) {
         self.books.set_walking(walking);
+    }
+
+    /// How far the feed has been read; none while that is not the whole of it.
+    pub(crate) fn feed_position(&self) -> Option<u64> {
+        if self.books.walking() {
+            return None;
+        }
+        self.feed().ok().flatten().map(|(position, _)| position)
+    }
+
+    /// Chunks of which a piece is here and committed, from one id to another, both inclusive. Blocking.
+    pub(crate) fn live_between(
+        &self,
+        pool: PoolId,
+        range: (ChunkId, ChunkId),
+    ) -> Result<Vec<ChunkId>, StoreError> {
+        const PAGE: usize = 1024;
+        let (mut live, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.indexed(self.reader.pieces_between(pool, range, after.as_ref(), PAGE))?;
+            for key in &page {
+                let located = self.indexed(self.reader.get(key))?;
+                if located.is_some_and(|l| l.state == PieceState::Live) {
+                    live.push(key.chunk);
+                }
+            }
+            after = page.last().copied().filter(|_| page.len() == PAGE);
+            if after.is_none() {
+                return Ok(live);
+            }
+        }
     }
 
     /// Pieces that are not known to be committed.

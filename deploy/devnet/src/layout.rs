@@ -228,6 +228,7 @@ fn data_config(
         advertise: None,
         metadata: addresses(metadata),
         scrub_pass_ms: settings.scrub_pass.as_millis() as u64,
+        compare_ms: wmall_data_node::COMPARE_MS,
         disks: disk.into_iter().collect(),
         ops: node.ops.map(|listen| OpsConfig { listen }),
         log: LogConfig::default(),

@@ -8,8 +8,10 @@
 mod balance;
 mod capacity;
 mod drain;
+mod forecast;
 mod grading;
 mod halt;
+mod layout;
 mod loads;
 mod rendezvous;
 mod repair;
@@ -17,8 +19,10 @@ mod zone_rule;
 
 pub use capacity::{DiskSpace, PoolNeed, capacity};
 pub use drain::{DrainPreview, preview_drain};
+pub use forecast::{Space, forecast};
 pub use grading::{GroupFacts, PieceFact, grade, tally};
 pub use halt::Halt;
+pub use layout::{DiskChange, LayoutPreview, preview_layout};
 pub use rendezvous::{PlacementError, propose_rows};
 pub use repair::{
     Budget, DiskFact, DiskState, GroupFact, PlannedMove, Policy, Reason, RepairPlan, SlotFact, Snapshot,

@@ -2,11 +2,12 @@
 //!
 //! [`plan_repairs`] is a function of what is known now. It remembers nothing: a slot that is on its way already is part
 //! of the snapshot, is not planned again, and takes its part of the budget. Order: what is lost before all else, then
-//! margin, the reason, and size; so what the next loss would lose goes first, and a drain never before it.
+//! margin, the expected time to loss, the reason, and size; so what the next loss would lose goes first, and a drain never before it.
 //!
 //! Deliberately absent: progress and retries (a disk fetches what it lacks by itself), and any word about when a disk
 //! counts as down (the leader's heartbeats say).
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
@@ -38,6 +39,10 @@ pub struct DiskFact {
     pub state: DiskState,
     /// Whether it is to be emptied.
     pub draining: bool,
+    /// Nothing of that begins for now.
+    pub drain_paused: bool,
+    /// Where its slots should go, if that was said.
+    pub successor: Option<DiskId>,
     /// Bytes that it may still take; 0 if it takes none.
     pub free_bytes: u64,
     /// When it was found to be down, in milliseconds since the Unix epoch.
@@ -47,12 +52,12 @@ pub struct DiskFact {
 impl DiskFact {
     /// Whether it may be given slots.
     fn takes(&self) -> bool {
-        self.state == DiskState::Up && !self.leaves()
+        self.state == DiskState::Up && !self.draining && self.candidate.weight > 0
     }
 
     /// Whether it should have none.
     fn leaves(&self) -> bool {
-        self.draining || self.candidate.weight == 0
+        (self.draining && !self.drain_paused) || self.candidate.weight == 0
     }
 }
 
@@ -184,8 +189,9 @@ pub struct RepairPlan {
 
 /// A slot that should not stay where it is.
 struct Want<'a> {
-    /// Whether it can wait (what is not lost can), margin of its group, then why, then how much.
-    rank: (bool, usize, Reason, std::cmp::Reverse<u64>),
+    /// Whether it can wait (what is not lost can), margin of its group, how many losses would be too many, then why, then
+    /// how much.
+    rank: (bool, usize, Reverse<u128>, Reason, Reverse<u64>),
     group: &'a GroupFact,
     slot: usize,
 }
@@ -193,10 +199,10 @@ struct Want<'a> {
 /// The next moves. Idempotent: once they are in the rows, the same facts lead to no further ones of the same slots.
 pub fn plan_repairs(snapshot: &Snapshot, policy: &Policy, budget: &Budget) -> RepairPlan {
     let halted = vanished_together(snapshot, policy.together_ms).filter(|_| !policy.override_halt);
-    let hasty = !policy.override_halt && suspect_together(snapshot);
     if halted.is_some() {
         return RepairPlan { halted, ..RepairPlan::default() };
     }
+    let hasty = !policy.override_halt && suspect_together(snapshot);
     let mut plan = RepairPlan::default();
     let mut planner = Planner { snapshot, policy, budget, hasty, loads: Loads::of(snapshot) };
     let mut wants: Vec<Want<'_>> = snapshot.groups.iter().flat_map(|g| planner.wants(g)).collect();
@@ -204,7 +210,7 @@ pub fn plan_repairs(snapshot: &Snapshot, policy: &Policy, budget: &Budget) -> Re
     // One slot of a row at a time, even if several are lost: a row that changes twice at once has two versions to plan for.
     let mut touched: BTreeSet<PgKey> = BTreeSet::new();
     for want in wants {
-        let reason = want.rank.2;
+        let reason = want.rank.3;
         if touched.contains(&want.group.key) {
             *plan.waiting.entry(reason).or_default() += 1;
             continue;
@@ -281,7 +287,8 @@ impl<'a> Planner<'a> {
         };
         let want = |slot: usize| {
             let reason = reason(slot)?;
-            let rank = (reason != Reason::Lost, margin, reason, std::cmp::Reverse(group.slot_bytes));
+            let hazard = Reverse(choose(live, margin + 1));
+            let rank = (reason != Reason::Lost, margin, hazard, reason, Reverse(group.slot_bytes));
             Some(Want { rank, group, slot })
         };
         (0..group.slots.len()).filter_map(want).collect()
@@ -306,7 +313,7 @@ impl<'a> Planner<'a> {
 
     /// The best disk for a slot: least loaded by its weight, under the zone rule if that is possible at all.
     fn place(&self, want: &Want<'a>) -> Placed {
-        let (group, reason) = (want.group, want.rank.2);
+        let (group, reason) = (want.group, want.rank.3);
         let from = group.slots[want.slot].disk;
         let answers = self.disk(from).is_some_and(|f| f.state == DiskState::Up);
         if answers && self.loads.from(from) >= self.budget.from_disk {
@@ -323,17 +330,24 @@ impl<'a> Planner<'a> {
             .filter_map(|source| self.disk(*source).map(|f| &f.candidate.node))
             .collect();
         let strict = ZoneRule::new(group.slots.len(), self.snapshot.zones);
+        let fits_at_all = |f: &DiskFact, rule: &ZoneRule| {
+            f.takes()
+                && f.candidate.disk != from
+                && !others_sources.contains(&f.candidate.node)
+                && self.loads.free(f.candidate.disk) >= group.slot_bytes
+                && rule.allows(&others, &f.candidate)
+        };
+        // A disk that is replaced goes to its successor, and elsewhere only where that can't take a row.
+        let successor = self.disk(from).and_then(|f| f.successor).and_then(|disk| self.disk(disk));
+        if let Some(successor) = successor.filter(|f| fits_at_all(f, &strict)) {
+            let disk = successor.candidate.disk;
+            return if self.loads.to(disk) < self.budget.to_disk { Placed::On(disk) } else { Placed::Later };
+        }
         // What is lost is worth more than the rule; nothing else is.
         let rules = [strict, ZoneRule { per_zone: usize::MAX }];
         let tries = if reason == Reason::Lost { 2 } else { 1 };
         for rule in &rules[..tries] {
-            let fits = |f: &&DiskFact| {
-                f.takes()
-                    && f.candidate.disk != from
-                    && !others_sources.contains(&f.candidate.node)
-                    && self.loads.free(f.candidate.disk) >= group.slot_bytes
-                    && rule.allows(&others, &f.candidate)
-            };
+            let fits = |f: &&DiskFact| fits_at_all(f, rule);
             let fitting: Vec<&DiskFact> = self.snapshot.disks.values().filter(fits).collect();
             // Half of what may be on its way to a disk is for what is lost.
             let share =
@@ -396,6 +410,12 @@ impl<'a> Planner<'a> {
             }
         }
     }
+}
+
+/// In how many ways the next losses can be as many as lose data: what stands for the expected time to that, among groups of
+/// one margin. Six shards with one to spare are nearer to it than two copies.
+fn choose(n: usize, k: usize) -> u128 {
+    (0..k).fold(1, |ways, i| ways * n.saturating_sub(i) as u128 / (i as u128 + 1))
 }
 
 fn without<'c>(row: &[&'c Candidate], slot: usize) -> Vec<&'c Candidate> {

@@ -99,8 +99,8 @@ impl Liveness {
         topology.nodes.keys().filter(silent).cloned().collect()
     }
 
-    /// All disks that do not count: of nodes that are not up, and those that failed or that their node came
-    /// up without. Empty on a member that does not lead.
+    /// All disks that do not count: of nodes that are not up, those that failed or that their node came up without, and
+    /// those in quarantine. But for the last, empty on a member that does not lead.
     pub fn silent(&self, topology: &Topology, now: Instant) -> Silent {
         let mut silent = Silent::new();
         for node in topology.nodes.keys() {
@@ -110,8 +110,8 @@ impl Liveness {
                 (NodeState::Up, None) => true,
                 _ => false,
             };
-            let disks = topology.disks.values().filter(|d| d.node == *node).map(|d| d.id);
-            silent.extend(disks.filter(|id| !counts(id)));
+            let disks = topology.disks.values().filter(|d| d.node == *node);
+            silent.extend(disks.filter(|d| d.quarantined_ms.is_some() || !counts(&d.id)).map(|d| d.id));
         }
         silent
     }

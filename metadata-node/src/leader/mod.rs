@@ -1,6 +1,7 @@
 //! What only the leader does: gathering commands into entries, sharing read-index rounds, counting
-//! heartbeats, looking for what has fallen due, planning repairs. All of it is memory that a new leader starts without.
+//! heartbeats, looking for what has fallen due, planning repairs, challenging disks. All of it is memory that a new leader starts without.
 
+mod challenge;
 mod collector;
 mod liveness;
 mod propose;
@@ -8,6 +9,7 @@ mod read_index;
 mod repair;
 mod space;
 
+pub(crate) use challenge::Challenger;
 pub(crate) use collector::new_epoch;
 pub use collector::{Collector, Graces};
 pub use liveness::Liveness;
@@ -15,4 +17,4 @@ pub use propose::Proposer;
 pub(crate) use propose::not_leader;
 pub use read_index::ReadIndex;
 pub(crate) use repair::Repairer;
-pub(crate) use space::report as capacity_report;
+pub(crate) use space::Space;

@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use wmall_placement::{Budget, Candidate, DiskFact, DiskState, Policy, RepairPlan, Snapshot, plan_repairs};
-use wmall_proto::capacity::{CapacityLevel, CapacityReport};
+use wmall_proto::capacity::{CapacityLevel, CapacityReport, UsageSample};
 use wmall_proto::status::NodeState;
 use wmall_proto::topology::{DiskInfo, Topology};
 use wmall_proto::{DiskId, RpcError};
 use wmall_runtime::clock::now_ms;
 
-use super::{Liveness, Proposer, capacity_report};
-use crate::command::{Command, SlotMove};
-use crate::state::{State, clean_groups};
+use super::{Liveness, Proposer, Space};
+use crate::command::{Command, Operate, SlotMove};
+use crate::state::{State, clean_groups, slots_and_sources};
 use crate::types::Raft;
 
 /// Between rounds.
@@ -28,11 +28,13 @@ const FILLED_PERCENT: u64 = 85;
 /// The repairer. Clones share what they know.
 #[derive(Clone)]
 pub(crate) struct Repairer {
-    pub(crate) raft: Raft,
-    pub(crate) state: Arc<State>,
-    pub(crate) liveness: Arc<Liveness>,
-    pub(crate) policy: Policy,
-    pub(crate) budget: Budget,
+    raft: Raft,
+    state: Arc<State>,
+    liveness: Arc<Liveness>,
+    policy: Policy,
+    budget: Budget,
+    /// Between samples for the forecast.
+    sample_ms: u64,
     known: Arc<Mutex<Known>>,
 }
 
@@ -51,8 +53,9 @@ impl Repairer {
         liveness: Arc<Liveness>,
         policy: Policy,
         budget: Budget,
+        sample_ms: u64,
     ) -> Self {
-        Self { raft, state, liveness, policy, budget, known: Arc::default() }
+        Self { raft, state, liveness, policy, budget, sample_ms, known: Arc::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -95,7 +98,7 @@ impl Repairer {
             let snapshot = this.snapshot(&topology, Instant::now());
             let plan = plan_repairs(&snapshot, &this.policy, &this.budget);
             let counters = this.state.counters().1;
-            let report = capacity_report(&topology, &counters, &this.liveness, Instant::now());
+            let report = Space::now(&topology, &counters, &this.liveness, Instant::now()).report();
             this.note_level(&report);
             let halted = plan.halted.as_ref().map(|h| (h.disks.len() as u64, h.of as u64));
             let news = counters.level != report.level || counters.halted != halted.is_some();
@@ -113,6 +116,8 @@ impl Repairer {
         for disk in self.failed(&topology) {
             proposer.propose(None, Command::Distrust(disk)).await?;
         }
+        self.end_jobs(&topology, proposer).await?;
+        self.note_usage(proposer).await?;
         if let Some(conditions) = conditions {
             proposer.propose(None, conditions).await?;
         }
@@ -136,6 +141,32 @@ impl Repairer {
             failed && !clean_groups(topology, disk.id).is_empty()
         };
         topology.disks.values().filter(failed).map(|d| d.id).collect()
+    }
+
+    /// Jobs whose disks are empty.
+    async fn end_jobs(&self, topology: &Topology, proposer: &Proposer) -> Result<(), RpcError> {
+        let is_empty = |disk: &DiskId| slots_and_sources(topology, *disk) == (0, 0);
+        let active = self.state.jobs().into_iter().filter(|j| !j.state.has_ended());
+        let done: Vec<u64> = active.filter(|j| j.disks.iter().all(is_empty)).map(|j| j.number).collect();
+        if !done.is_empty() {
+            proposer.propose(None, Command::Operate(Operate::EndJobs(done))).await?;
+        }
+        Ok(())
+    }
+
+    /// A sample for the forecast, when it is time for one.
+    async fn note_usage(&self, proposer: &Proposer) -> Result<(), RpcError> {
+        let (now, last) = (now_ms(), self.state.samples().last().map_or(0, |s| s.at_ms));
+        if now < last.saturating_add(self.sample_ms) {
+            return Ok(());
+        }
+        let (topology, counters) = (self.state.topology(), self.state.counters().1);
+        let of_pool = |(id, pool): (&wmall_proto::PoolId, &crate::state::PoolCounters)| {
+            topology.pools.get(id).map_or(0, |t| t.pool.scheme.stored_bytes(pool.bytes))
+        };
+        let needed_bytes = counters.pools.iter().map(of_pool).sum();
+        let sample = UsageSample { at_ms: now, needed_bytes };
+        proposer.propose(None, Command::NoteUsage(sample)).await.map(drop)
     }
 
     fn note_level(&self, report: &CapacityReport) {
@@ -164,7 +195,7 @@ impl Repairer {
     }
 
     fn fact(&self, topology: &Topology, disk: &DiskInfo, now: Instant) -> Option<DiskFact> {
-        let zone = topology.nodes.get(&disk.node)?.zone.clone();
+        let info = topology.nodes.get(&disk.node)?;
         let (node, heard, beats) = self.liveness.of(&disk.node, now);
         let beat = beats.get(&disk.id);
         let well = beat.is_some_and(|b| !b.failed);
@@ -177,14 +208,27 @@ impl Repairer {
             (NodeState::Suspect, _) => DiskState::Suspect,
             (NodeState::Down, _) => DiskState::Down,
         };
+        // Its silence is expected: it has more time, but for what the next loss would lose.
+        let expected = info.maintenance_until_ms.is_some_and(|until| until > now_ms());
+        let state = match state {
+            _ if disk.quarantined_ms.is_some() => DiskState::Down,
+            DiskState::Down if expected => DiskState::Suspect,
+            state => state,
+        };
         let free = |b: &wmall_proto::rpc::DiskHeartbeat| {
             let room = disk.max_bytes.saturating_sub(b.reserved_bytes) / 100 * FILLED_PERCENT;
             room.saturating_sub(b.used_bytes).saturating_sub(b.dead_bytes)
         };
         let free_bytes = beat.filter(|b| b.writable).map_or(0, free);
-        let candidate = Candidate { disk: disk.id, node: disk.node.clone(), zone, weight: disk.weight };
-        let (draining, down_since_ms) = (disk.draining, disk.down_since_ms);
-        Some(DiskFact { candidate, state, draining, free_bytes, down_since_ms })
+        let candidate = Candidate {
+            disk: disk.id,
+            node: disk.node.clone(),
+            zone: info.zone.clone(),
+            weight: disk.weight,
+        };
+        let &DiskInfo { draining, drain_paused, successor, quarantined_ms, down_since_ms, .. } = disk;
+        let down_since_ms = quarantined_ms.or(down_since_ms);
+        Some(DiskFact { candidate, state, draining, drain_paused, successor, free_bytes, down_since_ms })
     }
 
     /// A disk of a node that answers: one that failed or is absent has the same grace as a node that is silent.
@@ -211,7 +255,9 @@ fn changes(
 ) -> (Vec<DiskId>, Vec<DiskId>) {
     let noted = |disk: &DiskId| topology.disks.get(disk).is_some_and(|d| d.down_since_ms.is_some());
     let all = || snapshot.disks.iter();
-    let down = all().filter(|(disk, fact)| fact.state == DiskState::Down && !noted(disk));
+    // What is in quarantine is noted as that.
+    let believed = |disk: &DiskId| topology.disks.get(disk).is_some_and(|d| d.quarantined_ms.is_none());
+    let down = all().filter(|(disk, fact)| fact.state == DiskState::Down && !noted(disk) && believed(disk));
     let back = all().filter(|(disk, fact)| fact.state == DiskState::Up && noted(disk) && well(**disk));
     (down.map(|(disk, _)| *disk).collect(), back.map(|(disk, _)| *disk).collect())
 }

@@ -15,7 +15,7 @@ use crate::state::{Audit, Auditor, State};
 use crate::types::Member;
 
 const MAGIC: &[u8; 8] = b"WMALLSNP";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Ends the list of pairs; no key is that long.
 const END: u32 = u32::MAX;
 /// Longest key and value that are believed.

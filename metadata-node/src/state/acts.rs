@@ -3,11 +3,12 @@
 
 use wmall_proto::ErrorCode;
 use wmall_proto::identity::{Actor, AuditRecord};
+use wmall_proto::job::JobKind;
 use wmall_proto::rpc::NameCommand;
 
 use super::apply::Context;
 use super::keys;
-use crate::command::Command;
+use crate::command::{Command, Operate};
 
 impl Context<'_> {
     /// Adds a line, if the command is an act of somebody's.
@@ -45,11 +46,31 @@ fn rule_words(
     words
 }
 
+fn operation(operate: &Operate) -> Option<String> {
+    Some(match operate {
+        Operate::StartJob { kind: JobKind::Drain, what, .. } => format!("drain {what}"),
+        Operate::StartJob { kind: JobKind::Replace, what, .. } => format!("disk replace {what}"),
+        Operate::Undrain { what, .. } => format!("undrain {what}"),
+        Operate::ChangeJob { number, change } => format!("job {} {number}", change.as_str()),
+        Operate::SetMaintenance { node, until_ms: Some(until) } => {
+            format!("node maintenance {node} until {until}")
+        }
+        Operate::SetMaintenance { node, until_ms: None } => format!("node maintenance {node} --end"),
+        Operate::StageWeight { disk, weight } => format!("layout stage {disk} --weight {weight}"),
+        Operate::ApplyLayout { version } => format!("layout apply --version {version}"),
+        Operate::RevertLayout => "layout revert".into(),
+        Operate::Mute { code, until_ms: Some(until) } => format!("health mute {code} until {until}"),
+        Operate::Mute { code, until_ms: None } => format!("health unmute {code}"),
+        Operate::Forget { what, .. } => format!("disk rm {what}"),
+        Operate::Release { what, .. } => format!("disk release {what}"),
+        Operate::EndJobs(_) => return None,
+    })
+}
+
 /// What a command does, in the words of the command line; none for what is no operator's act.
 pub(super) fn act_of(command: &Command) -> Option<String> {
     let act = match command {
-        Command::SetDraining { node, draining: true, .. } => format!("node drain {node}"),
-        Command::SetDraining { node, draining: false, .. } => format!("node undrain {node}"),
+        Command::Operate(operate) => return operation(operate),
         Command::CreatePool { name, scheme, pg_bits, .. } => {
             format!("pool create {name} --scheme {scheme} --pgs {}", 1u64 << pg_bits)
         }

@@ -206,7 +206,9 @@ impl<'a> Context<'a> {
                 self.note_conditions((level, ratio_ppm), halted)
             }
             Command::NoteDisks { down, back } => self.note_disks(&down, &back),
-            Command::SetDraining { disks, draining, .. } => self.set_draining(&disks, draining),
+            Command::Operate(operate) => self.operate(operate),
+            Command::NoteUsage(sample) => self.note_usage(sample),
+            Command::Quarantine { disk, incarnation, why } => self.quarantine(disk, incarnation, why),
             Command::Note { .. } => Ok(Response::Done),
             Command::MarkDirty(disk) => {
                 self.mark_all_dirty(disk);
@@ -307,7 +309,9 @@ impl<'a> Context<'a> {
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason).into());
         }
         let Registration { node, zone, address, disks } = registration;
-        let info = NodeInfo { name: node.clone(), zone, address };
+        let maintenance_until_ms =
+            self.derived.topology.nodes.get(&node).and_then(|n| n.maintenance_until_ms);
+        let info = NodeInfo { name: node.clone(), zone, address, maintenance_until_ms };
         if self.derived.topology.nodes.get(&node) != Some(&info) {
             self.txn.put(keys::node(node.as_str()), &info);
             self.change_topology().nodes.insert(node.clone(), info);
@@ -318,15 +322,22 @@ impl<'a> Context<'a> {
             let known = known.filter(|d| d.node == node).find(|d| d.name == disk.name.as_str()).cloned();
             let id = known.as_ref().map_or_else(|| self.next_disk(), |d| d.id);
             let new_life = known.as_ref().is_some_and(|d| d.incarnation != disk.incarnation);
+            // What an operator laid out holds until the configuration says something new.
+            let laid_out = known.as_ref().filter(|d| d.configured_weight == disk.weight).map(|d| d.weight);
             let info = DiskInfo {
                 id,
                 node: node.clone(),
                 name: disk.name.to_string(),
-                weight: disk.weight,
+                weight: laid_out.unwrap_or(disk.weight),
+                configured_weight: disk.weight,
                 max_bytes: disk.max_bytes,
                 incarnation: disk.incarnation,
                 public_key: disk.public_key,
                 draining: known.as_ref().is_some_and(|d| d.draining),
+                drain_paused: known.as_ref().is_some_and(|d| d.drain_paused),
+                successor: known.as_ref().and_then(|d| d.successor),
+                // A wiped disk begins anew; what it did wrong is gone with its content.
+                quarantined_ms: known.as_ref().filter(|_| !new_life).and_then(|d| d.quarantined_ms),
                 down_since_ms: None,
             };
             ids.push(id);

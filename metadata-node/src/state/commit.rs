@@ -194,7 +194,8 @@ impl Context<'_> {
                 (Some(_), None) => continue,
             };
             let ticket: Option<Ticket> = self.txn.get(&keys::ticket(disk, pool, &chunk.id))?;
-            good += usize::from(ticket.is_none() && topology.disks.contains_key(&disk));
+            let believed = topology.disks.get(&disk).is_some_and(|d| d.quarantined_ms.is_none());
+            good += usize::from(ticket.is_none() && believed);
         }
         let readable = good >= table.pool.scheme.needed();
         let (missing, held) = (Vec::new(), Vec::new());
@@ -219,7 +220,10 @@ impl Context<'_> {
             chunk.promises.iter().any(|p| {
                 p.slot == slot
                     && p.disk == disk
-                    && topology.disks.get(&p.disk).is_some_and(|d| d.incarnation == p.incarnation)
+                    && topology
+                        .disks
+                        .get(&p.disk)
+                        .is_some_and(|d| d.incarnation == p.incarnation && d.quarantined_ms.is_none())
             })
         };
         let stands = |slot: u8| promised(slot, row.slots[usize::from(slot)]);

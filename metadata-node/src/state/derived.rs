@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
-use wmall_proto::capacity::CapacityLevel;
+use wmall_proto::capacity::{CapacityLevel, UsageSample};
 use wmall_proto::identity::{Revocation, TokenId, TokenRecord};
+use wmall_proto::job::Job;
+use wmall_proto::layout::LayoutDraft;
 use wmall_proto::pg::{PgKey, PgRow};
+use wmall_proto::status::Mute;
 use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
 use wmall_proto::{DiskId, PgId, Pool, PoolId, RequestId, Topology};
 
@@ -51,6 +54,8 @@ pub struct Counters {
     pub last_act: [u8; 32],
     /// Lines that the event log has had.
     pub events: u64,
+    /// Jobs that there have been.
+    pub jobs: u64,
     /// How full the cluster was when that was last noted.
     pub level: CapacityLevel,
     /// Whether repairs were halted then.
@@ -82,6 +87,13 @@ pub(crate) struct Derived {
     pub(crate) answers: Answers,
     pub(crate) feed: FeedRing,
     pub(crate) join_tokens: BTreeMap<TokenId, TokenRecord>,
+    /// At most [`wmall_proto::job::MAX_JOBS`], and those under way.
+    pub(crate) jobs: BTreeMap<u64, Job>,
+    pub(crate) draft: LayoutDraft,
+    /// By code; bounded by the codes that there are.
+    pub(crate) mutes: BTreeMap<String, Mute>,
+    /// By time.
+    pub(crate) samples: VecDeque<UsageSample>,
 }
 
 /// The last answers, by request.
@@ -158,7 +170,39 @@ impl Derived {
         })?;
         let start = applied.log_id.map_or(0, |id| id.index);
         let feed = FeedRing::new(start);
-        Ok(Self { applied, topology, counters, groups, tickets, answers, feed, join_tokens })
+        let mut derived = Self {
+            applied,
+            topology,
+            counters,
+            groups,
+            tickets,
+            answers,
+            feed,
+            join_tokens,
+            jobs: BTreeMap::new(),
+            draft: store.get(keys::LAYOUT_DRAFT)?.map(|b| decode(&b)).transpose()?.unwrap_or_default(),
+            mutes: BTreeMap::new(),
+            samples: VecDeque::new(),
+        };
+        derived.load_operations(store)?;
+        Ok(derived)
+    }
+
+    fn load_operations(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        each(store, keys::JOBS, |_, value| {
+            let job: Job = decode(value)?;
+            self.jobs.insert(job.number, job);
+            Ok(())
+        })?;
+        each(store, keys::MUTES, |_, value| {
+            let mute: Mute = decode(value)?;
+            self.mutes.insert(mute.code.clone(), mute);
+            Ok(())
+        })?;
+        each(store, keys::USAGE, |_, value| {
+            self.samples.push_back(decode(value)?);
+            Ok(())
+        })
     }
 
     /// The index of the last applied entry.

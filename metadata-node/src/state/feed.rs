@@ -34,6 +34,15 @@ impl FeedRing {
         }
     }
 
+    /// What happened behind `position`; none if that can't be told: it is too long ago, or yet to come.
+    pub(super) fn items_behind(&self, position: u64) -> Option<impl Iterator<Item = &FeedItem>> {
+        if position < self.base || position > self.last {
+            return None;
+        }
+        let start = self.entries.partition_point(|&(i, _)| i <= position);
+        Some(self.entries.range(start..).map(|(_, item)| item))
+    }
+
     /// What happened behind `position` and concerns the asking node.
     pub(crate) fn page(&self, position: u64, concerns: impl Fn(&FeedItem) -> bool) -> FeedPage {
         // A position ahead of this member's is one of a leader that knew more; it has missed nothing.

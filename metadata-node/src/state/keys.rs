@@ -193,6 +193,23 @@ pub(super) fn event(number: u64) -> Vec<u8> {
     key(b'h', &[&number.to_be_bytes()])
 }
 
+pub(super) const JOBS: &[u8] = b"J";
+pub(super) const MUTES: &[u8] = b"M";
+pub(super) const USAGE: &[u8] = b"U";
+pub(super) const LAYOUT_DRAFT: &[u8] = b"L";
+
+pub(super) fn job(number: u64) -> Vec<u8> {
+    key(b'J', &[&number.to_be_bytes()])
+}
+
+pub(super) fn mute(code: &str) -> Vec<u8> {
+    key(b'M', &[code.as_bytes()])
+}
+
+pub(super) fn usage(at_ms: u64) -> Vec<u8> {
+    key(b'U', &[&at_ms.to_be_bytes()])
+}
+
 pub(super) fn answers(index: u64) -> Vec<u8> {
     key(b'q', &[&index.to_be_bytes()])
 }

@@ -13,12 +13,16 @@ mod derived;
 mod events;
 mod feed;
 mod garbage;
+mod graded;
 mod identity;
 mod keys;
 mod moves;
 mod names;
+mod operations;
 mod query;
+mod ranges;
 mod rebuild;
+mod samples;
 mod stripes;
 mod tickets;
 mod txn;
@@ -43,8 +47,10 @@ pub(crate) use derived::Derived;
 pub use derived::{Counters, NO_EPOCH, PoolCounters};
 pub(crate) use identity::LONGEST_LIFE_MS;
 pub(crate) use moves::clean_groups;
+pub(crate) use operations::slots_and_sources;
 pub use query::{QueryError, Silent};
 pub(crate) use rebuild::{FoundFile, Shards};
+pub(crate) use samples::Expected;
 
 /// Where the state machine stands in the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -179,19 +179,8 @@ impl Context<'_> {
         Ok(Response::Done)
     }
 
-    /// Disks are to be emptied, or are not any more.
-    pub(super) fn set_draining(&mut self, disks: &[DiskId], draining: bool) -> Outcome {
-        if let Some(unknown) = disks.iter().find(|d| !self.derived.topology.disks.contains_key(d)) {
-            return Err(wmall_proto::RpcError::not_found(unknown).into());
-        }
-        for disk in disks {
-            self.change_disk(*disk, |d| d.draining = draining);
-        }
-        Ok(Response::Done)
-    }
-
     /// Whether that changed anything.
-    fn change_disk(&mut self, disk: DiskId, change: impl FnOnce(&mut DiskInfo)) -> bool {
+    pub(super) fn change_disk(&mut self, disk: DiskId, change: impl FnOnce(&mut DiskInfo)) -> bool {
         let Some(known) = self.derived.topology.disks.get(&disk) else { return false };
         let mut changed = known.clone();
         change(&mut changed);
@@ -204,7 +193,7 @@ impl Context<'_> {
     }
 
     /// Closes every ticket of a disk in a group.
-    fn drop_tickets(&mut self, group: PgKey, disk: DiskId) -> Result<(), Refusal> {
+    pub(super) fn drop_tickets(&mut self, group: PgKey, disk: DiskId) -> Result<(), Refusal> {
         if self.derived.tickets.get(&(disk, group)).copied().unwrap_or(0) == 0 {
             return Ok(());
         }

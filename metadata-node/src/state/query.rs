@@ -1,19 +1,22 @@
 //! Reads. Each sees exactly one applied index, since it holds the read lock from start to end.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use wmall_placement::{Candidate, GroupFact, GroupFacts, PieceFact, SlotFact, ZoneRule, grade, tally};
+use wmall_placement::{Candidate, GroupFact, PieceFact, SlotFact, ZoneRule, grade};
+use wmall_proto::capacity::UsageSample;
 use wmall_proto::chunk::{ChunkView, PieceState, PieceView};
 use wmall_proto::file::{FilePage, FileRecord, ObjectEntry, ObjectRecord, TrashEntry};
-use wmall_proto::grade::GradeCounts;
-use wmall_proto::pg::{PgKey, PgRow, UNVERIFIED};
+use wmall_proto::job::Job;
+use wmall_proto::layout::LayoutDraft;
+use wmall_proto::pg::{PgRow, UNVERIFIED};
 use wmall_proto::pool::Bucket;
 use wmall_proto::rpc::{Query, QueryReply};
+use wmall_proto::status::Mute;
 use wmall_proto::{BucketName, ChunkId, DiskId, FileId, ObjectName, PgId, PoolId, RpcError, Topology};
 
 use super::commit::LEAVES_PER_PAGE;
-use super::derived::{Counters, Derived, each};
+use super::derived::{Counters, Derived};
 use super::txn::decode;
 use super::{State, keys};
 use wmall_runtime::view::{Pair, StoreError};
@@ -89,9 +92,11 @@ impl State {
                 let events = pairs.iter().map(|(_, value)| decode(value)).collect::<Result<_, _>>()?;
                 Ok(QueryReply::Events { events, more })
             }
+            Query::Groups { pool, first } => self.grades_of_groups(&derived, *pool, *first, silent),
+            Query::Grades(of) => self.grades_of(&derived, of, silent).map(QueryReply::Grades),
             // Who answers, the leader alone knows.
-            Query::Drain(_) => {
-                Err(RpcError::new(wmall_proto::ErrorCode::NotLeader, "only the leader plans drains").into())
+            Query::Drain(_) | Query::Jobs | Query::Layout => {
+                Err(RpcError::new(wmall_proto::ErrorCode::NotLeader, "only the leader makes plans").into())
             }
             Query::Known { pool, chunk } => {
                 let record = self.chunk_record(*pool, chunk)?;
@@ -106,7 +111,7 @@ impl State {
         Ok(decode(&bytes)?)
     }
 
-    fn file_page(&self, id: &FileId, first: u64) -> Result<FilePage, QueryError> {
+    pub(super) fn file_page(&self, id: &FileId, first: u64) -> Result<FilePage, QueryError> {
         let record = self.file_record(id)?;
         let page = first / LEAVES_PER_PAGE as u64;
         let skip = (first % LEAVES_PER_PAGE as u64) as usize;
@@ -244,38 +249,6 @@ impl State {
         Ok(Some(ChunkView { pool, id: *id, record, row_version: row.version, digests, pieces, grade }))
     }
 
-    /// Chunks per grade: a walk over the groups and the tickets, not over the chunks.
-    pub fn grades(&self, silent: &Silent) -> Result<GradeCounts, StoreError> {
-        let derived = self.read();
-        let topology = &derived.topology;
-        let mut ticketed: BTreeMap<PgKey, BTreeMap<ChunkId, Vec<u8>>> = BTreeMap::new();
-        each(&*self.store, keys::TICKETS, |key, value| {
-            let Some((disk, pool, chunk)) = keys::parse_ticket(key) else { return Ok(()) };
-            let ticket: wmall_proto::chunk::Ticket = decode(value)?;
-            let Some((group, row)) = topology.row_of(pool, &chunk) else { return Ok(()) };
-            // Of the sources of a slot, what only the one lacks counts that speaks for it.
-            let slot = usize::from(ticket.slot);
-            let speaks =
-                || row.vouching_source(slot).filter(|_| row.dirty_at[slot].is_some()).map(|s| s.disk);
-            if row.slots.get(slot) == Some(&disk) || speaks() == Some(disk) {
-                ticketed.entry(group).or_default().entry(chunk).or_default().push(ticket.slot);
-            }
-            Ok(())
-        })?;
-        let groups = topology.pools.iter().flat_map(|(&pool, table)| {
-            let scheme = table.pool.scheme;
-            let rows = table.rows.iter().enumerate();
-            rows.map(move |(number, row)| ((pool, PgId(number as u32)), scheme, row))
-        });
-        Ok(tally(groups.map(|(group, scheme, row)| GroupFacts {
-            scheme,
-            rule_kept: keeps_rule(topology, row),
-            row: row_facts(topology, row, silent),
-            chunks: derived.groups.get(&group).copied().unwrap_or(0),
-            ticketed: ticketed.remove(&group).unwrap_or_default().into_values().collect(),
-        })))
-    }
-
     /// What the planner of repairs wants to know of each group.
     pub(crate) fn group_facts(&self, silent: &Silent) -> Vec<GroupFact> {
         let derived = self.read();
@@ -316,6 +289,26 @@ impl State {
         self.read().topology.clone()
     }
 
+    /// All jobs, in the order of their numbers.
+    pub(crate) fn jobs(&self) -> Vec<Job> {
+        self.read().jobs.values().cloned().collect()
+    }
+
+    /// Weights that are staged.
+    pub(crate) fn draft(&self) -> LayoutDraft {
+        self.read().draft.clone()
+    }
+
+    /// Findings that are muted now.
+    pub(crate) fn mutes(&self, now_ms: u64) -> Vec<Mute> {
+        self.read().mutes.values().filter(|m| m.until_ms > now_ms).cloned().collect()
+    }
+
+    /// What the cluster needed in the past.
+    pub(crate) fn samples(&self) -> Vec<UsageSample> {
+        self.read().samples.iter().copied().collect()
+    }
+
     /// The counters, with the index they are of.
     pub fn counters(&self) -> (u64, Counters) {
         let derived = self.read();
@@ -350,7 +343,7 @@ pub(super) fn row_facts(topology: &Topology, row: &PgRow, silent: &Silent) -> Ve
 }
 
 /// Whether a row keeps the zone rule over the zones there are now.
-fn keeps_rule(topology: &Topology, row: &PgRow) -> bool {
+pub(super) fn keeps_rule(topology: &Topology, row: &PgRow) -> bool {
     let candidate = |disk: &DiskId| {
         let info = topology.disks.get(disk)?;
         let zone = topology.nodes.get(&info.node)?.zone.clone();

@@ -13,6 +13,7 @@ mod erasure;
 mod manifest;
 mod merkle;
 mod proof;
+mod slice;
 mod stripe;
 
 pub use block::{Block, begins_block, file_of_one_chunk, has_blocks, may_be_block};
@@ -21,4 +22,5 @@ pub use erasure::ErasureCode;
 pub use manifest::{Manifest, ManifestError, check_chunk_size, file_id};
 pub use merkle::{empty_root, merkle_root};
 pub use proof::{InclusionProof, ProofError};
+pub use slice::{leaves, prove_slice, verify_slice};
 pub use stripe::{Stripe, StripeError};

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use wmall_proto::Scheme;
+use wmall_proto::chunk::PieceDigest;
 
 use crate::erasure::{ErasureCode, Gf256};
 
@@ -51,15 +52,21 @@ impl Stripe {
     pub fn cut(&self, parts: &[Bytes]) -> Result<Vec<Bytes>, StripeError> {
         let length: usize = parts.iter().map(Bytes::len).sum();
         let each = length.div_ceil(self.data);
-        let mut whole = Vec::with_capacity(each * self.data);
-        parts.iter().for_each(|part| whole.extend_from_slice(part));
-        whole.resize(each * self.data, 0);
+        let mut pieces: Vec<Bytes> = (0..self.data).map(|i| piece_of(parts, i * each, each)).collect();
         let mut parity = vec![vec![0u8; each]; self.parity];
-        let data: Vec<&[u8]> = (0..self.data).map(|i| &whole[i * each..(i + 1) * each]).collect();
+        let data: Vec<&[u8]> = pieces.iter().map(|piece| &piece[..]).collect();
         self.code.encode(&data, &mut parity)?;
-        let whole = Bytes::from(whole);
-        let data = (0..self.data).map(|i| whole.slice(i * each..(i + 1) * each));
-        Ok(data.chain(parity.into_iter().map(Bytes::from)).collect())
+        pieces.extend(parity.into_iter().map(Bytes::from));
+        Ok(pieces)
+    }
+
+    /// The same, each with what it hashes to.
+    pub fn cut_and_hash(&self, parts: &[Bytes]) -> Result<Vec<(Bytes, PieceDigest)>, StripeError> {
+        let hashed = |piece: Bytes| {
+            let digest = *blake3::hash(&piece).as_bytes();
+            (piece, digest)
+        };
+        Ok(self.cut(parts)?.into_iter().map(hashed).collect())
     }
 
     /// The chunk of `length` bytes from any `data` of its pieces.
@@ -101,6 +108,28 @@ impl Stripe {
         let (good, needed) = (pieces.iter().flatten().count(), self.data);
         if good < needed { Err(StripeError::TooFew { good, needed }) } else { Ok(pieces) }
     }
+}
+
+/// `length` bytes from `start` on, with zeros behind the end. What lies within one part is not copied.
+fn piece_of(parts: &[Bytes], start: usize, length: usize) -> Bytes {
+    let (mut at, mut copied) = (0, Vec::new());
+    for part in parts {
+        let (begin, end) = (at, at + part.len());
+        at = end;
+        let (from, to) = (start.max(begin), (start + length).min(end));
+        if from >= to {
+            continue;
+        }
+        if to - from == length {
+            return part.slice(from - begin..to - begin);
+        }
+        if copied.is_empty() {
+            copied.reserve_exact(length);
+        }
+        copied.extend_from_slice(&part[from - begin..to - begin]);
+    }
+    copied.resize(length, 0);
+    copied.into()
 }
 
 /// The first `length` bytes.

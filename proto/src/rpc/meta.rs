@@ -10,8 +10,11 @@ use crate::capacity::CapacityLevel;
 use crate::chunk::{ChunkCommit, ChunkView};
 use crate::feed::FeedPage;
 use crate::file::{FilePage, ObjectEntry, ObjectRecord, TrashEntry};
+use crate::grade::{GradesOf, GradesView};
 use crate::identity::{Actor, AuditRecord, Scope, TokenId, TokenRecord, User};
 use crate::ids::{ChunkId, DiskId, FileId, Incarnation, PoolId, UploadId};
+use crate::job::{JobView, Operation, Place};
+use crate::layout::LayoutView;
 use crate::names::{BucketName, NodeName, ObjectName, PoolName, ZoneName};
 use crate::pool::{Bucket, BucketChange, BucketRules};
 use crate::rpc::Ack;
@@ -84,8 +87,21 @@ pub enum Query {
         /// At most so many; the server gives at most 1,000.
         limit: u32,
     },
-    /// What emptying a data node comes to, and how far it is.
-    Drain(NodeName),
+    /// What emptying a data node or a disk comes to, and how far it is.
+    Drain(Place),
+    /// Jobs, the newest first.
+    Jobs,
+    /// The layout, and what its draft would do.
+    Layout,
+    /// Grades of a part of what there is.
+    Grades(GradesOf),
+    /// Grades of the placement groups of a pool, each by itself, from this one on: at most 1,000.
+    Groups {
+        /// The pool.
+        pool: PoolId,
+        /// Number of the first.
+        first: u32,
+    },
     /// Lines of the event log, in order.
     Events {
         /// Number of the first line wanted; what is not kept any more is passed over.
@@ -143,6 +159,14 @@ pub enum QueryReply {
     },
     /// To [`Query::Drain`].
     Drain(crate::status::DrainView),
+    /// To [`Query::Jobs`].
+    Jobs(Vec<JobView>),
+    /// To [`Query::Layout`].
+    Layout(LayoutView),
+    /// To [`Query::Grades`].
+    Grades(GradesView),
+    /// To [`Query::Groups`]; empty at the end.
+    Groups(Vec<GradesView>),
     /// To [`Query::Events`].
     Events {
         /// The page.
@@ -291,13 +315,8 @@ pub enum UserCommand {
     Revoke(Actor),
     /// Says what a user may do from now on; with no scopes, nothing.
     SetScopes(User),
-    /// Has a data node emptied, or no longer.
-    DrainNode {
-        /// The node.
-        node: NodeName,
-        /// Whether it is to be emptied.
-        draining: bool,
-    },
+    /// What concerns nodes and disks.
+    Operate(Operation),
 }
 
 /// A change of the metadata nodes themselves.

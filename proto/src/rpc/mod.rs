@@ -117,6 +117,10 @@ pub enum Request {
         /// The disk.
         disk: DiskId,
     },
+    /// What a disk says it has of a range of chunk ids, to be held against what it should have.
+    CheckRange(crate::range::RangeClaim),
+    /// A metadata node has a disk prove that it has a piece.
+    Challenge(crate::challenge::Challenge),
     /// The pieces of one of a data node's disks, a page at a time; for a rebuild of lost metadata.
     ListPieces {
         /// Which disk, from 0 on, in the order of the node's configuration.
@@ -174,6 +178,8 @@ pub enum CallKind {
     CheckCommitted,
     ReportBad,
     ReportLoss,
+    CheckRange,
+    Challenge,
     ListPieces,
     Attest,
     Put,
@@ -183,7 +189,7 @@ pub enum CallKind {
 
 impl CallKind {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Raft,
         Self::GetTopology,
         Self::Read,
@@ -204,6 +210,8 @@ impl CallKind {
         Self::CheckCommitted,
         Self::ReportBad,
         Self::ReportLoss,
+        Self::CheckRange,
+        Self::Challenge,
         Self::ListPieces,
         Self::Attest,
         Self::Put,
@@ -234,6 +242,8 @@ impl CallKind {
             Self::CheckCommitted => "check_committed",
             Self::ReportBad => "report_bad",
             Self::ReportLoss => "report_loss",
+            Self::CheckRange => "check_range",
+            Self::Challenge => "challenge",
             Self::ListPieces => "list_pieces",
             Self::Attest => "attest",
             Self::Put => "put",
@@ -267,6 +277,8 @@ impl Request {
             Self::CheckCommitted { .. } => CallKind::CheckCommitted,
             Self::ReportBad { .. } => CallKind::ReportBad,
             Self::ReportLoss { .. } => CallKind::ReportLoss,
+            Self::CheckRange(_) => CallKind::CheckRange,
+            Self::Challenge(_) => CallKind::Challenge,
             Self::ListPieces { .. } => CallKind::ListPieces,
             Self::Attest { .. } => CallKind::Attest,
             Self::Put(_) => CallKind::Put,
@@ -327,6 +339,12 @@ pub enum Response {
         /// Raft index that the page is of.
         as_of: u64,
     },
+    /// To an [`UserCommand::Operate`] that began a job: its number.
+    Job(u64),
+    /// To [`Request::CheckRange`].
+    Range(crate::range::RangeVerdict),
+    /// To [`Request::Challenge`].
+    Challenged(crate::challenge::ChallengeAnswer),
     /// To [`Request::CheckCommitted`].
     PiecesKnown(PiecesKnown),
     /// To [`Request::Put`].

@@ -1,13 +1,14 @@
 //! The command line.
 
 mod identity;
+mod operate;
 mod parse;
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use wmall_proto::rpc::Ack;
-use wmall_proto::{BucketName, ChunkId, FileId, NodeName, ObjectName, PoolName, Scheme};
+use wmall_proto::{BucketName, ChunkId, FileId, ObjectName, PoolName, Scheme};
 
 use parse::{
     parse_bytes, parse_chunk, parse_file, parse_object, parse_quota, parse_quota_bytes, parse_range,
@@ -16,8 +17,10 @@ use parse::{
 
 use crate::output::Format;
 pub(crate) use identity::{
-    AuditArgs, ClusterIssueArgs, DataJoinArgs, JoinArgs, MetadataJoinArgs, RoleName, TokenCommand,
-    UserCommand,
+    AuditArgs, ClusterIssueArgs, DataJoinArgs, JoinArgs, MetadataJoinArgs, TokenCommand, UserCommand,
+};
+pub(crate) use operate::{
+    CapacityCommand, DiskCommand, DrainArgs, HealthCommand, JobCommand, LayoutCommand, NodeCommand, PgCommand,
 };
 
 /// A storage cluster for chain data: what goes in is durable in several places and comes out proven.
@@ -108,14 +111,32 @@ pub(crate) enum Command {
     /// Is the cluster safe?
     Status,
     /// What needs attention, with codes: exit code 3 for warnings, 4 for errors.
-    Health,
+    Health {
+        #[command(subcommand)]
+        command: Option<HealthCommand>,
+    },
     /// How full is it, and would it hold without its largest node?
-    Capacity,
+    Capacity {
+        #[command(subcommand)]
+        command: Option<CapacityCommand>,
+    },
     /// What the cluster did by itself, and why.
     Events(EventsArgs),
     /// Data nodes.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Disks of data nodes.
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// Weights of disks: staged, looked at, applied.
+    #[command(subcommand)]
+    Layout(LayoutCommand),
+    /// Placement groups.
+    #[command(subcommand)]
+    Pg(PgCommand),
+    /// What is under way, and what has been.
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Pools: how redundant data is.
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -269,45 +290,6 @@ pub(crate) enum ChunkCommand {
         /// The chunk's CID.
         #[arg(value_parser = parse_chunk)]
         cid: ChunkId,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum NodeCommand {
-    /// All data nodes.
-    Ls,
-    /// One data node with its disks.
-    Show {
-        /// Its name.
-        name: String,
-    },
-    /// Have a data node emptied: its pieces move elsewhere, and it gets no new ones.
-    Drain {
-        /// Its name.
-        name: NodeName,
-        /// Say what would move, and change nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Wait until the node is empty, a day at most or as long as is said.
-        #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", num_args = 0..=1)]
-        #[arg(default_missing_value = "1day")]
-        wait: Option<std::time::Duration>,
-    },
-    /// Let a data node keep what it has, and take new pieces.
-    Undrain {
-        /// Its name.
-        name: NodeName,
-    },
-    /// Tokens, with which new nodes and users join.
-    #[command(subcommand)]
-    Token(TokenCommand),
-    /// Have everybody refuse the certificates that somebody has now.
-    Revoke {
-        /// Whose.
-        name: NodeName,
-        /// What they are.
-        #[arg(long, value_enum, default_value_t = RoleName::Data)]
-        role: RoleName,
     },
 }
 

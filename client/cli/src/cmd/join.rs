@@ -77,6 +77,7 @@ pub(super) async fn data_node(args: DataJoinArgs) -> Result<(), Failure> {
         advertise: None,
         metadata: joining.token.addresses(),
         scrub_pass_ms: wmall_data_node::SCRUB_PASS_MS,
+        compare_ms: wmall_data_node::COMPARE_MS,
         disks: vec![DiskConfig {
             name: NodeName::new("disk-1").map_err(Failure::usage)?,
             path: disk.unwrap_or_else(|| joining.dir.join("disk-1")),

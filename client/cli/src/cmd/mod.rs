@@ -7,9 +7,12 @@ mod drain;
 mod events;
 mod health;
 mod identity;
+mod job;
 mod join;
+mod layout;
 mod meta;
 mod namespace;
+mod place;
 mod proof;
 mod role;
 mod show;
@@ -89,10 +92,14 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Command::File(command) => show::file(&context, command).await,
         Command::Chunk(command) => show::chunk(&context, command).await,
         Command::Status => show::status(&context).await,
-        Command::Health => health::run(&context).await,
+        Command::Health { command } => health::run(&context, command).await,
         Command::Events(args) => events::events(&context, &args).await,
-        Command::Capacity => capacity::capacity(&context).await,
-        Command::Node(command) => show::node(&context, command).await,
+        Command::Capacity { command } => capacity::capacity(&context, command).await,
+        Command::Node(command) => place::node(&context, command).await,
+        Command::Disk(command) => place::disk(&context, command).await,
+        Command::Layout(command) => layout::run(&context, command).await,
+        Command::Pg(command) => place::pg(&context, command).await,
+        Command::Job(command) => job::run(&context, command).await,
         Command::User(command) => identity::user(&context, command).await,
         Command::Audit(args) => identity::audit(&context, &args).await,
         Command::Proof { cid, chunk } => proof::make(&context, cid, chunk).await,

@@ -1,12 +1,13 @@
-//! `status`, `node`, `file`, `chunk`.
+//! `status`, `file`, `chunk`.
 
 use serde::Serialize;
 use wmall_proto::chunk::{ChunkView, PieceState};
+use wmall_proto::grade::GradesView;
 use wmall_proto::status::{ClusterStatus, NodeStatus};
-use wmall_proto::{ChunkId, FileId, RpcError};
+use wmall_proto::{ChunkId, FileId};
 
-use super::{Context, drain, identity};
-use crate::args::{ChunkCommand, FileCommand, NodeCommand};
+use super::{Context, place};
+use crate::args::{ChunkCommand, FileCommand};
 use crate::exit::Failure;
 use crate::output::{bytes, table};
 
@@ -53,7 +54,7 @@ fn describe(status: &ClusterStatus) -> String {
     )
 }
 
-fn nodes(nodes: &[NodeStatus]) -> String {
+pub(super) fn nodes(nodes: &[NodeStatus]) -> String {
     table(
         &["data node", "zone", "address", "state", "pieces", "used", "missing"],
         nodes.iter().map(|n| {
@@ -63,9 +64,10 @@ fn nodes(nodes: &[NodeStatus]) -> String {
                 n.zone.to_string(),
                 n.address.to_string(),
                 format!(
-                    "{}{}",
+                    "{}{}{}",
                     n.state.as_str(),
-                    if n.disks.iter().any(|d| d.draining) { ", draining" } else { "" }
+                    if n.disks.iter().any(|d| d.draining) { ", draining" } else { "" },
+                    if n.maintenance_until_ms.is_some() { ", maintenance" } else { "" }
                 ),
                 sum(|d| d.pieces).to_string(),
                 format!("{} in {}", bytes(sum(|d| d.used_bytes)), bytes(sum(|d| d.segment_bytes))),
@@ -75,44 +77,11 @@ fn nodes(nodes: &[NodeStatus]) -> String {
     )
 }
 
-async fn fetch_status(context: &Context) -> Result<ClusterStatus, Failure> {
+pub(super) async fn fetch_status(context: &Context) -> Result<ClusterStatus, Failure> {
     let store = context.connect().await?;
     let status = store.status().await?;
     store.close().await;
     Ok(status)
-}
-
-pub(crate) async fn node(context: &Context, command: NodeCommand) -> Result<(), Failure> {
-    match command {
-        NodeCommand::Token(command) => identity::token(context, command).await,
-        NodeCommand::Drain { name, dry_run, wait } => drain::drain(context, name, dry_run, wait).await,
-        NodeCommand::Undrain { name } => drain::undrain(context, name).await,
-        NodeCommand::Revoke { name, role } => identity::revoke(context, name, role.into()).await,
-        NodeCommand::Ls => context.format.print(&fetch_status(context).await?.nodes, |all| nodes(all)),
-        NodeCommand::Show { name } => {
-            let status = fetch_status(context).await?;
-            let node = status.nodes.into_iter().find(|n| n.name.as_str() == name);
-            let missing = || RpcError::not_found(format!("data node named {name}")).hint("`wmall node ls`");
-            let node = node.ok_or_else(missing).map_err(wmall_client::ClientError::from)?;
-            context.format.print(&node, |node| {
-                let disks = node.disks.iter().map(|d| {
-                    vec![
-                        d.name.clone(),
-                        d.id.to_string(),
-                        d.weight.to_string(),
-                        format!("{} of {}", bytes(d.used_bytes), bytes(d.max_bytes)),
-                        d.pieces.to_string(),
-                        d.tickets.to_string(),
-                        d.dirty_groups.to_string(),
-                        if d.writable { "yes" } else { "no" }.into(),
-                    ]
-                });
-                let columns =
-                    ["disk", "number", "weight", "used", "pieces", "tickets", "dirty groups", "writable"];
-                format!("{}\n\n{}", nodes(std::slice::from_ref(node)), table(&columns, disks))
-            })
-        }
-    }
 }
 
 /// A file, as `file show` prints it.
@@ -123,6 +92,7 @@ struct FileView {
     chunk_size: u32,
     merkle_root: String,
     pool: String,
+    grades: GradesView,
     chunks: Vec<ChunkId>,
 }
 
@@ -131,8 +101,10 @@ pub(crate) async fn file(context: &Context, command: FileCommand) -> Result<(), 
     let store = context.connect().await?;
     let (manifest, pool) = store.manifest(&source).await?;
     let topology = store.topology();
+    let grades = store.file_grades(manifest.id(), manifest.chunks().len() as u64).await?;
     store.close().await;
     let view = FileView {
+        grades,
         cid: manifest.id(),
         size: manifest.size(),
         chunk_size: manifest.chunk_size(),
@@ -143,13 +115,14 @@ pub(crate) async fn file(context: &Context, command: FileCommand) -> Result<(), 
     context.format.print(&view, |v| {
         let rows = v.chunks.iter().enumerate().map(|(i, c)| vec![i.to_string(), c.to_string()]);
         format!(
-            "cid          {}\nsize         {} ({})\nchunk size   {}\nmerkle root  {}\npool         {}\n\n{}",
+            "cid          {}\nsize         {} ({})\nchunk size   {}\nmerkle root  {}\npool         {}\n{}\n\n{}",
             v.cid,
             v.size,
             bytes(v.size),
             bytes(u64::from(v.chunk_size)),
             v.merkle_root,
             v.pool,
+            place::now_and_without(&v.grades),
             table(&["chunk", "cid"], rows)
         )
     })

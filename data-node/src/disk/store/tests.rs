@@ -1,9 +1,7 @@
 use super::*;
 use wmall_journal::sim::{Crash, Fault, SimDisk};
-use wmall_proto::{ChunkId, PoolId, UploadId};
+use wmall_proto::UploadId;
 use wmall_runtime::view::MemoryStore;
-
-use super::super::index::PieceState;
 
 const CLUSTER: ClusterId = ClusterId([1; 16]);
 

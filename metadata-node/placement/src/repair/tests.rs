@@ -13,7 +13,15 @@ fn disk(n: u32, zone: u32) -> DiskFact {
         zone: ZoneName::new(format!("z{zone}")).unwrap(),
         weight: 100,
     };
-    DiskFact { candidate, state: DiskState::Up, draining: false, free_bytes: 1 << 40, down_since_ms: None }
+    DiskFact {
+        candidate,
+        state: DiskState::Up,
+        draining: false,
+        drain_paused: false,
+        successor: None,
+        free_bytes: 1 << 40,
+        down_since_ms: None,
+    }
 }
 
 fn at(disk: u32) -> SlotFact {
@@ -304,4 +312,47 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_paused_drain_begins_nothing_and_takes_nothing() {
+    let mut c = cluster(&[1, 2, 3, 4], &[&[1, 2, 3]]);
+    let first = c.disks.get_mut(&DiskId(1)).unwrap();
+    (first.draining, first.drain_paused) = (true, true);
+    assert_eq!(moved(&plan(&c)), []);
+    // It is no place for what others lose either.
+    silence(&mut c, 2, DiskState::Down, 0);
+    assert_eq!(moved(&plan(&c)), [(0, 1, 2, 4, Reason::Lost)]);
+    c.disks.get_mut(&DiskId(1)).unwrap().drain_paused = false;
+    silence(&mut c, 2, DiskState::Up, 0);
+    arrive(&mut c);
+    assert_eq!(moved(&plan(&c)), [(0, 0, 1, 4, Reason::Drain)]);
+}
+
+#[test]
+fn a_replaced_disk_goes_to_its_successor_where_the_rule_allows_it() {
+    // Disk 4 has nothing to do, 5 is the successor and in the zone of 2.
+    let mut c = cluster(&[1, 2, 3, 4, 2], &[&[1, 3, 4], &[1, 2, 3]]);
+    let first = c.disks.get_mut(&DiskId(1)).unwrap();
+    (first.draining, first.successor) = (true, Some(DiskId(5)));
+    let planned = moved(&plan(&c));
+    assert!(planned.contains(&(0, 0, 1, 5, Reason::Drain)), "{planned:?}");
+    assert!(
+        planned.contains(&(1, 0, 1, 4, Reason::Drain)),
+        "zone 2 has its piece of the second row: {planned:?}"
+    );
+    // A successor that is full for now is waited for.
+    let full = Budget { to_disk: 0, from_disk: 4 };
+    let plan = plan_repairs(&c, &POLICY, &full);
+    assert_eq!((plan.moves.len(), plan.waiting[&Reason::Drain]), (0, 2));
+}
+
+#[test]
+fn of_one_margin_the_one_goes_first_that_more_losses_would_lose() {
+    // Four of six shards needed, five there; one of three copies needed, two there.
+    let mut c = cluster(&[1, 2, 3, 4, 5, 6, 7, 8], &[&[1, 2, 3], &[1, 2, 3, 4, 5, 6]]);
+    c.groups[1].needed = 4;
+    silence(&mut c, 1, DiskState::Down, 0);
+    let planned = moved(&plan(&c));
+    assert_eq!(planned.iter().map(|m| m.0).collect::<Vec<_>>(), [1, 0], "{planned:?}");
 }

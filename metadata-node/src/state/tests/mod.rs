@@ -4,6 +4,7 @@ mod crash;
 mod garbage;
 mod identity;
 mod moves;
+mod operations;
 mod rebuild;
 mod simulation;
 mod stripes;

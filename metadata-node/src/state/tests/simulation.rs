@@ -9,10 +9,12 @@ use std::collections::BTreeSet;
 use wmall_placement::{Budget, Candidate, DiskFact, DiskState, Policy, Reason, Snapshot, plan_repairs};
 use wmall_proto::feed::{FeedItem, FeedPage};
 use wmall_proto::grade::GradeCounts;
+use wmall_proto::job::{JobChange, JobKind};
+use wmall_proto::topology::DiskInfo;
 use wmall_proto::{Scheme, Topology};
 
 use super::*;
-use crate::command::SlotMove;
+use crate::command::{Operate, SlotMove};
 
 const SIM: PoolId = PoolId(2);
 
@@ -316,13 +318,15 @@ impl Sim {
                 _ => DiskState::Down,
             };
             let down_since_ms = if state == DiskState::Down { d.since_ms } else { None };
-            let draining = topology.disks[id].draining;
+            let &DiskInfo { draining, drain_paused, successor, .. } = &topology.disks[id];
             (
                 *id,
                 DiskFact {
                     candidate: candidate(&topology, *id),
                     state,
                     draining,
+                    drain_paused,
+                    successor,
                     free_bytes: 1 << 40,
                     down_since_ms,
                 },
@@ -358,13 +362,33 @@ impl Sim {
             18 if !self.strict => self.rot(disk),
             19 if !self.strict && self.dice.one_in(3) => self.wipe(disk),
             20 | 21 => self.die_or_return(disk),
-            22 => {
-                let draining = self.dice.one_in(2);
-                let node = NodeName::new("n").unwrap();
-                self.m.run(Command::SetDraining { node, disks: vec![disk], draining }).unwrap();
-            }
+            22 => self.operate(disk),
+            // A disk that failed and is back: what it holds is looked through.
+            23 if self.dice.one_in(3) => drop(self.m.run(Command::Distrust(disk)).unwrap()),
             _ => {}
         }
+    }
+
+    /// Somebody drains a disk, replaces it, pauses that, or gives it up.
+    fn operate(&mut self, disk: DiskId) {
+        let disks: Vec<DiskId> = self.disks.keys().copied().collect();
+        let successor = disks[self.dice.roll(disks.len() as u64) as usize];
+        let successor = Some(successor).filter(|s| *s != disk && self.dice.one_in(3));
+        let kind = if successor.is_some() { JobKind::Replace } else { JobKind::Drain };
+        let active =
+            self.m.state.jobs().into_iter().find(|j| !j.state.has_ended() && j.disks.contains(&disk));
+        let change = [JobChange::Pause, JobChange::Resume, JobChange::Cancel][self.dice.roll(3) as usize];
+        let operate = match active {
+            Some(job) => Operate::ChangeJob { number: job.number, change },
+            None => {
+                let what = disk.to_string();
+                Operate::StartJob { kind, what, disks: vec![disk], successor, slots: 0, bytes: 0 }
+            }
+        };
+        // Another job may be about the successor.
+        let _ = self.m.run(Command::Operate(operate));
+        let ended: Vec<u64> = self.m.state.jobs().iter().map(|j| j.number).collect();
+        self.m.run(Command::Operate(Operate::EndJobs(ended))).unwrap();
     }
 
     /// Whatever counts is there.
@@ -402,8 +426,7 @@ impl Sim {
             let there = self.disks.get_mut(&disk).unwrap();
             (there.alive, there.since_ms) = (true, None);
         }
-        let node = NodeName::new("n").unwrap();
-        self.m.run(Command::SetDraining { node, disks: all.clone(), draining: false }).unwrap();
+        self.m.run(Command::Operate(Operate::Undrain { what: "all".into(), disks: all.clone() })).unwrap();
         for round in 0.. {
             let busy = self.plan() | all.iter().any(|d| !self.m.state.work_of(&[*d]).is_empty());
             all.iter().for_each(|&disk| self.fill(disk));

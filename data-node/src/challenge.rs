@@ -1,0 +1,33 @@
+//! Answering challenges: a leaf of a piece, its way up, and the disk's signature over a nonce. The whole piece is read and
+//! hashed for it; a disk that finds its own piece rotten says so instead.
+
+use std::sync::Arc;
+
+use wmall_manifest::prove_slice;
+use wmall_proto::challenge::{Challenge, ChallengeAnswer};
+use wmall_proto::feed::PoolChunk;
+use wmall_proto::{ErrorCode, RpcError};
+
+use crate::disk::DiskStore;
+
+/// Blocking.
+pub(crate) fn answer(disk: &Arc<DiskStore>, challenge: &Challenge) -> Result<ChallengeAnswer, RpcError> {
+    let key = PoolChunk { pool: challenge.pool, chunk: challenge.chunk };
+    let missing = || RpcError::not_found(format!("piece of chunk {} on disk {}", key.chunk, disk.name));
+    let located = disk.locate(&key)?.ok_or_else(missing)?;
+    // Copies are the same in every slot, and are kept when a slot goes to another one.
+    if located.shard.is_some() && located.slot != challenge.slot {
+        return Err(missing());
+    }
+    let piece = disk.read(&located, 0, located.length as usize);
+    let rotten = |why: String| RpcError::new(ErrorCode::Corrupt, format!("disk {}: {why}", disk.name));
+    let piece = piece.map_err(|e| rotten(e.to_string()))?;
+    if *blake3::hash(&piece).as_bytes() != located.digest(&key) {
+        return Err(rotten(format!("the piece of chunk {} is rotten", key.chunk)));
+    }
+    let no_leaf =
+        || RpcError::new(ErrorCode::RangeOutOfBounds, format!("there is no leaf {}", challenge.leaf));
+    let proof = prove_slice(&piece, challenge.leaf).ok_or_else(no_leaf)?;
+    let attested = disk.attest_slot(&key, challenge.slot, challenge.nonce)?.ok_or_else(missing)?;
+    Ok(ChallengeAnswer { attested, piece_length: located.length, proof })
+}

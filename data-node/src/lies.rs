@@ -1,0 +1,26 @@
+//! A data node that lies, for tests of those who must not believe it. Not part of any build that is used: the feature
+//! `testing` is on for the workspace's own tests only.
+
+use std::sync::OnceLock;
+
+/// What to lie about.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Lies {
+    /// Readers get a byte of each part changed.
+    pub wrong_bytes: bool,
+    /// Pieces are promised and not stored.
+    pub false_receipts: bool,
+    /// Pieces that are there are denied.
+    pub withhold: bool,
+}
+
+static LIES: OnceLock<Lies> = OnceLock::new();
+
+/// From now on, for the life of the process.
+pub fn tell(lies: Lies) {
+    let _ = LIES.set(lies);
+}
+
+pub(crate) fn told() -> Lies {
+    LIES.get().copied().unwrap_or_default()
+}

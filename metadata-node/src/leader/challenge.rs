@@ -1,0 +1,233 @@
+//! Random challenges: the leader has each disk prove, every few seconds, that it has some piece which it is said to have:
+//! 64 KiB of it that nobody could foresee, with the way up to what the piece hashes to, signed with a nonce.
+//!
+//! A piece that is not proven becomes a ticket. A disk that fails several of its last challenges is put into quarantine:
+//! what it says it holds does not count any more, its receipts do not either, and what it should hold is made anew
+//! elsewhere. An answer that does not come counts too as long as the node's heartbeats do: who withholds is of no more
+//! use than who lies. Busy nodes are asked again later.
+//!
+//! One task, [`AT_ONCE`] challenges under way. Memory: the last outcomes of each disk; a new leader begins without.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use wmall_manifest::{leaves, verify_slice};
+use wmall_proto::challenge::{Challenge, ChallengeAnswer};
+use wmall_proto::rpc::{Request, Response};
+use wmall_proto::topology::{ClusterId, DiskInfo, Topology};
+use wmall_proto::{DiskId, ErrorCode, Incarnation, Role, RpcError};
+use wmall_transport::{Endpoint, Target};
+
+use super::{Liveness, Proposer};
+use crate::command::Command;
+use crate::state::{Expected, State};
+use crate::types::Raft;
+
+/// How long an answer may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Challenges under way.
+const AT_ONCE: usize = 16;
+/// Outcomes that are remembered of a disk.
+const REMEMBERED: usize = 16;
+/// So many bad ones among them are too many.
+const TOO_MANY: usize = 3;
+
+/// What came of a challenge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Proven,
+    /// What came back is not what it should be, or the disk says that it has nothing.
+    Failed,
+    /// Nothing came back in time.
+    Withheld,
+    /// It can't be told.
+    Unclear,
+}
+
+/// The challenger.
+pub(crate) struct Challenger {
+    pub(crate) cluster: ClusterId,
+    pub(crate) raft: Raft,
+    pub(crate) state: Arc<State>,
+    pub(crate) liveness: Arc<Liveness>,
+    pub(crate) proposer: Proposer,
+    pub(crate) endpoint: Endpoint,
+    /// Between challenges of one disk.
+    pub(crate) every: Duration,
+}
+
+/// The last outcomes of the disks. Bounded by the disks of the map.
+#[derive(Default)]
+struct Memory(HashMap<(DiskId, Incarnation), VecDeque<Outcome>>);
+
+impl Memory {
+    /// Notes an outcome; the reason, if it is one too many.
+    fn note(&mut self, disk: (DiskId, Incarnation), outcome: Outcome) -> Option<String> {
+        if outcome == Outcome::Unclear {
+            return None;
+        }
+        let last = self.0.entry(disk).or_default();
+        last.push_back(outcome);
+        if last.len() > REMEMBERED {
+            last.pop_front();
+        }
+        let bad = last.iter().filter(|o| **o != Outcome::Proven).count();
+        (bad >= TOO_MANY).then(|| format!("it failed {bad} of its last {} challenges", last.len()))
+    }
+}
+
+impl Challenger {
+    /// Runs as long as it is not aborted.
+    pub(crate) async fn run(self) {
+        let (this, room) = (Arc::new(self), Arc::new(Semaphore::new(AT_ONCE)));
+        let mut memory = Memory::default();
+        loop {
+            tokio::time::sleep(this.every).await;
+            if !this.leads() {
+                memory = Memory::default();
+                continue;
+            }
+            let topology = this.state.topology();
+            memory
+                .0
+                .retain(|(disk, life), _| topology.disks.get(disk).is_some_and(|d| d.incarnation == *life));
+            let mut running = JoinSet::new();
+            for disk in this.to_ask(&topology) {
+                let (this, room, topology) = (this.clone(), room.clone(), topology.clone());
+                running.spawn(async move {
+                    let _place = room.acquire_owned().await;
+                    let outcome = this.challenge(&topology, &disk).await;
+                    (disk, outcome)
+                });
+            }
+            while let Some(Ok((disk, outcome))) = running.join_next().await {
+                let Some(why) = memory.note((disk.id, disk.incarnation), outcome) else { continue };
+                tracing::error!(disk = %disk.id, node = %disk.node, why, "a disk goes into quarantine");
+                let (id, incarnation) = (disk.id, disk.incarnation);
+                let command = Command::Quarantine { disk: id, incarnation, why };
+                if let Err(error) = this.proposer.propose(None, command).await {
+                    tracing::warn!(%error, "the quarantine was not agreed on; it is tried again");
+                }
+            }
+        }
+    }
+
+    fn leads(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.current_leader == Some(metrics.id)
+    }
+
+    /// Disks that answer and are believed.
+    fn to_ask(&self, topology: &Topology) -> Vec<DiskInfo> {
+        let silent = self.liveness.silent(topology, Instant::now());
+        topology.disks.values().filter(|d| !silent.contains(&d.id)).cloned().collect()
+    }
+
+    async fn challenge(&self, topology: &Topology, disk: &DiskInfo) -> Outcome {
+        let random: [u8; 32] = wmall_runtime::random::bytes();
+        let expected = match self.state.sample(disk.id, random) {
+            Ok(Some(expected)) => expected,
+            Ok(None) => return Outcome::Unclear,
+            Err(error) => {
+                tracing::warn!(%error, "no piece could be chosen for a challenge");
+                return Outcome::Unclear;
+            }
+        };
+        let Some(node) = topology.nodes.get(&disk.node) else { return Outcome::Unclear };
+        let challenge = Challenge {
+            disk: disk.id,
+            pool: expected.pool,
+            chunk: expected.chunk,
+            slot: expected.slot,
+            leaf: u32::from_le_bytes(wmall_runtime::random::bytes()) % leaves(expected.piece_length),
+            nonce: wmall_runtime::random::bytes(),
+        };
+        let target = Target { role: Role::Data, node: node.name.clone(), address: node.address };
+        let answer = self.endpoint.call(&target, &Request::Challenge(challenge.clone()), DEADLINE).await;
+        let outcome = match answer {
+            Ok(Response::Challenged(answer)) => self.judge(disk, &challenge, &expected, &answer),
+            Ok(_) => Outcome::Failed,
+            Err(error) => of_error(&error),
+        };
+        if outcome == Outcome::Proven || outcome == Outcome::Unclear {
+            return outcome;
+        }
+        // What was true when it was asked may not be any more: it was deleted, or has moved, or the node has died.
+        let silent = self.liveness.silent(&self.state.topology(), Instant::now());
+        if silent.contains(&disk.id) || !self.state.still_expects(disk.id, &expected).unwrap_or(false) {
+            return Outcome::Unclear;
+        }
+        tracing::warn!(?outcome, disk = %disk.id, node = %disk.node, chunk = %expected.chunk, "a challenge failed");
+        if outcome == Outcome::Failed {
+            let bad = Command::ReportBad { disk: disk.id, chunks: vec![(expected.pool, expected.chunk)] };
+            if let Err(error) = self.proposer.propose(None, bad).await {
+                tracing::warn!(%error, "a piece that was not proven was not noted");
+            }
+        }
+        outcome
+    }
+
+    fn judge(
+        &self,
+        disk: &DiskInfo,
+        challenge: &Challenge,
+        expected: &Expected,
+        answer: &ChallengeAnswer,
+    ) -> Outcome {
+        let said = &answer.attested.attestation;
+        let names_it = (said.disk, said.incarnation) == (disk.id, disk.incarnation)
+            && said.nonce == challenge.nonce
+            && (said.pool, said.chunk, said.slot) == (challenge.pool, challenge.chunk, challenge.slot)
+            && answer.piece_length == expected.piece_length;
+        let signed = || answer.attested.verify(&self.cluster, &disk.public_key).is_ok();
+        let proven = || verify_slice(&expected.digest, expected.piece_length, challenge.leaf, &answer.proof);
+        if names_it && signed() && proven() { Outcome::Proven } else { Outcome::Failed }
+    }
+}
+
+fn of_error(error: &RpcError) -> Outcome {
+    match error.code {
+        ErrorCode::NotFound | ErrorCode::Corrupt | ErrorCode::HashMismatch | ErrorCode::DiskFailed => {
+            Outcome::Failed
+        }
+        ErrorCode::Timeout | ErrorCode::Unreachable => Outcome::Withheld,
+        _ => Outcome::Unclear,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_of_the_last_sixteen_are_too_many() {
+        let (mut memory, disk) = (Memory::default(), (DiskId(1), Incarnation([1; 16])));
+        let mut note = |outcome| memory.note(disk, outcome);
+        assert_eq!(note(Outcome::Failed), None);
+        assert_eq!(note(Outcome::Withheld), None);
+        (0..20).for_each(|_| assert_eq!(note(Outcome::Unclear), None));
+        (0..13).for_each(|_| assert_eq!(note(Outcome::Proven), None));
+        assert!(note(Outcome::Failed).unwrap().contains("3 of its last 16"));
+        // The first ones are forgotten by then.
+        (0..16).for_each(|_| drop(note(Outcome::Proven)));
+        assert_eq!(note(Outcome::Failed), None);
+        assert_eq!(
+            memory.note((DiskId(2), Incarnation([1; 16])), Outcome::Failed),
+            None,
+            "each disk by itself"
+        );
+    }
+
+    #[test]
+    fn busy_is_no_failure() {
+        let of = |code| of_error(&RpcError::new(code, "x"));
+        assert_eq!(of(ErrorCode::Busy), Outcome::Unclear);
+        assert_eq!(of(ErrorCode::ShuttingDown), Outcome::Unclear);
+        assert_eq!(of(ErrorCode::NotFound), Outcome::Failed);
+        assert_eq!(of(ErrorCode::Timeout), Outcome::Withheld);
+    }
+}

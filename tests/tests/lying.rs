@@ -1,0 +1,145 @@
+//! A data node that lies: to readers, to those who write, and by withholding. Nobody gets a wrong byte, and it is found out.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use wmall_tests::{Cluster, bytes};
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// The liar in the place of a node, until it is dropped.
+struct Liar(Child);
+
+impl Liar {
+    fn instead_of(cluster: &Cluster, node: &str, lies: &[&str]) -> Self {
+        cluster.devnet("stop", node, &[]);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_liar"));
+        command.arg(cluster.node_config(node)).args(lies).stdout(Stdio::null()).stderr(Stdio::null());
+        let liar = Self(command.spawn().unwrap());
+        cluster.wait_status("the liar is up", LONG, |s| {
+            let it = node_of(s, node);
+            it["state"] == "up" && it["silent_ms"].as_u64().is_some_and(|ms| ms < 2000)
+        });
+        liar
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn node_of<'a>(status: &'a Value, name: &str) -> &'a Value {
+    status["nodes"].as_array().unwrap().iter().find(|n| n["name"] == name).unwrap()
+}
+
+fn all_stable(s: &Value) -> bool {
+    ["warning", "danger", "unavailable", "lost"].iter().all(|g| s["chunks"][g] == 0)
+        && s["repair"]["moving"] == 0
+        && s["tickets"] == 0
+}
+
+fn cluster() -> Cluster {
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "5", "--down-grace", "5s"]);
+    cluster.reconfigure("metadata-1", |config| {
+        config.insert("challenge_ms".into(), 300.into());
+    });
+    cluster
+}
+
+fn put_some(cluster: &Cluster, from: u64) -> Vec<(String, Vec<u8>)> {
+    let put = |seed: u64| {
+        let content = bytes(seed, 2 << 20);
+        let path = cluster.write("in", &content);
+        (cluster.put(&path, &["--ack", "all", "--chunk-size", "128K"]), content)
+    };
+    (from..from + 4).map(put).collect()
+}
+
+#[test]
+fn wrong_bytes_reach_no_reader_and_lead_to_quarantine() {
+    let cluster = cluster();
+    let files = put_some(&cluster, 1);
+    let _liar = Liar::instead_of(&cluster, "data-2", &["wrong-bytes"]);
+    for _ in 0..3 {
+        for (cid, content) in &files {
+            cluster.assert_content(cid, content);
+        }
+    }
+    let quarantined = |s: &Value| node_of(s, "data-2")["disks"][0]["quarantined"] == true;
+    cluster.wait_status("it is in quarantine", LONG, quarantined);
+    // What it should have held is made anew elsewhere, while it says that all is well.
+    let empty = |s: &Value| node_of(s, "data-2")["disks"][0]["slots"] == 0;
+    cluster.wait_status("it is replaced", LONG, |s| empty(s) && all_stable(s));
+    assert!(cluster.run(&["events"]).contains("disk_quarantined"));
+    let findings = cluster.json_any(&["health"]);
+    assert!(findings.as_array().unwrap().iter().any(|f| f["code"] == "DISKS_QUARANTINED"), "{findings}");
+    for (cid, content) in &files {
+        cluster.assert_content(cid, content);
+        assert_eq!(cluster.json(&["verify", cid, "--deep"])["pieces_bad"], 0);
+    }
+    // The others were asked as often.
+    let status = cluster.json(&["status"]);
+    let honest = status["nodes"].as_array().unwrap().iter().filter(|n| n["name"] != "data-2");
+    assert!(
+        honest.flat_map(|n| n["disks"].as_array().unwrap()).all(|d| d["quarantined"] == false),
+        "{status}"
+    );
+    cluster.run(&["disk", "release", "data-2/disk-1"]);
+    cluster.fails(&["disk", "release", "data-1/disk-1"]).expect(1, "precondition_failed");
+}
+
+#[test]
+fn who_withholds_is_found_out() {
+    let cluster = cluster();
+    let files = put_some(&cluster, 11);
+    let _liar = Liar::instead_of(&cluster, "data-4", &["withhold"]);
+    let quarantined = |s: &Value| node_of(s, "data-4")["disks"][0]["quarantined"] == true;
+    cluster.wait_status("it is in quarantine", LONG, quarantined);
+    for (cid, content) in &files {
+        cluster.assert_content(cid, content);
+    }
+}
+
+/// Promises without pieces: challenges find them out. And once the node is honest again, the comparison with the metadata
+/// finds what it lacks, piece by piece, though nobody reads anything.
+#[test]
+fn pieces_that_were_promised_and_never_stored_are_missed_without_being_read() {
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3"]);
+    // No challenges, no scrub: presence alone must tell.
+    cluster.reconfigure("metadata-1", |config| {
+        config.insert("challenge_ms".into(), 100_000_000.into());
+    });
+    cluster.run(&["pool", "create", "p", "--scheme", "3x", "--pgs", "16"]);
+    let put = |seed: u64| {
+        let content = bytes(seed, 2 << 20);
+        let path = cluster.write("in", &content);
+        (cluster.put(&path, &["--pool", "p", "--ack", "all", "--chunk-size", "64K"]), content)
+    };
+    let mut files = vec![put(1)];
+    {
+        let _liar = Liar::instead_of(&cluster, "data-3", &["false-receipts"]);
+        files.extend((2..8).map(put));
+        let status = cluster.json(&["status"]);
+        assert_eq!(
+            (&status["chunks"]["warning"], &status["tickets"]),
+            (&0.into(), &0.into()),
+            "they are believed"
+        );
+    }
+    cluster.devnet("start", "data-3", &[]);
+    cluster.reconfigure("data-3", |config| {
+        config.insert("compare_ms".into(), 20.into());
+    });
+    let held = |s: &Value| node_of(s, "data-3")["disks"][0]["pieces"] == s["chunks"]["stable"];
+    cluster.wait_status("it has what it promised", LONG, |s| held(s) && all_stable(s));
+    assert!(cluster.run(&["events"]).contains("pieces_bad"), "somebody noticed");
+    for (cid, content) in &files {
+        cluster.assert_content(cid, content);
+        let deep = cluster.json(&["verify", cid, "--deep"]);
+        assert_eq!((&deep["pieces_bad"], &deep["pieces_absent"]), (&0.into(), &0.into()), "{deep}");
+    }
+}
