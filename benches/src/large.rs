@@ -16,7 +16,7 @@ use crate::{RUNS, median};
 const SIZE: u64 = 1 << 30;
 
 /// Bytes that no two runs share, made as they are read.
-struct Generated {
+pub(crate) struct Generated {
     left: u64,
     state: u64,
     block: Vec<u8>,
@@ -24,9 +24,9 @@ struct Generated {
 }
 
 impl Generated {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, size: u64) -> Self {
         let block = (0..1 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        Self { left: SIZE, state: seed, block, at: 0 }
+        Self { left: size, state: seed, block, at: 0 }
     }
 }
 
@@ -65,7 +65,7 @@ pub(crate) async fn put_rate(devnet: &Devnet, scheme: Option<Scheme>) -> Result<
     let mut rates = Vec::new();
     for run in 0..RUNS {
         let started = Instant::now();
-        store.put(&mut Generated::new(run as u64 + 1), &options).await?;
+        store.put(&mut Generated::new(run as u64 + 1, SIZE), &options).await?;
         rates.push(SIZE as f64 / started.elapsed().as_secs_f64());
     }
     store.close().await;
@@ -76,7 +76,7 @@ pub(crate) async fn put_rate(devnet: &Devnet, scheme: Option<Scheme>) -> Result<
 pub(crate) async fn get_rate(devnet: &Devnet) -> Result<f64> {
     let store = devnet.connect().await?;
     let options = PutOptions { ack: Ack::All, ..PutOptions::default() };
-    let summary = store.put(&mut Generated::new(99), &options).await?;
+    let summary = store.put(&mut Generated::new(99, SIZE), &options).await?;
     let mut rates = Vec::new();
     for _ in 0..RUNS {
         let started = Instant::now();

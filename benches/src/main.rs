@@ -3,6 +3,7 @@
 //! A cluster of real processes on this machine, and beside it: one process writing to the same disk, one
 //! QUIC connection over loopback. Absolute figures are of this machine; the ratios are the claim.
 
+mod backfill;
 mod disk;
 mod flood;
 mod large;
@@ -40,6 +41,9 @@ fn main() -> Result<()> {
     }
     if only.as_deref() == Some("striped") {
         options.data = 6;
+    }
+    if only.as_deref() == Some("backfill") {
+        options.down_grace = backfill::DOWN_GRACE;
     }
     if only.as_deref() == Some("million") {
         // Each of three nodes has a copy of everything.
@@ -100,6 +104,16 @@ fn main() -> Result<()> {
             })?;
             let shards = runtime.block_on(large::put_rate(&devnet, Some(scheme)))?;
             report.ratio("put 1 GiB with rs:4+2 --ack all", shards, "with 3x", copies, 1.0);
+        }
+        if only.as_deref() == Some("backfill") {
+            let reference = disk::write_rate(folder.path())?;
+            let b = runtime.block_on(backfill::run(&mut devnet))?;
+            let what = format!("backfill of {:.1} MiB, idle", mib(b.bytes));
+            report.ratio(&what, b.rate, "raw disk", reference, 0.5);
+            report.rate("gets of 64 KiB before, 4 readers", &b.before, 0.0);
+            report.rate("gets of 64 KiB during backfill", &b.during, 0.0);
+            let times = b.during.p99.as_secs_f64() / b.before.p99.as_secs_f64();
+            report.at_most("p99 of these gets, during by before", times, 2.0, "");
         }
         // These take a quarter of an hour each, so only by their names.
         if only.as_deref() == Some("records") {

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use wmall_proto::chunk::{ChunkView, MAX_CHUNKS_PER_COMMIT};
+use wmall_proto::chunk::{ChunkView, MAX_CHUNKS_PER_COMMIT, MIN_CHUNK_SIZE};
 use wmall_proto::event::Event;
 use wmall_proto::file::{ObjectEntry, TrashEntry};
-use wmall_proto::grade::{GradesOf, GradesView};
+use wmall_proto::grade::{GradeCounts, GradesOf, GradesView};
 use wmall_proto::job::{JobView, Operation, Place};
 use wmall_proto::layout::LayoutView;
 use wmall_proto::pool::{Bucket, BucketChange, BucketRules};
@@ -87,13 +87,33 @@ impl Store {
         }
     }
 
-    /// Grades of all chunks of a file. What would be lost with a node is of the page of them for which it is the worst.
+    /// Objects of a bucket by the worst grade of their chunks. Walks through all of them.
+    pub async fn bucket_grades(&self, bucket: BucketName) -> Result<GradeCounts, ClientError> {
+        let (mut counts, mut after) = (GradeCounts::default(), None);
+        loop {
+            let (page, more) = self.list(bucket.clone(), String::new(), after, 1000).await?;
+            for entry in &page {
+                let most = entry.record.size.div_ceil(u64::from(MIN_CHUNK_SIZE));
+                let grades = self.file_grades(entry.record.file, most).await?;
+                counts.add(grades.now.worst(), 1);
+            }
+            after = page.last().map(|entry| entry.name.clone());
+            if !more {
+                return Ok(counts);
+            }
+        }
+    }
+
+    /// Grades of all chunks of a file, of which there are at most so many. What would be lost with a node is of the page of them for which it is the worst.
     pub async fn file_grades(&self, id: FileId, chunks: u64) -> Result<GradesView, ClientError> {
         let mut all: Option<GradesView> = None;
         let mut first = 0;
         while first < chunks || all.is_none() {
             let page = self.grades(GradesOf::File { id, first }).await?;
             first += MAX_CHUNKS_PER_COMMIT as u64;
+            if page.chunks == 0 && all.is_some() {
+                break;
+            }
             match &mut all {
                 None => all = Some(page),
                 Some(all) => {

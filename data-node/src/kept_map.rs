@@ -12,7 +12,7 @@ use wmall_proto::{Topology, codec};
 
 const FILE: &str = "map";
 const MAGIC: &[u8; 8] = b"WMALLMAP";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Magic, version and zeros, cluster.
 const HEAD: usize = 32;
 

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use openraft::SnapshotPolicy;
 use wmall_placement::{Budget, Policy};
-use wmall_proto::capacity::CapacityLevel;
 use wmall_proto::join::JoinAddress;
 use wmall_proto::rpc::CallKind;
 use wmall_proto::{Role, RpcError};
 use wmall_runtime::metrics::Metrics;
-use wmall_runtime::ops::{self, Ops, Readiness};
+use wmall_runtime::ops;
 use wmall_runtime::view::StoreError;
 use wmall_runtime::{FolderError, FolderLock, Shutdown};
 use wmall_transport::{
@@ -27,8 +26,10 @@ use crate::init::BORN_FILE;
 use crate::join::{Door, Lifetimes};
 use crate::leader::{Challenger, Collector, Graces, Liveness, Proposer, ReadIndex, Repairer};
 use crate::members::Members;
+use crate::ops::MetadataOps;
 use crate::raft::{LogStore, LogStoreError, Machine, Network, SnapshotFolder};
-use crate::service::{KeyCache, Service};
+use crate::receipts::KeyCache;
+use crate::service::Service;
 use crate::state::State;
 use crate::status::StatusSource;
 use crate::types::{Member, Raft};
@@ -311,94 +312,6 @@ async fn raft_died(raft: &Raft) -> String {
         }
         if metrics.changed().await.is_err() {
             return "its task ended".into();
-        }
-    }
-}
-
-/// What the operations endpoint asks.
-struct MetadataOps {
-    status: StatusSource,
-    leader: Option<prometheus::IntGauge>,
-    applied: Option<prometheus::IntGauge>,
-    chunks: Option<prometheus::IntGaugeVec>,
-    tickets: Option<prometheus::IntGauge>,
-    moving: Option<prometheus::IntGauge>,
-    ratio: Option<prometheus::Gauge>,
-    files: Option<prometheus::IntGauge>,
-    bytes: Option<prometheus::IntGauge>,
-}
-
-impl MetadataOps {
-    fn new(status: StatusSource, metrics: &Metrics) -> Self {
-        metrics.ratios(
-            "wmall_completeness_threshold",
-            "Completeness ratios from which something changes.",
-            "level",
-            &[
-                ("warning", CapacityLevel::WARNING_PPM),
-                ("danger", CapacityLevel::DANGER_PPM),
-                ("writes_stopped", CapacityLevel::WRITES_STOP_PPM),
-                ("ledger_stopped", CapacityLevel::LEDGER_STOPS_PPM),
-            ],
-        );
-        let grades = wmall_proto::grade::Grade::ALL.map(wmall_proto::grade::Grade::as_str);
-        Self {
-            status,
-            leader: metrics.gauge("wmall_raft_leader", "1 on the metadata node that leads."),
-            applied: metrics.gauge("wmall_raft_applied_index", "Last applied entry of the Raft log."),
-            chunks: metrics.gauges("wmall_chunks", "Committed chunks by grade.", "grade", &grades),
-            tickets: metrics.gauge("wmall_tickets", "Pieces known to be missing."),
-            moving: metrics.gauge("wmall_moving_slots", "Slots of groups on their way to another disk."),
-            ratio: metrics
-                .ratio("wmall_completeness_ratio", "Bytes needed at full redundancy over bytes usable."),
-            files: metrics.gauge("wmall_files", "Committed files."),
-            bytes: metrics.gauge("wmall_chunk_bytes", "Bytes of all committed chunks, once each."),
-        }
-    }
-}
-
-fn set(gauge: Option<&prometheus::IntGauge>, value: u64) {
-    if let Some(gauge) = gauge {
-        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-    }
-}
-
-impl Ops for MetadataOps {
-    fn role(&self) -> &'static str {
-        "metadata-node"
-    }
-
-    fn readiness(&self) -> Readiness {
-        let metrics = self.status.raft.metrics();
-        let metrics = metrics.borrow();
-        match (&metrics.running_state, metrics.current_leader) {
-            (Err(fatal), _) => Readiness::NotReady(format!("Raft stopped: {fatal}")),
-            (Ok(()), None) => Readiness::NotReady("no leader is known".into()),
-            (Ok(()), Some(_)) => Readiness::Ready,
-        }
-    }
-
-    fn refresh(&self) {
-        let leads = {
-            let metrics = self.status.raft.metrics();
-            let metrics = metrics.borrow();
-            metrics.current_leader == Some(metrics.id)
-        };
-        set(self.leader.as_ref(), u64::from(leads));
-        let Ok(status) = self.status.compute(Instant::now()) else { return };
-        set(self.applied.as_ref(), status.index);
-        set(self.tickets.as_ref(), status.tickets);
-        set(self.moving.as_ref(), status.repair.moving);
-        if let Some(ratio) = &self.ratio {
-            ratio.set(status.capacity.ratio_ppm as f64 / 1e6);
-        }
-        set(self.files.as_ref(), status.files);
-        set(self.bytes.as_ref(), status.chunk_bytes);
-        if let Some(chunks) = &self.chunks {
-            for grade in wmall_proto::grade::Grade::ALL {
-                let count = i64::try_from(status.chunks.get(grade)).unwrap_or(i64::MAX);
-                chunks.with_label_values(&[grade.as_str()]).set(count);
-            }
         }
     }
 }

@@ -1,46 +1,37 @@
 //! Answers calls: checks what must not reach the log unchecked (names, signatures, bounds), then reads,
 //! or proposes and waits.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use ed25519_zebra::VerificationKey;
-use wmall_manifest::check_chunk_size;
 use wmall_placement::{Candidate, propose_rows};
-use wmall_proto::chunk::{ChunkCommit, MAX_PIECES_PER_COMMIT};
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::identity::{Actor, MAX_SCOPES, TokenRecord};
 use wmall_proto::join::JoinAddress;
 use wmall_proto::pg::MAX_PG_BITS;
-use wmall_proto::receipt::{Receipt, SignedReceipt};
 use wmall_proto::rpc::{
-    CommitRequest, Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, QueryReply, Registration,
-    Request, Response, TopologyReply, UserCommand,
+    Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, QueryReply, Registration, Request,
+    Response, TopologyReply, UserCommand,
 };
-use wmall_proto::scheme::MAX_WIDTH;
 use wmall_proto::topology::{ClusterId, Topology};
-use wmall_proto::{
-    ChunkId, DiskId, ErrorCode, PgId, PoolId, PoolName, RequestId, Role, RpcError, Scheme, UploadId,
-};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, PoolName, RequestId, Role, RpcError, Scheme};
 use wmall_runtime::clock::now_ms;
 use wmall_runtime::metrics::CallMetrics;
 use wmall_runtime::view::StoreError;
 use wmall_transport::{Handler, Incoming, Replier};
 
 use crate::authorize::authorize;
-use crate::command::{Command, FetchedPiece};
+use crate::command::Command;
 use crate::join::Door;
 use crate::leader::{Liveness, Proposer, ReadIndex, Repairer, not_leader};
 use crate::raft;
+use crate::receipts::KeyCache;
 use crate::state::{NO_EPOCH, QueryError, Silent, State};
 use crate::status::StatusSource;
 use crate::types::Raft;
 
 /// Tries at a command whose proposal was overtaken by another change of the topology.
 const TRIES: usize = 5;
-/// Chunks whose receipts are verified before others get their turn.
-const VERIFY_AT_ONCE: usize = 16;
 /// Bytes that the rows of all pools may take in a message, with room to spare for disks and nodes.
 const MAX_MAP_BYTES: usize = wmall_proto::codec::MAX_MESSAGE / 8 * 7;
 /// What a row takes of that: its size in memory counts against the codec's limit while it is decoded, and
@@ -48,8 +39,6 @@ const MAX_MAP_BYTES: usize = wmall_proto::codec::MAX_MESSAGE / 8 * 7;
 fn row_bytes(scheme: Scheme) -> usize {
     size_of::<wmall_proto::PgRow>().max(32 + 21 * scheme.width())
 }
-/// How far ahead a client's clock may be: an upload from the future would not be fenced when it should.
-const CLOCK_SKEW_MS: u64 = 3_600_000;
 /// Disks that a node may have.
 const MAX_DISKS: usize = 64;
 /// How long a join token may be good.
@@ -75,23 +64,6 @@ pub struct Service {
     /// Where this member answers strangers, if it does.
     pub(crate) join_address: Option<JoinAddress>,
     pub(crate) backups: crate::backup::Backups,
-}
-
-/// Public keys, decompressed once. Bounded by the disks that are registered.
-#[derive(Default)]
-pub(crate) struct KeyCache(Mutex<HashMap<[u8; 32], VerificationKey>>);
-
-impl KeyCache {
-    fn get(&self, bytes: [u8; 32]) -> Result<VerificationKey, RpcError> {
-        let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(key) = keys.get(&bytes) {
-            return Ok(*key);
-        }
-        let bad = |_| RpcError::new(ErrorCode::BadReceipt, "the disk's public key is malformed");
-        let key = VerificationKey::try_from(bytes).map_err(bad)?;
-        keys.insert(bytes, key);
-        Ok(key)
-    }
 }
 
 impl Handler for Service {
@@ -248,89 +220,6 @@ impl Service {
         Ok(Response::Status(Box::new(status)))
     }
 
-    async fn commit(&self, request: RequestId, mut commit: CommitRequest) -> Result<Response, RpcError> {
-        self.must_lead()?;
-        let topology = self.state.topology();
-        drop_void_receipts(&topology, &mut commit);
-        let (upload, pool, chunks) = match &mut commit {
-            CommitRequest::Part { upload, pool, chunks, .. } => (*upload, *pool, chunks),
-            CommitRequest::File { upload, pool, chunks, chunk_size, .. } => {
-                check_chunk_size(*chunk_size)
-                    .map_err(|e| RpcError::new(ErrorCode::OutOfBounds, e.to_string()))?;
-                (*upload, *pool, chunks)
-            }
-        };
-        if upload.started_ms() > now_ms().saturating_add(CLOCK_SKEW_MS) {
-            let reason = format!("upload {upload} begins more than an hour from now");
-            return Err(RpcError::new(ErrorCode::BadRequest, reason).hint("check this machine's clock"));
-        }
-        if chunks.len() > MAX_PIECES_PER_COMMIT {
-            let reason = format!("{} chunks in one commit; {MAX_PIECES_PER_COMMIT} at most", chunks.len());
-            return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
-        }
-        if let Some(chunk) = chunks.iter().find(|c| c.receipts.len() > usize::from(MAX_WIDTH)) {
-            let reason = format!("{} receipts for one chunk; {MAX_WIDTH} at most", chunk.receipts.len());
-            return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
-        }
-        let unknown = || RpcError::not_found(format!("pool number {}", pool.0));
-        let scheme = topology.pools.get(&pool).ok_or_else(unknown)?.pool.scheme;
-        let width = if scheme.is_striped() { scheme.width() } else { 0 };
-        let odd = |c: &&mut ChunkCommit| {
-            let wanted = if c.receipts.is_empty() { 0 } else { width };
-            c.digests.len() != wanted
-        };
-        if let Some(chunk) = chunks.iter_mut().find(odd) {
-            let reason = format!("chunk {} comes with {} digests of pieces", chunk.id, chunk.digests.len());
-            return Err(RpcError::new(ErrorCode::BadRequest, reason));
-        }
-        for few in chunks.chunks_mut(VERIFY_AT_ONCE) {
-            for chunk in few {
-                self.verify_receipts(&topology, upload, (pool, scheme), chunk)?;
-            }
-            // Others get their turn: a full part has twelve thousand signatures at three copies.
-            tokio::task::yield_now().await;
-        }
-        self.proposer.propose(Some(request), Command::from_commit(commit)).await
-    }
-
-    /// Signatures are checked here and never again.
-    fn verify_receipts(
-        &self,
-        topology: &Topology,
-        upload: UploadId,
-        (pool, scheme): (PoolId, Scheme),
-        chunk: &mut ChunkCommit,
-    ) -> Result<(), RpcError> {
-        let (mut good, mut last) = (Vec::with_capacity(chunk.receipts.len()), None);
-        for proof in &chunk.receipts {
-            let signed = proof.within(upload, (pool, scheme), chunk);
-            let unknown = || RpcError::new(ErrorCode::BadReceipt, format!("there is no slot {}", proof.slot));
-            match signed.ok_or_else(unknown).and_then(|signed| self.verify_receipt(topology, &signed)) {
-                Ok(()) => good.push(proof.clone()),
-                Err(error) => last = Some(error),
-            }
-        }
-        // One disk's lie is no reason to refuse what the others promise. Without any promise the chunk would
-        // become a claim, which nobody made.
-        if let Some(error) = last {
-            if good.is_empty() {
-                return Err(error);
-            }
-            tracing::warn!(%error, chunk = %chunk.id, "a receipt does not count");
-            chunk.receipts = good;
-        }
-        Ok(())
-    }
-
-    fn verify_receipt(&self, topology: &Topology, signed: &SignedReceipt) -> Result<(), RpcError> {
-        let disk = signed.receipt.disk;
-        let info = topology.disks.get(&disk).ok_or_else(|| RpcError::not_found(disk))?;
-        let key = self.keys.get(info.public_key)?;
-        signed
-            .verify(&self.cluster, &key)
-            .map_err(|e| RpcError::new(ErrorCode::BadReceipt, format!("{disk}: {e}")))
-    }
-
     /// What can't be had back is an operator's act, whoever does it.
     async fn name(&self, request: RequestId, by: Actor, command: NameCommand) -> Result<Response, RpcError> {
         self.must_lead()?;
@@ -475,32 +364,6 @@ impl Service {
         Ok(Response::Heartbeat(HeartbeatReply { topology, feed, feed_epoch, work, level }))
     }
 
-    async fn close_tickets(
-        &self,
-        disk: DiskId,
-        receipts: Vec<SignedReceipt>,
-        clean: Vec<(PoolId, PgId)>,
-        as_of: u64,
-    ) -> Result<Response, RpcError> {
-        self.must_lead()?;
-        bounded(receipts.len())?;
-        bounded(clean.len() / 16)?;
-        let topology = self.state.topology();
-        let info = topology.disks.get(&disk).ok_or_else(|| RpcError::not_found(disk))?;
-        let incarnation = info.incarnation;
-        let mut pieces = Vec::with_capacity(receipts.len());
-        for signed in &receipts {
-            if signed.receipt.disk != disk || signed.receipt.incarnation != incarnation {
-                let reason = format!("a receipt is not of {disk} in its present life");
-                return Err(RpcError::new(ErrorCode::BadReceipt, reason));
-            }
-            self.verify_receipt(&topology, signed)?;
-            let Receipt { pool, chunk, slot, digest, .. } = signed.receipt;
-            pieces.push(FetchedPiece { pool, chunk, slot, digest });
-        }
-        self.proposer.propose(None, Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).await
-    }
-
     /// Chunks that nobody has committed cost no entry: whoever asks about random ids makes no log grow.
     async fn report_bad(&self, disk: DiskId, chunks: Vec<(PoolId, ChunkId)>) -> Result<Response, RpcError> {
         self.reads.wait().await?;
@@ -530,14 +393,6 @@ impl Service {
         let topology = self.state.topology();
         let info = topology.disks.get(&disk).ok_or_else(|| RpcError::not_found(disk))?;
         own_name(peer, info.node.as_str())
-    }
-}
-
-/// Receipts of a disk's former life prove nothing, and do not verify under its present key either.
-fn drop_void_receipts(topology: &Topology, commit: &mut CommitRequest) {
-    let (CommitRequest::Part { chunks, .. } | CommitRequest::File { chunks, .. }) = commit;
-    for chunk in chunks {
-        chunk.receipts.retain(|r| topology.disks.get(&r.disk).is_none_or(|d| d.incarnation == r.incarnation));
     }
 }
 
@@ -595,7 +450,7 @@ fn own_name(peer: &wmall_transport::Peer, claimed: &str) -> Result<(), RpcError>
     Err(RpcError::new(ErrorCode::Denied, reason))
 }
 
-fn bounded(length: usize) -> Result<(), RpcError> {
+pub(crate) fn bounded(length: usize) -> Result<(), RpcError> {
     if length <= MAX_LIST {
         return Ok(());
     }

@@ -121,6 +121,26 @@ fn configurations_and_folders() {
     assert_eq!(alone.exit, 69, "the only member can't be let go: {}", alone.stderr);
 }
 
+/// Somebody writes to a file while it is put: nothing is committed of the mixture, and no name points to it.
+#[test]
+fn a_file_that_changes_while_it_is_read() {
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3"]);
+    cluster.run(&["bucket", "create", "b"]);
+    let file = cluster.write("big", &bytes(8, 400 << 20));
+    let put = cluster.spawn(&["put", &file, "b/big"]);
+    cluster.wait_status("the put is under way", Duration::from_secs(60), |s| {
+        s["nodes"][0]["disks"][0]["used_bytes"].as_u64() > Some(0)
+    });
+    use std::io::Write;
+    let mut writer = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+    writer.write_all(b"more").unwrap();
+    let output = put.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && stderr.contains("error[changed]"), "{stderr}");
+    assert_eq!(cluster.json(&["ls", "b"]), serde_json::json!([]));
+    assert_eq!(cluster.json(&["status"])["files"], 0, "nothing was committed");
+}
+
 #[test]
 fn unreachable_within_the_deadline() {
     let cluster = Cluster::up_with(&["--data", "3"]);
@@ -130,6 +150,7 @@ fn unreachable_within_the_deadline() {
     cluster.devnet("kill", "metadata-2", &[]);
     cluster.devnet("kill", "metadata-3", &[]);
     cluster.fails(&["--timeout", "4s", "bucket", "create", "b"]).expect(69, "no_quorum");
+    cluster.assert_content(&cid, &bytes(3, 100_000));
     cluster.devnet("kill", "metadata-1", &[]);
     let started = Instant::now();
     cluster.fails(&["--timeout", "3s", "get", &cid, "-O", "-"]).expect(69, "unreachable");

@@ -134,20 +134,41 @@ fn a_drain_that_cannot_end_is_refused_and_changes_nothing() {
     assert_eq!(node(&status, "data-1")["disks"][0]["draining"], false);
 }
 
-#[test]
-fn shards_of_a_dead_node_are_made_anew_on_others_while_a_second_dies() {
-    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "8", "--down-grace", "4s"]);
-    cluster.run(&["pool", "create", "rs-4-2", "--scheme", "rs:4+2", "--pgs", "128"]);
-    let files = put_files(&cluster, &["--scheme", "rs:4+2"]);
+/// A second node dies when the first one's part has been made anew so far, in percent.
+fn a_second_dies(percent: u64, scheme: &[&str], data: &str) {
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", data, "--down-grace", "4s"]);
+    if !scheme.is_empty() {
+        cluster.run(&["pool", "create", "rs-4-2", "--scheme", "rs:4+2", "--pgs", "128"]);
+    }
+    let files = put_files(&cluster, scheme);
     cluster.wait_status("everything is stable", LONG, all_stable);
+    let of_first = slots(&cluster.json(&["status"]), "data-1");
     cluster.devnet("kill", "data-1", &[]);
     let moving = |s: &Value| s["repair"]["moving"].as_u64().unwrap_or(0);
-    cluster.wait_status("substitutes are being filled", LONG, |s| moving(s) > 0);
+    cluster.wait_status("substitutes are being filled", LONG, |s| {
+        let arrived = of_first - slots(s, "data-1");
+        moving(s) > 0 && arrived.saturating_sub(moving(s)) * 100 >= of_first * (percent - 10)
+    });
     cluster.devnet("kill", "data-2", &[]);
-    wait_until("all files are readable meanwhile", LONG, || {
+    wait_until("all files are readable meanwhile", LONG * 2, || {
         files.iter().for_each(|(cid, content)| cluster.assert_content(cid, content));
         let status = cluster.json(&["status"]);
         slots(&status, "data-1") + slots(&status, "data-2") == 0 && all_stable(&status)
     });
     assert_deep(&cluster, &files);
+}
+
+#[test]
+fn shards_of_a_dead_node_are_made_anew_on_others_while_a_second_dies() {
+    a_second_dies(10, &["--scheme", "rs:4+2"], "8");
+}
+
+#[test]
+fn a_second_node_dies_when_half_of_the_first_has_been_made_anew() {
+    a_second_dies(50, &[], "6");
+}
+
+#[test]
+fn a_second_node_dies_when_nearly_all_of_the_first_has_been_made_anew() {
+    a_second_dies(90, &[], "6");
 }

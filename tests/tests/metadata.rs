@@ -37,7 +37,14 @@ fn metadata_is_saved_checked_and_restored_and_nothing_is_deleted_until_somebody_
     // What comes after the snapshot is lost with the metadata nodes.
     let file = cluster.write("after", &after);
     let lost = cluster.put(&file, &["b/lost", "--chunk-size", "1M", "--ack", "all"]);
-    // A flipped byte anywhere, and a snapshot of another cluster, are refused, and change nothing.
+    // A flipped byte anywhere is refused, and a good snapshot by another cluster's node; neither changes anything.
+    let other = cluster.path("other");
+    let names = ["--metadata", "metadata-1=127.0.0.1:1", "--data", "data-1=127.0.0.1:2@z"];
+    let made = wmall(&[&["cluster", "init", "--dir", &other], &names[..]].concat());
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let foreign = format!("{other}/nodes/metadata-1/metadata-node.toml");
+    let refused = wmall_fails(&["--config", &foreign, "meta", "snapshot", "restore", &snapshot]);
+    assert!(refused.stderr.contains("another cluster"), "{}", refused.stderr);
     let content = std::fs::read(&snapshot).unwrap();
     for at in [0, 9, 20, content.len() / 2, content.len() - 1] {
         let mut rotten = content.clone();

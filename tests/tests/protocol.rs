@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use wmall_client::{ClientConfig, PutOptions, Store};
 use wmall_devnet::{InProcess, UpOptions};
+use wmall_proto::challenge::Challenge;
+use wmall_proto::range::{Range, RangeClaim, RangeSum};
 use wmall_proto::rpc::{
     Ack, CallKind, CommitRequest, Heartbeat, MemberCommand, NameCommand, PutRequest, Query, RaftRequest,
     ReadRequest, Registration, Request, Response, UserCommand,
@@ -168,6 +170,13 @@ fn one_of_each() -> Vec<Request> {
         Request::CheckCommitted { disk, chunks: vec![] },
         Request::ReportBad { disk, chunks: vec![] },
         Request::ReportLoss { disk },
+        Request::CheckRange(RangeClaim {
+            disk,
+            range: Range { pool, low: chunk, high: chunk },
+            feed: 0,
+            sum: RangeSum::default(),
+        }),
+        Request::Challenge(Challenge { disk, pool, chunk, slot: 0, leaf: 0, nonce: [0; 16] }),
         Request::ListPieces { disk: 0, after: None },
         Request::Attest { pool, chunk, nonce: [0; 16] },
         Request::Put(put_request(chunk, 0, u64::MAX)),

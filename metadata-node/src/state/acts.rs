@@ -57,7 +57,7 @@ fn operation(operate: &Operate) -> Option<String> {
         }
         Operate::SetMaintenance { node, until_ms: None } => format!("node maintenance {node} --end"),
         Operate::StageWeight { disk, weight } => format!("layout stage {disk} --weight {weight}"),
-        Operate::ApplyLayout { version } => format!("layout apply --version {version}"),
+        Operate::ApplyLayout { version } => format!("layout apply --draft {version}"),
         Operate::RevertLayout => "layout revert".into(),
         Operate::Mute { code, until_ms: Some(until) } => format!("health mute {code} until {until}"),
         Operate::Mute { code, until_ms: None } => format!("health unmute {code}"),

@@ -336,6 +336,11 @@ pub(crate) enum BucketCommand {
         /// Its name.
         name: BucketName,
     },
+    /// How safe a bucket is: its objects by the worst grade of their chunks. Walks through all of them.
+    Grades {
+        /// Its name.
+        name: BucketName,
+    },
     /// Remove an empty bucket.
     Rm {
         /// Its name.

@@ -126,9 +126,9 @@ pub(crate) enum LayoutCommand {
     },
     /// Make the draft the layout.
     Apply {
-        /// The draft's version, as `layout show` has it: what has changed since is not applied unseen.
+        /// The draft, by its number in `layout show`: what has changed since is not applied unseen.
         #[arg(long, value_name = "N")]
-        version: u64,
+        draft: u64,
     },
     /// Drop the draft.
     Revert,

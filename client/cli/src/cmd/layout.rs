@@ -13,7 +13,7 @@ pub(super) async fn run(context: &Context, command: LayoutCommand) -> Result<(),
     let change = match command {
         LayoutCommand::Show => None,
         LayoutCommand::Stage { disk, weight } => Some(LayoutChange::Stage { disk, weight }),
-        LayoutCommand::Apply { version } => Some(LayoutChange::Apply { version }),
+        LayoutCommand::Apply { draft } => Some(LayoutChange::Apply { version: draft }),
         LayoutCommand::Revert => Some(LayoutChange::Revert),
     };
     if let Some(change) = change {
@@ -48,7 +48,7 @@ fn describe(view: &LayoutView) -> String {
         None if view.slots == 0 => "nothing is staged, and nothing would move".to_string(),
         None => format!("nothing is staged; {} slots move for balance ({})", view.slots, bytes(view.bytes)),
         Some(version) => format!(
-            "draft {version}: {} slots would move, about {}; `wmall layout apply --version {version}`",
+            "draft {version}: {} slots would move, about {}; `wmall layout apply --draft {version}`",
             view.slots,
             bytes(view.bytes)
         ),

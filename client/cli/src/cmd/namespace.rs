@@ -6,6 +6,7 @@ use wmall_proto::pool::{Bucket, BucketChange, BucketRules};
 use wmall_proto::{BucketName, ObjectName};
 
 use super::Context;
+use super::place::grades;
 use crate::args::{BucketCommand, BucketRuleArgs, LsArgs, PoolCommand};
 use crate::exit::Failure;
 use crate::output::{bytes, table, time};
@@ -156,6 +157,11 @@ pub(crate) async fn bucket(context: &Context, command: BucketCommand) -> Result<
             return Ok(());
         }
         BucketCommand::Ls => store.buckets().await?,
+        BucketCommand::Grades { name } => {
+            let counts = store.bucket_grades(name).await?;
+            store.close().await;
+            return context.format.print(&counts, |counts| format!("objects: {}", grades(counts)));
+        }
         BucketCommand::Show { name } => vec![store.bucket(name).await?],
     };
     let topology = store.topology();
