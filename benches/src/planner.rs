@@ -53,6 +53,7 @@ fn snapshot() -> Result<(Snapshot, Scheme)> {
                 drain_paused: false,
                 successor: None,
                 free_bytes,
+                last_bytes: free_bytes,
                 down_since_ms: None,
             },
         )

@@ -104,7 +104,8 @@ impl Store {
         }
     }
 
-    /// Grades of all chunks of a file, of which there are at most so many. What would be lost with a node is of the page of them for which it is the worst.
+    /// Grades of all chunks of a file, of which there are at most so many. Without the node that is the worst
+    /// for each 4,096 of them, which for longer files is a bound for what the loss of any node may do.
     pub async fn file_grades(&self, id: FileId, chunks: u64) -> Result<GradesView, ClientError> {
         let mut all: Option<GradesView> = None;
         let mut first = 0;
@@ -119,10 +120,10 @@ impl Store {
                 Some(all) => {
                     all.now += page.now;
                     all.chunks += page.chunks;
-                    let worse = page.without.worst() > all.without.worst();
                     all.without += page.without;
-                    if worse {
-                        all.lost = page.lost;
+                    // Another node may be the worst for another page: then it is a bound, and no node's.
+                    if all.lost != page.lost {
+                        all.lost = None;
                     }
                 }
             }

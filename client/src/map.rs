@@ -110,7 +110,8 @@ impl Known {
         let target = |(slot, disk, moving): (u8, DiskId, bool)| {
             let node = topology.node_of(disk)?;
             let avoided = self.avoided.get(&node.name).is_some_and(|&until| until > now);
-            let silent = avoided || self.suspects.contains(&node.name);
+            let believed = topology.disks.get(&disk).is_some_and(|d| d.quarantined_ms.is_none());
+            let silent = avoided || !believed || self.suspects.contains(&node.name);
             let target = Target { role: Role::Data, node: node.name.clone(), address: node.address };
             let slow = self.latency.is_slow(disk, now);
             Some(SlotTarget { slot, disk, target, silent, slow, moving })

@@ -10,24 +10,34 @@ use wmall_proto::{ErrorCode, RpcError};
 
 use crate::disk::DiskStore;
 
+/// Looks at a piece that compaction moves between finding and reading it.
+const LOOKS: usize = 3;
+
 /// Blocking.
 pub(crate) fn answer(disk: &Arc<DiskStore>, challenge: &Challenge) -> Result<ChallengeAnswer, RpcError> {
     let key = PoolChunk { pool: challenge.pool, chunk: challenge.chunk };
     let missing = || RpcError::not_found(format!("piece of chunk {} on disk {}", key.chunk, disk.name));
-    let located = disk.locate(&key)?.ok_or_else(missing)?;
-    // Copies are the same in every slot, and are kept when a slot goes to another one.
-    if located.shard.is_some() && located.slot != challenge.slot {
-        return Err(missing());
+    let mut before = None;
+    for _ in 0..LOOKS {
+        let located = disk.locate(&key)?.ok_or_else(missing)?;
+        // Copies are the same in every slot, and are kept when a slot goes to another one.
+        if located.shard.is_some() && located.slot != challenge.slot {
+            return Err(missing());
+        }
+        let piece = disk.read(&located, 0, located.length as usize);
+        let good = piece.ok().filter(|piece| *blake3::hash(piece).as_bytes() == located.digest(&key));
+        if let Some(piece) = good {
+            let no_leaf =
+                || RpcError::new(ErrorCode::RangeOutOfBounds, format!("there is no leaf {}", challenge.leaf));
+            let proof = prove_slice(&piece, challenge.leaf).ok_or_else(no_leaf)?;
+            let attested = disk.attest_slot(&key, challenge.slot, challenge.nonce)?.ok_or_else(missing)?;
+            return Ok(ChallengeAnswer { attested, piece_length: located.length, proof });
+        }
+        if before == Some(located.position) {
+            break;
+        }
+        before = Some(located.position);
     }
-    let piece = disk.read(&located, 0, located.length as usize);
-    let rotten = |why: String| RpcError::new(ErrorCode::Corrupt, format!("disk {}: {why}", disk.name));
-    let piece = piece.map_err(|e| rotten(e.to_string()))?;
-    if *blake3::hash(&piece).as_bytes() != located.digest(&key) {
-        return Err(rotten(format!("the piece of chunk {} is rotten", key.chunk)));
-    }
-    let no_leaf =
-        || RpcError::new(ErrorCode::RangeOutOfBounds, format!("there is no leaf {}", challenge.leaf));
-    let proof = prove_slice(&piece, challenge.leaf).ok_or_else(no_leaf)?;
-    let attested = disk.attest_slot(&key, challenge.slot, challenge.nonce)?.ok_or_else(missing)?;
-    Ok(ChallengeAnswer { attested, piece_length: located.length, proof })
+    let reason = format!("disk {}: the piece of chunk {} is rotten", disk.name, key.chunk);
+    Err(RpcError::new(ErrorCode::Corrupt, reason))
 }

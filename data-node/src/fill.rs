@@ -96,7 +96,7 @@ impl Filler {
                     return Ok(false);
                 }
                 tracing::info!(disk = %disk.name, pieces = pieces.len(), "filling");
-                let (receipts, missed) = self.fetch_all(disk, pieces).await;
+                let (receipts, missed) = self.fetch_all(disk, pieces).await?;
                 complete &= missed.is_empty();
                 for piece in missed {
                     if let Some(group) = self.group_of(&piece) {
@@ -109,9 +109,10 @@ impl Filler {
                     known.row(r.receipt.pool, &r.receipt.chunk, r.receipt.row_version).is_ok()
                 };
                 let committed: Vec<FeedItem> = receipts.iter().filter(ours).map(committed).collect();
-                self.close(id, receipts, Vec::new(), as_of).await?;
-                // Only committed chunks are ever listed as missing.
+                // Only committed chunks are ever listed as missing. Before the tickets go: a comparison in between would
+                // miss what is there.
                 disk.follow(committed, None);
+                self.close(id, receipts, Vec::new(), as_of).await?;
             }
             after = next;
             let mut done = self.take_done(open, after.as_ref());
@@ -193,7 +194,7 @@ impl Filler {
         &self,
         disk: &Arc<DiskStore>,
         pieces: Vec<MissingPiece>,
-    ) -> (Vec<SignedReceipt>, Vec<MissingPiece>) {
+    ) -> Result<(Vec<SignedReceipt>, Vec<MissingPiece>), RpcError> {
         let (mut receipts, mut missed) = (Vec::with_capacity(pieces.len()), Vec::new());
         let mut running = JoinSet::new();
         let mut waiting = pieces.into_iter();
@@ -216,9 +217,9 @@ impl Filler {
             match running.join_next().await {
                 Some(Ok(Ok(receipt))) => receipts.push(receipt),
                 Some(Ok(Err(piece))) => missed.push(piece),
-                // A fetch neither panics nor is it aborted; if it were, its piece stays listed.
-                Some(Err(_)) => {}
-                None => return (receipts, missed),
+                // Which piece that was is not known any more, so nothing of this pass is vouched for.
+                Some(Err(error)) => return Err(RpcError::internal(error)),
+                None => return Ok((receipts, missed)),
             }
         }
     }

@@ -40,9 +40,9 @@ impl Ranges {
             for (disk, at) in self.disks.iter().zip(&mut at) {
                 let Some(id) = disk.id().filter(|_| !disk.usage().failed) else { continue };
                 let topology = self.map.get().topology;
-                *at = next_group(&topology, id, at.as_ref());
-                let Some(range) = at.clone() else { continue };
-                match shutdown.or(self.compare(disk, id, range)).await {
+                let Some((range, slot)) = next_group(&topology, id, at.as_ref()) else { continue };
+                *at = Some(range.clone());
+                match shutdown.or(self.compare(disk, (id, slot), range)).await {
                     Some(Ok(())) => {}
                     Some(Err(error)) => {
                         tracing::debug!(%error, disk = %disk.name, "a group was not compared")
@@ -53,11 +53,16 @@ impl Ranges {
         }
     }
 
-    async fn compare(&self, disk: &Arc<DiskStore>, id: DiskId, whole: Range) -> Result<(), RpcError> {
+    async fn compare(
+        &self,
+        disk: &Arc<DiskStore>,
+        (id, slot): (DiskId, u8),
+        whole: Range,
+    ) -> Result<(), RpcError> {
         let mut open = vec![whole];
         for _ in 0..MAX_QUESTIONS {
             let Some(range) = open.pop() else { return Ok(()) };
-            let Some((claim, live)) = take(disk, id, &range).await? else { return Ok(()) };
+            let Some((claim, live)) = take(disk, (id, slot), &range).await? else { return Ok(()) };
             match self.metadata.call(&Request::CheckRange(claim)).await? {
                 Response::Range(RangeVerdict::Same | RangeVerdict::NotNow) => {}
                 Response::Range(RangeVerdict::Differs) => {
@@ -110,13 +115,14 @@ impl Ranges {
 /// What a disk has of a range, at a place in the feed; none if it can't be told now.
 async fn take(
     disk: &Arc<DiskStore>,
-    id: DiskId,
+    (id, slot): (DiskId, u8),
     range: &Range,
 ) -> Result<Option<(RangeClaim, BTreeSet<wmall_proto::ChunkId>)>, RpcError> {
     let (store, range) = (disk.clone(), range.clone());
     let taking = move || {
         let before = store.feed_position();
-        let live = store.live_between(range.pool, (range.low, range.high)).map_err(RpcError::internal)?;
+        let live =
+            store.live_between(range.pool, (range.low, range.high), slot).map_err(RpcError::internal)?;
         // The feed went on meanwhile: some of it is of before, and some of after.
         let Some(feed) = before.filter(|_| before == store.feed_position()) else { return Ok(None) };
         let mut sum = RangeSum::default();
@@ -126,22 +132,19 @@ async fn take(
     tokio::task::spawn_blocking(taking).await.map_err(RpcError::internal)?
 }
 
-/// The group behind this one of those that the disk has a slot of and is vouched for, going round.
-fn next_group(topology: &Topology, disk: DiskId, after: Option<&Range>) -> Option<Range> {
+/// The group behind this one of those that the disk has a slot of and is vouched for, and the slot, going round.
+fn next_group(topology: &Topology, disk: DiskId, after: Option<&Range>) -> Option<(Range, u8)> {
     let groups = topology.pools.iter().flat_map(|(&pool, table)| {
-        let vouched = move |row: &wmall_proto::PgRow| {
-            row.slot_of(disk).is_some_and(|slot| row.dirty_at[usize::from(slot)].is_none())
-        };
         let bits = table.pool.pg_bits;
-        let rows = table.rows.iter().enumerate().filter(move |(_, row)| vouched(row));
-        rows.map(move |(number, _)| {
+        table.rows.iter().enumerate().filter_map(move |(number, row)| {
+            let slot = row.slot_of(disk).filter(|slot| row.dirty_at[usize::from(*slot)].is_none())?;
             let (low, high) = PgId(number as u32).range(bits);
-            Range { pool, low, high }
+            Some((Range { pool, low, high }, slot))
         })
     });
     let mut first = None;
     for group in groups {
-        if after.is_none_or(|a| (group.pool, group.low) > (a.pool, a.low)) {
+        if after.is_none_or(|a| (group.0.pool, group.0.low) > (a.pool, a.low)) {
             return Some(group);
         }
         first = first.or(Some(group));

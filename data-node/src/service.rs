@@ -94,7 +94,10 @@ impl Service {
         let key = PoolChunk { pool: challenge.pool, chunk: challenge.chunk };
         self.deny(&key)?;
         let disk = self.disks.iter().find(|d| d.id() == Some(challenge.disk)).cloned();
-        let disk = disk.ok_or_else(|| RpcError::not_found(challenge.disk))?;
+        let disk = disk.ok_or_else(|| match self.disks.iter().all(|d| d.id().is_some()) {
+            true => RpcError::not_found(challenge.disk),
+            false => RpcError::new(ErrorCode::Busy, "the node is not registered yet"),
+        })?;
         let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
         let _place = self.reads.acquire().await.map_err(stopping)?;
         let store = disk.clone();

@@ -154,6 +154,8 @@ pub enum Operate {
         slots: u64,
         /// Bytes of these, about.
         bytes: u64,
+        /// Jobs that there had been when it was planned; it is applied to no other state of affairs.
+        based_on: u64,
     },
     /// Disks keep what they have, and take pieces again; jobs that empty them end.
     Undrain {

@@ -73,6 +73,7 @@ impl Service {
         disks: Vec<DiskId>,
         successor: Option<DiskId>,
     ) -> Result<Operate, RpcError> {
+        let based_on = self.state.counters().1.jobs;
         let DrainPreview { slots, bytes, stuck } = self.preview(topology, &disks).await?;
         if stuck > 0 {
             let reason =
@@ -80,7 +81,7 @@ impl Service {
             return Err(RpcError::new(ErrorCode::Unsafe, reason)
                 .hint("add a node in that zone, or room to the others; `wmall node ls`"));
         }
-        Ok(Operate::StartJob { kind, what, disks, successor, slots, bytes })
+        Ok(Operate::StartJob { kind, what, disks, successor, slots, bytes, based_on })
     }
 
     /// The successor must be able to take over: as large as what it replaces, up, and not to be emptied itself.
@@ -128,7 +129,8 @@ impl Service {
             let silent = self.silent(topology);
             // Others that may be down by then count as down.
             let away = |name: &NodeName| {
-                *name == node || topology.nodes.get(name).is_some_and(|n| n.maintenance_until_ms.is_some())
+                let until = topology.nodes.get(name).and_then(|n| n.maintenance_until_ms);
+                *name == node || until.is_some_and(|until| until > now_ms())
             };
             let mut without = silent.clone();
             without.extend(topology.disks.values().filter(|d| away(&d.node)).map(|d| d.id));
@@ -199,7 +201,16 @@ impl Service {
         let (topology, draft) = (self.state.topology(), self.state.draft());
         let weights: BTreeMap<DiskId, u32> = draft.weights.iter().copied().collect();
         let (repairer, map, drafted) = (self.repairer.clone(), topology.clone(), weights.clone());
-        let previewing = move || preview_layout(&repairer.snapshot(&map, Instant::now()), &drafted);
+        let previewing = move || {
+            let snapshot = repairer.snapshot(&map, Instant::now());
+            let mut preview = preview_layout(&snapshot, &drafted);
+            // What has no place as it is, is no fault of the draft.
+            if preview.stuck > 0 {
+                let before = preview_layout(&snapshot, &BTreeMap::new()).stuck;
+                preview.stuck = preview.stuck.saturating_sub(before);
+            }
+            preview
+        };
         let preview = tokio::task::spawn_blocking(previewing).await.map_err(RpcError::internal)?;
         let mut zones: BTreeMap<_, (u64, u64)> = BTreeMap::new();
         let mut disks = Vec::new();

@@ -137,7 +137,10 @@ impl Service {
             Request::CheckRange(claim) => {
                 self.own_disk(peer, claim.disk)?;
                 self.reads.wait().await?;
-                self.state.check_range(&claim).map(Response::Range).map_err(|e| store_failed(&e))
+                let state = self.state.clone();
+                let checking = move || state.check_range(&claim);
+                let checked = tokio::task::spawn_blocking(checking).await.map_err(RpcError::internal)?;
+                checked.map(Response::Range).map_err(|e| store_failed(&e))
             }
             Request::ReportLoss { disk } => {
                 self.own_disk(peer, disk)?;
@@ -207,7 +210,16 @@ impl Service {
             Query::Chunk(_) | Query::Grades(_) | Query::Groups { .. } => self.silent(&self.state.topology()),
             _ => Silent::new(),
         };
-        match self.state.query(query, &silent) {
+        // These walk through groups: not on the threads that answer the others.
+        let answered = match query {
+            Query::Grades(_) | Query::Groups { .. } => {
+                let (state, query) = (self.state.clone(), query.clone());
+                let walking = move || state.query(&query, &silent);
+                tokio::task::spawn_blocking(walking).await.map_err(RpcError::internal)?
+            }
+            query => self.state.query(query, &silent),
+        };
+        match answered {
             Ok(reply) => Ok(Response::Read(reply)),
             Err(QueryError::Answer(error)) => Err(error),
             Err(QueryError::Store(error)) => Err(store_failed(&error)),
@@ -420,7 +432,10 @@ fn candidates(topology: &Topology) -> Vec<Candidate> {
         let zone = topology.nodes.get(&disk.node)?.zone.clone();
         Some(Candidate { disk: disk.id, node: disk.node.clone(), zone, weight: disk.weight })
     };
-    topology.disks.values().filter(|disk| !disk.draining).filter_map(candidate).collect()
+    let believed = |d: &&wmall_proto::topology::DiskInfo| {
+        !d.draining && d.quarantined_ms.is_none() && d.down_since_ms.is_none()
+    };
+    topology.disks.values().filter(believed).filter_map(candidate).collect()
 }
 
 /// What a token may promise.

@@ -453,11 +453,13 @@ impl DiskStore {
         self.feed().ok().flatten().map(|(position, _)| position)
     }
 
-    /// Chunks of which a piece is here and committed, from one id to another, both inclusive. Blocking.
+    /// Chunks of which this slot's piece is here and committed, from one id to another, both inclusive. Copies are as good
+    /// in any slot. Blocking.
     pub(crate) fn live_between(
         &self,
         pool: PoolId,
         range: (ChunkId, ChunkId),
+        slot: u8,
     ) -> Result<Vec<ChunkId>, StoreError> {
         const PAGE: usize = 1024;
         let (mut live, mut after) = (Vec::new(), None);
@@ -465,7 +467,8 @@ impl DiskStore {
             let page = self.indexed(self.reader.pieces_between(pool, range, after.as_ref(), PAGE))?;
             for key in &page {
                 let located = self.indexed(self.reader.get(key))?;
-                if located.is_some_and(|l| l.state == PieceState::Live) {
+                let fits = |l: &Located| l.shard.is_none() || l.slot == slot;
+                if located.is_some_and(|l| l.state == PieceState::Live && fits(&l)) {
                     live.push(key.chunk);
                 }
             }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use wmall_proto::DiskId;
 
-use crate::repair::{Budget, Policy, Snapshot, plan_repairs};
+use crate::layout::arrive;
+use crate::repair::{Budget, GroupFact, Policy, Reason, Snapshot, plan_repairs};
 
 /// What a drain would move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,22 +18,42 @@ pub struct DrainPreview {
     pub stuck: u64,
 }
 
-/// Plans the drain of these disks as if there were no budget.
+/// Plans that are made; a row moves one slot at a time.
+const MAX_PLANS: usize = 64;
+
+/// Plans the drain of these disks to its end, as if there were no budget. What is still on them then has nowhere to go: it
+/// would be so in the end.
 pub fn preview_drain(snapshot: &Snapshot, disks: &BTreeSet<DiskId>) -> DrainPreview {
     let mut drained = snapshot.clone();
     for (disk, fact) in &mut drained.disks {
-        fact.draining |= disks.contains(disk);
+        if disks.contains(disk) {
+            (fact.draining, fact.drain_paused) = (true, false);
+        }
     }
     let all = Budget { to_disk: usize::MAX, from_disk: usize::MAX };
-    let plan = plan_repairs(&drained, &Policy { together_ms: 0, override_halt: true }, &all);
-    let mut preview = DrainPreview::default();
-    for group in &snapshot.groups {
-        let slots = group.slots.iter().filter(|s| disks.contains(&s.disk)).count() as u64;
-        preview.slots += slots;
-        preview.bytes += slots * group.slot_bytes;
+    let policy = Policy { together_ms: 0, override_halt: true };
+    for _ in 0..MAX_PLANS {
+        let plan = plan_repairs(&drained, &policy, &all);
+        // Balance comes last, and is no part of a drain.
+        let moves = plan.moves.iter().filter(|m| m.reason != Reason::Balance);
+        let mut moved = false;
+        for planned in moves {
+            let at = drained.groups.binary_search_by_key(&planned.group, |g| g.key);
+            let Some(group) = at.ok().and_then(|at| drained.groups.get_mut(at)) else { continue };
+            arrive(&mut drained.disks, group, planned);
+            moved = true;
+        }
+        if !moved {
+            break;
+        }
     }
-    preview.stuck = plan.stuck_on.iter().filter(|(disk, _)| disks.contains(disk)).map(|(_, n)| n).sum();
-    preview
+    let slots_on = |snapshot: &Snapshot| {
+        let of = |g: &GroupFact| g.slots.iter().filter(|s| disks.contains(&s.disk)).count() as u64;
+        let bytes = snapshot.groups.iter().map(|g| of(g) * g.slot_bytes).sum::<u64>();
+        (snapshot.groups.iter().map(of).sum::<u64>(), bytes)
+    };
+    let (slots, bytes) = slots_on(snapshot);
+    DrainPreview { slots, bytes, stuck: slots_on(&drained).0 }
 }
 
 #[cfg(test)]
@@ -50,5 +71,18 @@ mod tests {
         assert_eq!(of(&three, 1), DrainPreview { slots: 1, bytes: 100, stuck: 1 });
         three.groups.clear();
         assert_eq!(of(&three, 1), DrainPreview::default());
+    }
+
+    #[test]
+    fn a_drain_beside_another_one_is_looked_at_to_its_end() {
+        // Four nodes: one may go, and with it gone no other one.
+        let rows: &[&[u32]] = &[&[1, 2, 3], &[1, 2, 4], &[2, 3, 4], &[1, 3, 4]];
+        let mut four = cluster(&[1, 2, 3, 4], rows);
+        four.disks.get_mut(&DiskId(4)).unwrap().draining = true;
+        assert!(preview_drain(&four, &BTreeSet::from([DiskId(1)])).stuck > 0);
+        let both = preview_drain(&cluster(&[1, 2, 3, 4], rows), &BTreeSet::from([DiskId(1), DiskId(4)]));
+        assert!(both.stuck > 0 && both.slots == 6, "{both:?}");
+        let five = cluster(&[1, 2, 3, 4, 5], rows);
+        assert_eq!(preview_drain(&five, &BTreeSet::from([DiskId(1), DiskId(4)])).stuck, 0);
     }
 }

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use wmall_proto::DiskId;
+use wmall_proto::chunk::PieceState;
 
-use crate::repair::{Budget, DiskState, Policy, Snapshot, plan_repairs};
+use crate::repair::{Budget, DiskFact, DiskState, GroupFact, PlannedMove, Policy, Snapshot, plan_repairs};
 
 /// Plans that are made; what is not even by then stays so.
 const MAX_PLANS: usize = 64;
@@ -59,12 +60,26 @@ pub fn preview_layout(snapshot: &Snapshot, weights: &BTreeMap<DiskId, u32>) -> L
         for planned in &plan.moves {
             let at = drafted.groups.binary_search_by_key(&planned.group, |g| g.key);
             let Some(group) = at.ok().and_then(|at| drafted.groups.get_mut(at)) else { continue };
-            if let Some(slot) = group.slots.get_mut(usize::from(planned.slot)) {
-                slot.disk = planned.to;
-            }
+            arrive(&mut drafted.disks, group, planned);
         }
     }
     compare(snapshot, &drafted, stuck)
+}
+
+/// A slot has moved, with all that is in it, and its room with it.
+pub(crate) fn arrive(disks: &mut BTreeMap<DiskId, DiskFact>, group: &mut GroupFact, planned: &PlannedMove) {
+    let Some(slot) = group.slots.get_mut(usize::from(planned.slot)) else { return };
+    slot.disk = planned.to;
+    (slot.arriving, slot.piece) = (false, PieceState::Live);
+    slot.sources.clear();
+    for (disk, gives) in [(planned.from, true), (planned.to, false)] {
+        if let Some(fact) = disks.get_mut(&disk) {
+            for room in [&mut fact.free_bytes, &mut fact.last_bytes] {
+                let bytes = group.slot_bytes;
+                *room = if gives { room.saturating_add(bytes) } else { room.saturating_sub(bytes) };
+            }
+        }
+    }
 }
 
 fn compare(before: &Snapshot, after: &Snapshot, stuck: u64) -> LayoutPreview {

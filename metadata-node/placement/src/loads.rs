@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use wmall_proto::pg::PgKey;
 use wmall_proto::{DiskId, PoolId};
 
-use crate::repair::{DiskFact, DiskState, GroupFact, Snapshot};
+use crate::repair::{DiskFact, DiskState, GroupFact, Reason, Snapshot};
 
 /// How far from its share a disk may be: a twentieth of it, or one group.
 const TOLERANCE: u64 = 20;
@@ -22,6 +22,8 @@ pub(crate) struct Loads {
     to: BTreeMap<DiskId, usize>,
     from: BTreeMap<DiskId, usize>,
     free: BTreeMap<DiskId, u64>,
+    /// The same for what is lost elsewhere.
+    last: BTreeMap<DiskId, u64>,
 }
 
 impl Loads {
@@ -34,6 +36,7 @@ impl Loads {
             to: BTreeMap::new(),
             from: BTreeMap::new(),
             free: snapshot.disks.iter().map(|(disk, fact)| (*disk, fact.free_bytes)).collect(),
+            last: snapshot.disks.iter().map(|(disk, fact)| (*disk, fact.last_bytes)).collect(),
         };
         for group in &snapshot.groups {
             for slot in &group.slots {
@@ -52,7 +55,9 @@ impl Loads {
     }
 
     fn take(&mut self, disk: DiskId, bytes: u64) {
-        self.free.entry(disk).and_modify(|free| *free = free.saturating_sub(bytes));
+        for room in [&mut self.free, &mut self.last] {
+            room.entry(disk).and_modify(|free| *free = free.saturating_sub(bytes));
+        }
     }
 
     pub(crate) fn to(&self, disk: DiskId) -> usize {
@@ -63,8 +68,9 @@ impl Loads {
         self.from.get(&disk).copied().unwrap_or(0)
     }
 
-    pub(crate) fn free(&self, disk: DiskId) -> u64 {
-        self.free.get(&disk).copied().unwrap_or(0)
+    pub(crate) fn free(&self, disk: DiskId, reason: Reason) -> u64 {
+        let room = if reason == Reason::Lost { &self.last } else { &self.free };
+        room.get(&disk).copied().unwrap_or(0)
     }
 
     fn slots(&self, pool: PoolId, disk: DiskId) -> u64 {
@@ -100,7 +106,7 @@ impl Loads {
     /// Whether any disk is off by more than is allowed, in any pool: else there is nothing to balance.
     pub(crate) fn is_uneven<'a>(&self, disks: impl Iterator<Item = &'a DiskFact>) -> bool {
         let pools: Vec<PoolId> = self.pools.keys().copied().collect();
-        let mut disks = disks.filter(|f| f.state != DiskState::Down);
+        let mut disks = disks.filter(|f| f.state != DiskState::Down && !f.draining);
         disks.any(|f| pools.iter().any(|&pool| self.excess(pool, f).abs() > self.allowed(pool, f)))
     }
 

@@ -45,6 +45,8 @@ pub struct DiskFact {
     pub successor: Option<DiskId>,
     /// Bytes that it may still take; 0 if it takes none.
     pub free_bytes: u64,
+    /// Bytes that it may take of what is lost elsewhere, which is worth more than room to spare.
+    pub last_bytes: u64,
     /// When it was found to be down, in milliseconds since the Unix epoch.
     pub down_since_ms: Option<u64>,
 }
@@ -334,7 +336,7 @@ impl<'a> Planner<'a> {
             f.takes()
                 && f.candidate.disk != from
                 && !others_sources.contains(&f.candidate.node)
-                && self.loads.free(f.candidate.disk) >= group.slot_bytes
+                && self.loads.free(f.candidate.disk, reason) >= group.slot_bytes
                 && rule.allows(&others, &f.candidate)
         };
         // A disk that is replaced goes to its successor, and elsewhere only where that can't take a row.
@@ -390,14 +392,15 @@ impl<'a> Planner<'a> {
             let candidates: Vec<&Candidate> = row.iter().map(|f| &f.candidate).collect();
             let better = (0..row.len()).find_map(|slot| {
                 let from = row[slot];
-                if self.loads.from(from.candidate.disk) >= self.budget.from_disk {
+                // A drain that is paused is no matter of balance.
+                if from.draining || self.loads.from(from.candidate.disk) >= self.budget.from_disk {
                     return None;
                 }
                 let others = without(&candidates, slot);
                 let fits = |to: &&DiskFact| {
                     to.takes()
                         && self.loads.to(to.candidate.disk) < self.budget.to_disk.div_ceil(2)
-                        && self.loads.free(to.candidate.disk) >= group.slot_bytes
+                        && self.loads.free(to.candidate.disk, Reason::Balance) >= group.slot_bytes
                         && self.loads.evens_out(group.key.0, from, to)
                         && rule.allows(&others, &to.candidate)
                 };

@@ -34,6 +34,8 @@ const AT_ONCE: usize = 16;
 const REMEMBERED: usize = 16;
 /// So many bad ones among them are too many.
 const TOO_MANY: usize = 3;
+/// So often in a row a disk may say that it can't just now.
+const PATIENCE: usize = 10;
 
 /// What came of a challenge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,8 @@ enum Outcome {
     Failed,
     /// Nothing came back in time.
     Withheld,
+    /// It said that it can't just now.
+    Evaded,
     /// It can't be told.
     Unclear,
 }
@@ -59,20 +63,40 @@ pub(crate) struct Challenger {
     pub(crate) every: Duration,
 }
 
-/// The last outcomes of the disks. Bounded by the disks of the map.
+/// A disk's last outcomes, and how often in a row it has evaded.
 #[derive(Default)]
-struct Memory(HashMap<(DiskId, Incarnation), VecDeque<Outcome>>);
+struct Record {
+    last: VecDeque<Outcome>,
+    evaded: usize,
+}
+
+/// Of all disks. Bounded by those of the map.
+#[derive(Default)]
+struct Memory(HashMap<(DiskId, Incarnation), Record>);
 
 impl Memory {
     /// Notes an outcome; the reason, if it is one too many.
     fn note(&mut self, disk: (DiskId, Incarnation), outcome: Outcome) -> Option<String> {
-        if outcome == Outcome::Unclear {
-            return None;
-        }
-        let last = self.0.entry(disk).or_default();
+        let record = self.0.entry(disk).or_default();
+        let outcome = match outcome {
+            Outcome::Unclear => return None,
+            Outcome::Evaded if record.evaded < PATIENCE => {
+                record.evaded += 1;
+                return None;
+            }
+            // Who is busy for ever withholds.
+            Outcome::Evaded => Outcome::Withheld,
+            outcome => outcome,
+        };
+        let last = &mut record.last;
+        record.evaded = 0;
         last.push_back(outcome);
         if last.len() > REMEMBERED {
             last.pop_front();
+        }
+        // Only a new failure is a reason: what was failed before has been judged.
+        if outcome == Outcome::Proven {
+            return None;
         }
         let bad = last.iter().filter(|o| **o != Outcome::Proven).count();
         (bad >= TOO_MANY).then(|| format!("it failed {bad} of its last {} challenges", last.len()))
@@ -91,9 +115,12 @@ impl Challenger {
                 continue;
             }
             let topology = this.state.topology();
-            memory
-                .0
-                .retain(|(disk, life), _| topology.disks.get(disk).is_some_and(|d| d.incarnation == *life));
+            // One that comes out of quarantine begins anew.
+            let is_known = |disk: &DiskId, life: &Incarnation| {
+                let known = topology.disks.get(disk);
+                known.is_some_and(|d| d.incarnation == *life && d.quarantined_ms.is_none())
+            };
+            memory.0.retain(|(disk, life), _| is_known(disk, life));
             let mut running = JoinSet::new();
             for disk in this.to_ask(&topology) {
                 let (this, room, topology) = (this.clone(), room.clone(), topology.clone());
@@ -103,7 +130,17 @@ impl Challenger {
                     (disk, outcome)
                 });
             }
-            while let Some(Ok((disk, outcome))) = running.join_next().await {
+            let mut outcomes = Vec::new();
+            while let Some(Ok(done)) = running.join_next().await {
+                outcomes.push(done);
+            }
+            // If most of them say nothing, the way to them is cut, and not their word broken.
+            let withheld = outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Withheld).count();
+            let cut_off = withheld > 1 && withheld * 2 > outcomes.len();
+            for (disk, outcome) in outcomes {
+                if cut_off && outcome == Outcome::Withheld {
+                    continue;
+                }
                 let Some(why) = memory.note((disk.id, disk.incarnation), outcome) else { continue };
                 tracing::error!(disk = %disk.id, node = %disk.node, why, "a disk goes into quarantine");
                 let (id, incarnation) = (disk.id, disk.incarnation);
@@ -128,14 +165,14 @@ impl Challenger {
     }
 
     async fn challenge(&self, topology: &Topology, disk: &DiskInfo) -> Outcome {
-        let random: [u8; 32] = wmall_runtime::random::bytes();
-        let expected = match self.state.sample(disk.id, random) {
-            Ok(Some(expected)) => expected,
-            Ok(None) => return Outcome::Unclear,
-            Err(error) => {
+        let (state, id, random) = (self.state.clone(), disk.id, wmall_runtime::random::bytes());
+        let expected = match tokio::task::spawn_blocking(move || state.sample(id, random)).await {
+            Ok(Ok(Some(expected))) => expected,
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "no piece could be chosen for a challenge");
                 return Outcome::Unclear;
             }
+            _ => return Outcome::Unclear,
         };
         let Some(node) = topology.nodes.get(&disk.node) else { return Outcome::Unclear };
         let challenge = Challenge {
@@ -147,13 +184,17 @@ impl Challenger {
             nonce: wmall_runtime::random::bytes(),
         };
         let target = Target { role: Role::Data, node: node.name.clone(), address: node.address };
-        let answer = self.endpoint.call(&target, &Request::Challenge(challenge.clone()), DEADLINE).await;
-        let outcome = match answer {
-            Ok(Response::Challenged(answer)) => self.judge(disk, &challenge, &expected, &answer),
-            Ok(_) => Outcome::Failed,
-            Err(error) => of_error(&error),
-        };
-        if outcome == Outcome::Proven || outcome == Outcome::Unclear {
+        let mut outcome = self.ask(&target, disk, &challenge, &expected).await;
+        if outcome == Outcome::Withheld {
+            // A node that stops or starts says nothing either, and its silence is seen a little later.
+            tokio::time::sleep(DEADLINE).await;
+            let silent = self.liveness.silent(&self.state.topology(), Instant::now());
+            outcome = match silent.contains(&disk.id) {
+                true => Outcome::Unclear,
+                false => self.ask(&target, disk, &challenge, &expected).await,
+            };
+        }
+        if matches!(outcome, Outcome::Proven | Outcome::Unclear | Outcome::Evaded) {
             return outcome;
         }
         // What was true when it was asked may not be any more: it was deleted, or has moved, or the node has died.
@@ -169,6 +210,21 @@ impl Challenger {
             }
         }
         outcome
+    }
+
+    async fn ask(
+        &self,
+        target: &Target,
+        disk: &DiskInfo,
+        challenge: &Challenge,
+        expected: &Expected,
+    ) -> Outcome {
+        let request = Request::Challenge(challenge.clone());
+        match self.endpoint.call(target, &request, DEADLINE).await {
+            Ok(Response::Challenged(answer)) => self.judge(disk, challenge, expected, &answer),
+            Ok(_) => Outcome::Failed,
+            Err(error) => of_error(&error),
+        }
     }
 
     fn judge(
@@ -195,7 +251,7 @@ fn of_error(error: &RpcError) -> Outcome {
             Outcome::Failed
         }
         ErrorCode::Timeout | ErrorCode::Unreachable => Outcome::Withheld,
-        _ => Outcome::Unclear,
+        _ => Outcome::Evaded,
     }
 }
 
@@ -223,10 +279,23 @@ mod tests {
     }
 
     #[test]
+    fn who_evades_for_ever_withholds_and_a_proof_is_no_reason() {
+        let (mut memory, disk) = (Memory::default(), (DiskId(1), Incarnation([1; 16])));
+        let mut note = |outcome| memory.note(disk, outcome);
+        for _ in 0..2 {
+            (0..PATIENCE).for_each(|_| assert_eq!(note(Outcome::Evaded), None));
+            assert_eq!(note(Outcome::Evaded), None);
+        }
+        assert_eq!(note(Outcome::Proven), None);
+        assert!(note(Outcome::Failed).is_some());
+        assert_eq!(note(Outcome::Proven), None, "it was judged for the three");
+    }
+
+    #[test]
     fn busy_is_no_failure() {
         let of = |code| of_error(&RpcError::new(code, "x"));
-        assert_eq!(of(ErrorCode::Busy), Outcome::Unclear);
-        assert_eq!(of(ErrorCode::ShuttingDown), Outcome::Unclear);
+        assert_eq!(of(ErrorCode::Busy), Outcome::Evaded);
+        assert_eq!(of(ErrorCode::ShuttingDown), Outcome::Evaded);
         assert_eq!(of(ErrorCode::NotFound), Outcome::Failed);
         assert_eq!(of(ErrorCode::Timeout), Outcome::Withheld);
     }

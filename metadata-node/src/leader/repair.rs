@@ -22,8 +22,10 @@ use crate::types::Raft;
 
 /// Between rounds.
 const ROUND: Duration = Duration::from_secs(1);
-/// How far backfill fills a disk, in percent of its room: below where a full disk stops ordinary writes.
+/// How far drains and balance fill a disk, in percent of its room: below where a full disk stops ordinary writes.
 const FILLED_PERCENT: u64 = 85;
+/// How far what is lost elsewhere fills it: where nobody may write any more, repairs still go on.
+const LAST_PERCENT: u64 = 97;
 
 /// The repairer. Clones share what they know.
 #[derive(Clone)]
@@ -138,7 +140,7 @@ impl Repairer {
         let failed = |disk: &&DiskInfo| {
             let (_, _, beats) = self.liveness.of(&disk.node, Instant::now());
             let failed = beats.get(&disk.id).is_some_and(|b| b.failed && b.incarnation == disk.incarnation);
-            failed && !clean_groups(topology, disk.id).is_empty()
+            failed && (!clean_groups(topology, disk.id).is_empty() || speaks_as_source(topology, disk.id))
         };
         topology.disks.values().filter(failed).map(|d| d.id).collect()
     }
@@ -215,11 +217,12 @@ impl Repairer {
             DiskState::Down if expected => DiskState::Suspect,
             state => state,
         };
-        let free = |b: &wmall_proto::rpc::DiskHeartbeat| {
-            let room = disk.max_bytes.saturating_sub(b.reserved_bytes) / 100 * FILLED_PERCENT;
+        let free = |percent: u64| {
+            let Some(b) = beat.filter(|b| b.writable) else { return 0 };
+            let room = disk.max_bytes.saturating_sub(b.reserved_bytes) / 100 * percent;
             room.saturating_sub(b.used_bytes).saturating_sub(b.dead_bytes)
         };
-        let free_bytes = beat.filter(|b| b.writable).map_or(0, free);
+        let (free_bytes, last_bytes) = (free(FILLED_PERCENT), free(LAST_PERCENT));
         let candidate = Candidate {
             disk: disk.id,
             node: disk.node.clone(),
@@ -228,7 +231,16 @@ impl Repairer {
         };
         let &DiskInfo { draining, drain_paused, successor, quarantined_ms, down_since_ms, .. } = disk;
         let down_since_ms = quarantined_ms.or(down_since_ms);
-        Some(DiskFact { candidate, state, draining, drain_paused, successor, free_bytes, down_since_ms })
+        Some(DiskFact {
+            candidate,
+            state,
+            draining,
+            drain_paused,
+            successor,
+            free_bytes,
+            last_bytes,
+            down_since_ms,
+        })
     }
 
     /// A disk of a node that answers: one that failed or is absent has the same grace as a node that is silent.
@@ -245,6 +257,12 @@ impl Repairer {
             DiskState::Suspect
         }
     }
+}
+
+/// Whether a disk is the source of a slot and vouched for.
+fn speaks_as_source(topology: &Topology, disk: DiskId) -> bool {
+    let rows = topology.pools.values().flat_map(|t| &t.rows);
+    rows.flat_map(|row| row.sources.iter().flatten()).any(|source| source.disk == disk && source.vouched)
 }
 
 /// Disks that are down and not noted as such, and those that are noted and well again.

@@ -2,6 +2,7 @@
 //! chunks; of a file, over a page of its chunks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use wmall_placement::{GroupFacts, tally};
 use wmall_proto::grade::{GradeCounts, GradesOf, GradesView};
@@ -32,18 +33,12 @@ type Ticketed = BTreeMap<PgKey, BTreeMap<ChunkId, Vec<u8>>>;
 impl State {
     /// Chunks per grade, all of them.
     pub fn grades(&self, silent: &Silent) -> Result<GradeCounts, StoreError> {
-        let derived = self.read();
-        let parts = self.parts(&derived, |_, _| true)?;
-        Ok(count(&derived.topology, &parts, silent))
+        let (topology, parts) = self.parts(|_, _| true)?;
+        Ok(count(&topology, &parts, silent))
     }
 
-    pub(super) fn grades_of(
-        &self,
-        derived: &Derived,
-        of: &GradesOf,
-        silent: &Silent,
-    ) -> Result<GradesView, QueryError> {
-        let topology = &derived.topology;
+    pub(super) fn grades_of(&self, of: &GradesOf, silent: &Silent) -> Result<GradesView, QueryError> {
+        let topology = &self.topology();
         let involves = |row: &PgRow, disks: &BTreeSet<DiskId>| row.holders().any(|(_, d)| disks.contains(&d));
         let missing = |what: String| Err(RpcError::not_found(what).into());
         match of {
@@ -57,33 +52,30 @@ impl State {
                     GradesOf::Disk(disk) => BTreeSet::from([*disk]),
                     _ => BTreeSet::new(),
                 };
-                let parts = self.parts(derived, |_, row| involves(row, &disks))?;
+                let (topology, parts) = self.parts(|_, row| involves(row, &disks))?;
                 let lost = disks.first().and_then(|d| topology.disks.get(d)).map(|d| d.node.clone());
-                let without = count(topology, &parts, &with(silent, &disks));
-                Ok(view(count(topology, &parts, silent), without, lost))
+                let without = count(&topology, &parts, &with(silent, &disks));
+                Ok(view(count(&topology, &parts, silent), without, lost))
             }
             GradesOf::Pool(pool) if !topology.pools.contains_key(pool) => {
                 missing(format!("pool number {}", pool.0))
             }
             GradesOf::Pool(pool) => {
-                let parts = self.parts(derived, |key, _| key.0 == *pool)?;
-                Ok(worst_loss(topology, &parts, silent))
+                let (topology, parts) = self.parts(|key, _| key.0 == *pool)?;
+                Ok(worst_loss(&topology, &parts, silent))
             }
             GradesOf::Group(pool, pg) => {
                 let rows = topology.pools.get(pool).map_or(0, |t| t.rows.len());
                 if pg.0 as usize >= rows {
                     return missing(format!("placement group {} of pool number {}", pg.0, pool.0));
                 }
-                let parts = self.parts(derived, |key, _| key == (*pool, *pg))?;
-                Ok(worst_loss(topology, &parts, silent))
+                let (topology, parts) = self.parts(|key, _| key == (*pool, *pg))?;
+                Ok(worst_loss(&topology, &parts, silent))
             }
             GradesOf::File { id, first } => {
                 let page = self.file_page(id, *first)?;
-                let mut parts = Vec::new();
-                for pool in &page.record.pools {
-                    parts.extend(self.parts_of(derived, *pool, &page.chunks)?);
-                }
-                Ok(worst_loss(topology, &parts, silent))
+                let (topology, parts) = self.parts_of(&page.record.pools, &page.chunks)?;
+                Ok(worst_loss(&topology, &parts, silent))
             }
         }
     }
@@ -91,24 +83,23 @@ impl State {
     /// A page of groups of a pool, each by itself.
     pub(super) fn grades_of_groups(
         &self,
-        derived: &Derived,
         pool: PoolId,
         first: u32,
         silent: &Silent,
     ) -> Result<QueryReply, QueryError> {
         let numbers = first..first.saturating_add(GROUPS_PER_PAGE);
-        let parts = self.parts(derived, |key, _| key.0 == pool && numbers.contains(&key.1.0))?;
-        let each = parts.chunks(1).map(|part| worst_loss(&derived.topology, part, silent));
+        let (topology, parts) = self.parts(|key, _| key.0 == pool && numbers.contains(&key.1.0))?;
+        let each = parts.chunks(1).map(|part| worst_loss(&topology, part, silent));
         Ok(QueryReply::Groups(each.collect()))
     }
 
-    /// All chunks of the groups that are wanted.
+    /// All chunks of the groups that are wanted, and the map that they were taken by. What is made of them needs no lock.
     fn parts(
         &self,
-        derived: &Derived,
         wanted: impl Fn(PgKey, &PgRow) -> bool,
-    ) -> Result<Vec<Part>, StoreError> {
-        let mut ticketed = self.ticketed(derived)?;
+    ) -> Result<(Arc<Topology>, Vec<Part>), StoreError> {
+        let derived = self.read();
+        let mut ticketed = self.ticketed(&derived)?;
         let mut parts = Vec::new();
         for (&pool, table) in &derived.topology.pools {
             for (number, row) in table.rows.iter().enumerate() {
@@ -120,25 +111,30 @@ impl State {
                 }
             }
         }
-        Ok(parts)
+        Ok((derived.topology.clone(), parts))
     }
 
-    /// These chunks, each once.
-    fn parts_of(&self, derived: &Derived, pool: PoolId, chunks: &[ChunkId]) -> Result<Vec<Part>, StoreError> {
+    /// These chunks in these pools, each once.
+    fn parts_of(
+        &self,
+        pools: &[PoolId],
+        chunks: &[ChunkId],
+    ) -> Result<(Arc<Topology>, Vec<Part>), StoreError> {
+        let derived = self.read();
         let mut groups: BTreeMap<PgKey, BTreeSet<ChunkId>> = BTreeMap::new();
-        for chunk in chunks {
+        for (pool, chunk) in pools.iter().flat_map(|pool| chunks.iter().map(move |chunk| (*pool, chunk))) {
             if let Some((key, _)) = derived.topology.row_of(pool, chunk) {
                 groups.entry(key).or_default().insert(*chunk);
             }
         }
-        let mut ticketed = self.ticketed(derived)?;
+        let mut ticketed = self.ticketed(&derived)?;
         let part = |(key, chunks): (PgKey, BTreeSet<ChunkId>)| {
             let tickets = ticketed.remove(&key).unwrap_or_default().into_iter();
             let ticketed =
                 tickets.filter(|(chunk, _)| chunks.contains(chunk)).map(|(_, slots)| slots).collect();
             Part { key, chunks: chunks.len() as u64, ticketed }
         };
-        Ok(groups.into_iter().map(part).collect())
+        Ok((derived.topology.clone(), groups.into_iter().map(part).collect()))
     }
 
     fn ticketed(&self, derived: &Derived) -> Result<Ticketed, StoreError> {

@@ -159,7 +159,9 @@ impl State {
             derived.counters.tickets.get(disk).is_some_and(|&n| n > 0)
                 && derived.tickets.iter().any(|((d, group), &n)| d == disk && n > 0 && has_slot(*d, group))
         };
-        disks.iter().copied().filter(|d| ticketed(d) || dirty(*d)).collect()
+        let believed =
+            |disk: &DiskId| derived.topology.disks.get(disk).is_some_and(|d| d.quarantined_ms.is_none());
+        disks.iter().copied().filter(believed).filter(|d| ticketed(d) || dirty(*d)).collect()
     }
 
     /// Hands every pair of the map to `each`, as of one index, which is returned.

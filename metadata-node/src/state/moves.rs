@@ -91,7 +91,9 @@ impl Context<'_> {
         let Some(mut row) = self.row(group) else { return Ok(()) };
         let Some(slot) = row.slot_of(disk).map(usize::from) else { return Ok(()) };
         let tickets = self.derived.tickets.get(&(disk, group)).copied().unwrap_or(0);
-        if row.dirty_at[slot].is_some() || tickets > 0 {
+        // Nothing is let go on the word of a disk that nobody believes.
+        let believed = self.derived.topology.disks.get(&disk).is_some_and(|d| d.quarantined_ms.is_none());
+        if row.dirty_at[slot].is_some() || tickets > 0 || !believed {
             return Ok(());
         }
         let sources = std::mem::take(&mut row.sources[slot]);

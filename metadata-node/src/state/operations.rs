@@ -15,13 +15,19 @@ use super::apply::{Context, Outcome, Refusal};
 use super::keys;
 use crate::command::Operate;
 
+/// At most one disk in so many is in quarantine, and one anyway.
+const QUARANTINED_PART: usize = 4;
 /// Samples that are kept: one an hour for thirty days.
 pub(crate) const MAX_SAMPLES: usize = 720;
 
 impl Context<'_> {
     pub(super) fn operate(&mut self, operate: Operate) -> Outcome {
         match operate {
-            Operate::StartJob { kind, what, disks, successor, slots, bytes } => {
+            Operate::StartJob { based_on, .. } if based_on != self.derived.counters.jobs => {
+                let reason = "another job began while this one was planned";
+                Err(RpcError::new(ErrorCode::Busy, reason).hint("try again").into())
+            }
+            Operate::StartJob { kind, what, disks, successor, slots, bytes, .. } => {
                 let job = Job {
                     number: self.derived.counters.jobs + 1,
                     kind,
@@ -297,6 +303,12 @@ impl Context<'_> {
     pub(super) fn quarantine(&mut self, disk: DiskId, incarnation: Incarnation, why: String) -> Outcome {
         let now = self.now_ms;
         let fresh = |d: &DiskInfo| d.incarnation == incarnation && d.quarantined_ms.is_none();
+        // Where so many fail, something else is wrong than the disks, and nothing would be left.
+        let disks = &self.derived.topology.disks;
+        let already = disks.values().filter(|d| d.quarantined_ms.is_some()).count();
+        if already > 0 && (already + 1) * QUARANTINED_PART > disks.len() {
+            return Ok(Response::Done);
+        }
         if self.derived.topology.disks.get(&disk).is_some_and(fresh) {
             self.change_disk(disk, |d| d.quarantined_ms = Some(now));
             // It may come out again; what it said before is not believed then either.

@@ -41,7 +41,11 @@ pub type Silent = HashSet<DiskId>;
 impl State {
     /// Answers a query.
     pub fn query(&self, query: &Query, silent: &Silent) -> Result<QueryReply, QueryError> {
-        let answer = self.answer(query, silent);
+        let answer = match query {
+            Query::Groups { pool, first } => self.grades_of_groups(*pool, *first, silent),
+            Query::Grades(of) => self.grades_of(of, silent).map(QueryReply::Grades),
+            _ => self.answer(query, silent),
+        };
         if let Err(QueryError::Store(error)) = &answer {
             self.condemn(error);
         }
@@ -92,10 +96,8 @@ impl State {
                 let events = pairs.iter().map(|(_, value)| decode(value)).collect::<Result<_, _>>()?;
                 Ok(QueryReply::Events { events, more })
             }
-            Query::Groups { pool, first } => self.grades_of_groups(&derived, *pool, *first, silent),
-            Query::Grades(of) => self.grades_of(&derived, of, silent).map(QueryReply::Grades),
             // Who answers, the leader alone knows.
-            Query::Drain(_) | Query::Jobs | Query::Layout => {
+            Query::Drain(_) | Query::Jobs | Query::Layout | Query::Grades(_) | Query::Groups { .. } => {
                 Err(RpcError::new(wmall_proto::ErrorCode::NotLeader, "only the leader makes plans").into())
             }
             Query::Known { pool, chunk } => {

@@ -90,6 +90,11 @@ impl Context<'_> {
         as_of: u64,
     ) -> Outcome {
         self.check_life(disk, Some(incarnation))?;
+        // What a disk in quarantine says it holds does not count.
+        if self.derived.topology.disks.get(&disk).is_some_and(|d| d.quarantined_ms.is_some()) {
+            let reason = format!("{disk} is in quarantine");
+            return Err(RpcError::new(ErrorCode::Denied, reason).into());
+        }
         for FetchedPiece { pool, chunk, slot, digest } in pieces {
             let row = self.derived.topology.row_of(*pool, chunk);
             // It may have another slot of the row by now.

@@ -31,7 +31,8 @@ fn operate(m: &mut Machine, operate: Operate) -> Result<Response, ErrorCode> {
 fn drain(m: &mut Machine, disks: &[u32], successor: Option<u32>) -> Result<Response, ErrorCode> {
     let kind = if successor.is_some() { JobKind::Replace } else { JobKind::Drain };
     let (disks, successor) = (disks.iter().map(|&d| DiskId(d)).collect(), successor.map(DiskId));
-    operate(m, Operate::StartJob { kind, what: "x".into(), disks, successor, slots: 3, bytes: 300 })
+    let based_on = m.state.counters().1.jobs;
+    operate(m, Operate::StartJob { kind, what: "x".into(), disks, successor, slots: 3, bytes: 300, based_on })
 }
 
 fn disk(m: &Machine, n: u32) -> wmall_proto::topology::DiskInfo {

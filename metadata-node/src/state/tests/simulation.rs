@@ -328,6 +328,7 @@ impl Sim {
                     drain_paused,
                     successor,
                     free_bytes: 1 << 40,
+                    last_bytes: 1 << 40,
                     down_since_ms,
                 },
             )
@@ -382,7 +383,8 @@ impl Sim {
             Some(job) => Operate::ChangeJob { number: job.number, change },
             None => {
                 let what = disk.to_string();
-                Operate::StartJob { kind, what, disks: vec![disk], successor, slots: 0, bytes: 0 }
+                let based_on = self.m.state.counters().1.jobs;
+                Operate::StartJob { kind, what, disks: vec![disk], successor, slots: 0, bytes: 0, based_on }
             }
         };
         // Another job may be about the successor.
