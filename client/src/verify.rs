@@ -20,6 +20,8 @@ use crate::store::{Inner, Progress, Store, unexpected};
 const PARALLEL: usize = 4;
 /// How long a disk may take to sign for a piece.
 const ATTEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Moves of a chunk's pieces that a verification follows before it reports what it sees.
+const MAX_MOVES: usize = 4;
 /// Troubles that a report lists; the counts count all.
 const MAX_TROUBLES: usize = 100;
 
@@ -110,6 +112,7 @@ impl Store {
 }
 
 impl Inner {
+    /// Looks at a chunk; and looks again, at where it is then, if something was amiss and its pieces have moved meanwhile.
     async fn verify_chunk(
         self: Arc<Self>,
         pool: PoolId,
@@ -117,8 +120,32 @@ impl Inner {
         length: u32,
         deep: bool,
     ) -> Result<VerifyReport, RpcError> {
+        let mut view = self.chunk_view(pool, chunk).await?;
+        for _ in 0..MAX_MOVES {
+            let seen = self.map.topology().row_of(pool, &chunk).map(|(_, row)| row.version);
+            let report = self.look_at_chunk(&view, pool, chunk, length, deep).await?;
+            if report.is_good() {
+                return Ok(report);
+            }
+            self.refresh().await?;
+            let now = self.chunk_view(pool, chunk).await?;
+            if seen == Some(now.row_version) && now.pieces == view.pieces {
+                return Ok(report);
+            }
+            view = now;
+        }
+        self.look_at_chunk(&view, pool, chunk, length, deep).await
+    }
+
+    async fn look_at_chunk(
+        self: &Arc<Self>,
+        view: &ChunkView,
+        pool: PoolId,
+        chunk: ChunkId,
+        length: u32,
+        deep: bool,
+    ) -> Result<VerifyReport, RpcError> {
         let mut report = VerifyReport { chunks: 1, ..VerifyReport::default() };
-        let view = self.chunk_view(pool, chunk).await?;
         report.grades.add(view.grade, 1);
         let trouble = |node, what: String| VerifyTrouble { chunk, node, what };
         for piece in view.pieces.iter().filter(|p| p.state != PieceState::Live) {
