@@ -120,7 +120,10 @@ fn a_layout_is_staged_shown_and_applied_by_its_version() {
     cluster.fails(&["layout", "stage", "data-1/disk-1", "--weight", "0"]).expect(1, "out_of_bounds");
     assert_eq!(cluster.fails(&["layout", "stage", "data-1/disk-1", "--weight", "-5"]).exit, 2);
     cluster.fails(&["layout", "apply", "--draft", "1"]).expect(1, "precondition_failed");
-    let slots = |view: &Value, field: &str| view["disks"][0][field].as_u64().unwrap();
+    let slots = |view: &Value, field: &str| {
+        let disks = view["disks"].as_array().unwrap();
+        disks.iter().find(|d| d["node"] == "data-1").unwrap()[field].as_u64().unwrap()
+    };
     let shown = cluster.json(&["layout", "show"]);
     assert_eq!((&shown["version"], &shown["slots"]), (&Value::Null, &0.into()), "{shown}");
     let staged = cluster.json(&["layout", "stage", "data-1/disk-1", "--weight", "50"]);

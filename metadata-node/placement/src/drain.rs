@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use wmall_proto::DiskId;
 
 use crate::layout::arrive;
-use crate::repair::{Budget, GroupFact, Policy, Reason, Snapshot, plan_repairs};
+use crate::repair::{Budget, DiskState, GroupFact, Policy, Reason, Snapshot, plan_repairs};
 
 /// What a drain would move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,6 +29,13 @@ pub fn preview_drain(snapshot: &Snapshot, disks: &BTreeSet<DiskId>) -> DrainPrev
         if disks.contains(disk) {
             (fact.draining, fact.drain_paused) = (true, false);
         }
+    }
+    // What is on its way to a disk that answers will have arrived by then.
+    let up: BTreeSet<DiskId> =
+        drained.disks.iter().filter(|(_, fact)| fact.state == DiskState::Up).map(|(disk, _)| *disk).collect();
+    for slot in drained.groups.iter_mut().flat_map(|g| &mut g.slots).filter(|s| up.contains(&s.disk)) {
+        slot.sources.clear();
+        slot.arriving = false;
     }
     let all = Budget { to_disk: usize::MAX, from_disk: usize::MAX };
     let policy = Policy { together_ms: 0, override_halt: true };
@@ -71,6 +78,17 @@ mod tests {
         assert_eq!(of(&three, 1), DrainPreview { slots: 1, bytes: 100, stuck: 1 });
         three.groups.clear();
         assert_eq!(of(&three, 1), DrainPreview::default());
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_no_obstacle() {
+        let rows: &[&[u32]] = &[&[1, 2, 3], &[1, 2, 4], &[2, 3, 4]];
+        let mut four = cluster(&[1, 2, 3, 4], rows);
+        // A slot of the first row comes to disk 1 from disk 4, one of the last to disk 4 from disk 1.
+        (four.groups[0].slots[0].sources, four.groups[0].slots[0].arriving) = (vec![DiskId(4)], true);
+        (four.groups[2].slots[2].sources, four.groups[2].slots[2].arriving) = (vec![DiskId(1)], true);
+        let preview = preview_drain(&four, &BTreeSet::from([DiskId(1)]));
+        assert_eq!(preview, DrainPreview { slots: 2, bytes: 200, stuck: 0 });
     }
 
     #[test]

@@ -335,21 +335,22 @@ impl<'a> Planner<'a> {
         let fits_at_all = |f: &DiskFact, rule: &ZoneRule| {
             f.takes()
                 && f.candidate.disk != from
-                && !others_sources.contains(&f.candidate.node)
                 && self.loads.free(f.candidate.disk, reason) >= group.slot_bytes
                 && rule.allows(&others, &f.candidate)
         };
+        let is_source = |f: &DiskFact| others_sources.contains(&f.candidate.node);
         // A disk that is replaced goes to its successor, and elsewhere only where that can't take a row.
         let successor = self.disk(from).and_then(|f| f.successor).and_then(|disk| self.disk(disk));
         if let Some(successor) = successor.filter(|f| fits_at_all(f, &strict)) {
             let disk = successor.candidate.disk;
-            return if self.loads.to(disk) < self.budget.to_disk { Placed::On(disk) } else { Placed::Later };
+            let now = self.loads.to(disk) < self.budget.to_disk && !is_source(successor);
+            return if now { Placed::On(disk) } else { Placed::Later };
         }
         // What is lost is worth more than the rule; nothing else is.
         let rules = [strict, ZoneRule { per_zone: usize::MAX }];
         let tries = if reason == Reason::Lost { 2 } else { 1 };
         for rule in &rules[..tries] {
-            let fits = |f: &&DiskFact| fits_at_all(f, rule);
+            let fits = |f: &&DiskFact| fits_at_all(f, rule) && !is_source(f);
             let fitting: Vec<&DiskFact> = self.snapshot.disks.values().filter(fits).collect();
             // Half of what may be on its way to a disk is for what is lost.
             let share =
@@ -362,7 +363,9 @@ impl<'a> Planner<'a> {
                 None => {}
             }
         }
-        Placed::Nowhere
+        // A disk that another slot comes from is rid of pieces of these chunks in a while.
+        let rule = &rules[tries - 1];
+        if self.snapshot.disks.values().any(|f| fits_at_all(f, rule)) { Placed::Later } else { Placed::Nowhere }
     }
 
     fn charge(&mut self, group: &GroupFact, slot: usize, to: DiskId, reason: Reason) -> PlannedMove {
