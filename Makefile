@@ -16,6 +16,8 @@ DATA    ?=
 ROUNDS  ?= 200
 CUTS    ?= 2000
 HISTORIES ?= 500000
+SEEDS   ?= 20000
+FROM    ?= 5000
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +66,7 @@ soak: tools ## The long versions of the tests; docs/soak.md keeps the figures
 	  $(CARGO) test $(PROFILE) -p wmall-tests --test soak -- --ignored --nocapture
 	WMALL_BIN=$(BIN) WMALL_CUTS=$(CUTS) $(CARGO) test $(PROFILE) -p wmall-tests --test power fifty -- --nocapture
 	WMALL_BIN=$(BIN) WMALL_RUNS=$(ROUNDS) $(CARGO) test $(PROFILE) -p wmall-tests --test linearizable -- --nocapture
+	WMALL_SEEDS=$(SEEDS) WMALL_FROM=$(FROM) $(CARGO) test $(PROFILE) -p wmall-tests --test rbft no_seed -- --nocapture
 
 fuzz: ## Every fuzz target for a minute (SECONDS=n for longer)
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz

@@ -7,6 +7,7 @@ pub mod fuzz;
 pub mod history;
 pub mod netns;
 pub mod power;
+pub mod rbft;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -365,7 +365,11 @@ impl<'a> Planner<'a> {
         }
         // A disk that another slot comes from is rid of pieces of these chunks in a while.
         let rule = &rules[tries - 1];
-        if self.snapshot.disks.values().any(|f| fits_at_all(f, rule)) { Placed::Later } else { Placed::Nowhere }
+        if self.snapshot.disks.values().any(|f| fits_at_all(f, rule)) {
+            Placed::Later
+        } else {
+            Placed::Nowhere
+        }
     }
 
     fn charge(&mut self, group: &GroupFact, slot: usize, to: DiskId, reason: Reason) -> PlannedMove {

@@ -1,0 +1,184 @@
+//! View change and new view, with signed certificates (Castro and Liskov 1999, section 4.4).
+
+use crate::core::{Phase, Rbft, planted};
+use crate::durable::Record;
+use crate::ids::View;
+use crate::io::To;
+use crate::message::{Message, NewView, Prepared, ViewChange};
+use crate::outcome::Outcome;
+
+impl Rbft {
+    /// Wishes for a view. It never wishes for an earlier one again, not even after a restart.
+    pub(crate) fn change_view(&mut self, view: View) {
+        if view <= self.view() || !self.may_vote() {
+            return;
+        }
+        let epoch = self.epoch();
+        if planted!(self, ViewGoesBack) {
+            self.durable.apply(&Record::View { epoch, view });
+        } else {
+            self.persist(Record::View { epoch, view });
+        }
+        self.phase = Phase::Changing { deadline: None };
+        self.fruitless = self.fruitless.saturating_add(1);
+        self.slots.clear();
+        self.wish();
+    }
+
+    /// Says that it wishes for the present view, and looks whether enough others do.
+    pub(crate) fn wish(&mut self) {
+        let Some(seat) = self.seat.filter(|_| self.may_vote()) else { return };
+        let epoch = self.epoch();
+        let above = self.durable.prepared.range(self.stable().next()..);
+        let own = above.map(|(_, (prepared, _))| prepared).filter(|p| p.certificate.vote.epoch == epoch);
+        let mut prepared: Vec<Prepared> = own.cloned().collect();
+        if planted!(self, ForgottenPrepared) {
+            prepared.pop();
+        }
+        let stable = self.durable.stable.clone();
+        let mut change = ViewChange { epoch, view: self.view(), stable, prepared, seat, signature: [0; 64] };
+        change.signature = self.signer.sign(&change.signing_bytes(&self.chain));
+        self.changes.insert(seat, change.clone());
+        self.send(To::All, Message::ViewChange(change));
+        self.count_changes();
+    }
+
+    pub(crate) fn take_view_change(&mut self, change: ViewChange) {
+        if change.epoch > self.epoch() {
+            return self.is_behind(change.seat);
+        }
+        if change.epoch < self.epoch() {
+            return self.tell_the_epoch(change.epoch, change.seat);
+        }
+        if !self.fits_the_epoch(&change) {
+            return;
+        }
+        let begun = self.phase == Phase::Active && change.view <= self.view();
+        if begun || change.view < self.view() {
+            // It does not know that the view has begun.
+            if let Some(new_view) = self.durable.new_view.clone().filter(|_| begun)
+                && let Some(key) = self.durable.set.key(change.seat).copied()
+            {
+                self.send(To::One(key), Message::NewView(new_view));
+            }
+            return;
+        }
+        // What came while it recovered has changed nothing yet: said again, it does.
+        if self.changes.get(&change.seat).is_none_or(|known| known.view < change.view) {
+            self.changes.insert(change.seat, change);
+        }
+        self.join();
+        self.count_changes();
+    }
+
+    /// Somebody wishes for something in an epoch that is over.
+    fn tell_the_epoch(&mut self, theirs: crate::Epoch, seat: crate::Seat) {
+        if let Some(key) = self.durable.sets.get(theirs).and_then(|set| set.key(seat)).copied() {
+            let (epoch, persisted) = (self.epoch(), self.archived);
+            self.send(To::One(key), Message::Archived { epoch, persisted });
+        }
+    }
+
+    /// Its checkpoint is one of this epoch, or the one that the epoch begins with; and nothing lies beyond its window.
+    fn fits_the_epoch(&self, change: &ViewChange) -> bool {
+        let stable = change.stable.as_ref().map_or(crate::Sequence(0), |c| c.vote.sequence);
+        let low = stable.max(self.durable.base);
+        let high = low.plus(self.config.window());
+        let within = |p: &Prepared| low < p.proposal.sequence && p.proposal.sequence <= high;
+        stable >= self.durable.base && change.prepared.iter().all(within)
+    }
+
+    /// If so many wish for later views that a correct one is among them, it joins the smallest of these.
+    fn join(&mut self) {
+        let later = self.changes.values().map(|c| c.view).filter(|view| *view > self.view());
+        let later: Vec<View> = later.collect();
+        if later.len() > self.durable.set.faulty()
+            && let Some(smallest) = later.into_iter().min()
+        {
+            self.change_view(smallest);
+        }
+    }
+
+    /// A quorum wishes for this view: it has a time to begin, and its primary begins it.
+    fn count_changes(&mut self) {
+        let Phase::Changing { deadline } = self.phase else { return };
+        let view = self.view();
+        let changes: Vec<ViewChange> = self.changes.values().filter(|c| c.view == view).cloned().collect();
+        let quorum = self.quorum();
+        if changes.len() < quorum {
+            return;
+        }
+        if deadline.is_none() {
+            self.phase = Phase::Changing { deadline: Some(self.now.plus(self.timeout())) };
+        }
+        if self.is_primary() && self.may_vote() {
+            let changes = changes.into_iter().take(quorum).collect();
+            let mut new_view = NewView { epoch: self.epoch(), view, changes, signature: [0; 64] };
+            new_view.signature = self.signer.sign(&new_view.signing_bytes(&self.chain));
+            self.enter(new_view.clone());
+            self.send(To::All, Message::NewView(new_view));
+        }
+    }
+
+    pub(crate) fn take_new_view(&mut self, new_view: NewView) {
+        let known = self.phase == Phase::Active && new_view.view == self.view();
+        let fits = new_view.changes.iter().all(|change| self.fits_the_epoch(change));
+        if new_view.epoch == self.epoch() && new_view.view >= self.view() && !known && fits {
+            self.enter(new_view);
+        }
+    }
+
+    /// A view begins: with what the view changes lead to, which stands for pre-prepares.
+    pub(crate) fn enter(&mut self, new_view: NewView) {
+        let mut outcome = Outcome::of(self.epoch(), self.durable.base, &new_view.changes);
+        if planted!(self, NewViewFromLowerView) {
+            outcome = Outcome::of_the_lowest(self.epoch(), self.durable.base, &new_view.changes);
+        }
+        if planted!(self, ViewInDigest) {
+            outcome
+                .proposals
+                .values_mut()
+                .for_each(|p| p.time_ms = p.time_ms.saturating_add(new_view.view.0));
+        }
+        self.persist(Record::Entered(new_view));
+        self.phase = Phase::Active;
+        let view = self.view();
+        self.changes.retain(|_, change| change.view > view);
+        self.begin_with(outcome);
+        self.batches.begin_anew(self.now.plus(self.timeout()));
+        self.progress_by = self.now.plus(self.timeout());
+        self.repeat_stored();
+    }
+
+    /// After a restart, the view that it is in begins with what it began with before.
+    pub(crate) fn enter_again(&mut self) {
+        if let Some(new_view) = self.durable.new_view.as_ref().filter(|_| self.phase == Phase::Active) {
+            let outcome = Outcome::of(self.epoch(), self.durable.base, &new_view.changes);
+            self.begin_with(outcome);
+        }
+    }
+
+    fn begin_with(&mut self, outcome: Outcome) {
+        self.slots.clear();
+        let last = outcome.proposals.keys().next_back().copied().unwrap_or(outcome.from);
+        self.next = last.max(self.executed).next();
+        if let Some(stable) = outcome.stable {
+            self.certified(stable);
+        }
+        let low = self.stable();
+        for (sequence, proposal) in outcome.proposals {
+            if sequence > low {
+                let digest = proposal.digest(&self.chain);
+                self.slots.entry(sequence).or_default().proposal = Some((digest, proposal));
+            }
+        }
+    }
+
+    /// What it has on disk and nobody has committed, for a primary that may not have heard.
+    pub(crate) fn repeat_stored(&mut self) {
+        let waiting: Vec<crate::Digest> = self.batches.waiting().copied().collect();
+        for some in waiting.chunks(crate::message::MAX_DIGESTS) {
+            self.send(To::All, Message::Stored(some.to_vec()));
+        }
+    }
+}

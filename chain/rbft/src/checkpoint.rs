@@ -1,0 +1,284 @@
+//! Checkpoints (PBFT section 4.3), what is forgotten behind them, and the end of an epoch at one.
+
+use std::collections::BTreeSet;
+
+use crate::certificate::Certificate;
+use crate::core::{Phase, Rbft, planted};
+use crate::durable::Record;
+use crate::ids::{Digest, Epoch, Seat, Sequence, Time};
+use crate::io::{Output, SetChange, To};
+use crate::message::Message;
+use crate::recovery::Recovery;
+use crate::signature::PublicKey;
+use crate::validators::ValidatorSet;
+use crate::vote::{SignedVote, VoteKind};
+
+impl Rbft {
+    fn is_boundary(&self, sequence: Sequence) -> bool {
+        sequence.0.is_multiple_of(self.config.checkpoint_interval)
+    }
+
+    /// A block has been executed.
+    pub(crate) fn has_executed(&mut self, sequence: Sequence, state: Digest, change: Option<SetChange>) {
+        if sequence != self.executed.next() {
+            return;
+        }
+        self.executed = sequence;
+        self.executing = self.executing.max(sequence);
+        self.look_at = self.now.plus(2 * self.config.request_timeout_ms);
+        self.fruitless = 0;
+        self.progress_by = Time(u64::MAX);
+        self.is_due(change);
+        if self.is_boundary(sequence) {
+            self.states.insert(sequence, state);
+            self.vote_checkpoint(sequence, state);
+            self.count_checkpoint(sequence);
+        }
+        self.catch_up_with_the_certified();
+    }
+
+    /// A change of validators that the state asks for: this epoch ends at the first boundary that is a window behind where it
+    /// was asked for, so that nobody can have voted beyond it without knowing.
+    pub(crate) fn is_due(&mut self, change: Option<SetChange>) {
+        if let (None, Some(change)) = (&self.pending, change) {
+            let interval = self.config.checkpoint_interval;
+            let at = if planted!(self, EarlyEpoch) {
+                change.asked.next()
+            } else {
+                change.asked.plus(self.config.window())
+            };
+            let end = Sequence(at.0.div_ceil(interval).saturating_mul(interval));
+            self.pending = Some((end, change));
+        }
+    }
+
+    fn vote_checkpoint(&mut self, sequence: Sequence, state: Digest) {
+        if !self.may_vote() || sequence <= self.stable() {
+            return;
+        }
+        let Some(vote) = self.vote(VoteKind::Checkpoint, crate::View(0), sequence, state) else { return };
+        self.checkpoints.entry(sequence).or_default().insert(vote.seat, vote);
+        self.send(To::All, Message::Checkpoint { vote, persisted: self.archived });
+    }
+
+    /// The chain is archived up to here. A chain that waits for that must hear of it.
+    pub(crate) fn has_archived(&mut self, sequence: Sequence) {
+        if sequence <= self.archived {
+            return;
+        }
+        self.archived = sequence;
+        if let Some(seat) = self.seat {
+            self.persisted.insert(seat, sequence);
+        }
+        self.forget_batches();
+        self.repeat_checkpoint();
+    }
+
+    /// The newest own checkpoint vote again, with what is archived by now.
+    pub(crate) fn repeat_checkpoint(&mut self) {
+        let Some(seat) = self.seat.filter(|_| self.may_vote()) else { return };
+        let own = self.checkpoints.values().rev().find_map(|votes| votes.get(&seat)).copied();
+        let own = own.or_else(|| {
+            let stable = self.durable.stable.as_ref().filter(|c| c.vote.epoch == self.epoch())?;
+            let (sequence, digest) = (stable.vote.sequence, stable.vote.digest);
+            self.vote(VoteKind::Checkpoint, crate::View(0), sequence, digest)
+        });
+        let (epoch, persisted) = (self.epoch(), self.archived);
+        let message = own.map(|vote| Message::Checkpoint { vote, persisted });
+        self.send(To::All, message.unwrap_or(Message::Archived { epoch, persisted }));
+    }
+
+    pub(crate) fn hears_archived(&mut self, from: PublicKey, epoch: Epoch, persisted: Sequence) {
+        if let Some(seat) = self.durable.set.seat_of(&from).filter(|_| epoch == self.epoch()) {
+            let known = self.persisted.entry(seat).or_default();
+            *known = (*known).max(persisted);
+        }
+    }
+
+    pub(crate) fn take_checkpoint(&mut self, vote: SignedVote, persisted: Sequence) {
+        let SignedVote { vote: said, seat, .. } = vote;
+        if said.epoch > self.epoch() {
+            return self.is_behind(seat);
+        }
+        if said.epoch < self.epoch() {
+            return;
+        }
+        let known = self.persisted.entry(seat).or_default();
+        *known = (*known).max(persisted);
+        if said.sequence <= self.stable() || !self.is_boundary(said.sequence) {
+            return;
+        }
+        // Within the window all of them, beyond it the newest of each seat: that is enough to see that one is behind.
+        let high = self.stable().max(self.durable.base).plus(self.config.window());
+        if said.sequence > high && !planted!(self, UnboundedLog) {
+            self.checkpoints.retain(|sequence, votes| {
+                if *sequence > high && *sequence < said.sequence {
+                    votes.remove(&seat);
+                }
+                !votes.is_empty()
+            });
+            let newer =
+                self.checkpoints.range(said.sequence.next()..).any(|(_, votes)| votes.contains_key(&seat));
+            if newer {
+                return;
+            }
+        }
+        self.checkpoints.entry(said.sequence).or_default().entry(seat).or_insert(vote);
+        self.count_checkpoint(said.sequence);
+    }
+
+    fn count_checkpoint(&mut self, sequence: Sequence) {
+        let Some(votes) = self.checkpoints.get(&sequence) else { return };
+        let few = planted!(self, CheckpointByFew);
+        let quorum = if few { self.durable.set.faulty() } else { self.quorum() };
+        let all: Vec<SignedVote> = votes.values().copied().collect();
+        let certificate = all.iter().find_map(|vote| {
+            let same = all.iter().filter(|v| v.vote == vote.vote).count();
+            let gathered = || Certificate::gather(quorum, self.durable.set.size(), vote.vote, &all);
+            if same >= quorum { gathered() } else { None }
+        });
+        if let Some(certificate) = certificate {
+            self.certified(certificate);
+        }
+    }
+
+    /// A checkpoint is certified: it becomes stable as soon as its state is ours.
+    pub(crate) fn certified(&mut self, certificate: Certificate) {
+        let sequence = certificate.vote.sequence;
+        if sequence <= self.stable() {
+            return;
+        }
+        if sequence <= self.executed {
+            return self.make_stable(certificate);
+        }
+        let newer = self.ahead.as_ref().is_none_or(|known| known.vote.sequence < sequence);
+        if newer {
+            self.ahead = Some(certificate);
+        }
+        self.progress_by = self.progress_by.min(self.now.plus(self.config.request_timeout_ms));
+    }
+
+    pub(crate) fn catch_up_with_the_certified(&mut self) {
+        if self.ahead.as_ref().is_some_and(|c| c.vote.sequence <= self.executed)
+            && let Some(certificate) = self.ahead.take()
+        {
+            self.make_stable(certificate);
+        }
+    }
+
+    fn make_stable(&mut self, certificate: Certificate) {
+        let (sequence, theirs) = (certificate.vote.sequence, certificate.vote.digest);
+        if sequence <= self.stable() {
+            return;
+        }
+        match self.states.get(&sequence) {
+            Some(ours) if *ours != theirs => {
+                let ours = *ours;
+                if !self.diverged {
+                    self.diverged = true;
+                    self.out.push(Output::Diverged { sequence, ours, theirs });
+                }
+                return;
+            }
+            Some(_) => {}
+            // No boundary of ours: nobody correct has signed that.
+            None => return,
+        }
+        self.persist(Record::Stable(certificate.clone()));
+        self.slots = self.slots.split_off(&sequence.next());
+        self.checkpoints = self.checkpoints.split_off(&sequence.next());
+        self.states = self.states.split_off(&sequence.next());
+        self.forget_batches();
+        if self.pending.as_ref().is_some_and(|(end, _)| *end == sequence) {
+            self.begin_epoch(certificate);
+        }
+    }
+
+    /// A batch is needed until its block is stable, executed and archived.
+    fn forget_batches(&mut self) {
+        let early = planted!(self, EarlyBatchDrop);
+        let up_to = if early { self.executing } else { self.stable().min(self.executed).min(self.archived) };
+        let in_use = if early { BTreeSet::new() } else { self.promised() };
+        for digest in self.batches.forget(up_to, &in_use) {
+            self.out.push(Output::DropBatch(digest));
+        }
+    }
+
+    /// Batches of what it has voted for above the stable checkpoint, or may vote for. Somebody may propose again what was
+    /// committed long ago.
+    pub(crate) fn promised(&self) -> BTreeSet<Digest> {
+        let accepted = self.durable.accepted.values().map(|(proposal, _)| proposal);
+        let prepared = self.durable.prepared.values().map(|(prepared, _)| &prepared.proposal);
+        let committed = self.durable.committed.values().map(|c| &c.proposal);
+        let open = self.slots.values().filter_map(|s| s.proposal.as_ref()).map(|(_, proposal)| proposal);
+        let all = accepted.chain(prepared).chain(committed).chain(open);
+        all.flat_map(|proposal| &proposal.batches).copied().collect()
+    }
+
+    fn begin_epoch(&mut self, ended: Certificate) {
+        let Some((base, change)) = self.pending.take() else { return };
+        let next = Epoch(self.epoch().0 + 1);
+        // Execution asks for sets that are ones; it was checked when the change was.
+        let Ok(set) = ValidatorSet::new(next, change.keys) else { return };
+        self.persist(Record::Epoch { set: set.clone(), base, ended: Some(ended) });
+        let own = change
+            .rejoined
+            .iter()
+            .any(|(key, nonce)| *key == self.key && self.durable.amnesia == Some(*nonce));
+        if own {
+            self.persist(Record::Remembered);
+        }
+        self.seat = set.seat_of(&self.key);
+        self.phase = Phase::Active;
+        self.slots.clear();
+        self.checkpoints.clear();
+        self.changes.clear();
+        self.persisted.clear();
+        if let Some(seat) = self.seat {
+            self.persisted.insert(seat, self.archived);
+        }
+        self.accused.clear();
+        self.next = base.next();
+        self.fruitless = 0;
+        self.batches.new_epoch();
+        self.batches.begin_anew(self.now.plus(self.config.request_timeout_ms));
+        self.out.push(Output::Epoch(set));
+        self.repeat_stored();
+        // What is archived must be known again in the new set.
+        self.repeat_checkpoint();
+    }
+
+    /// The state of a checkpoint has come, in place of executing up to it.
+    pub(crate) fn has_updated(
+        &mut self,
+        certificate: Certificate,
+        change: Option<SetChange>,
+        done: &[Digest],
+    ) {
+        let (sequence, digest) = (certificate.vote.sequence, certificate.vote.digest);
+        if sequence <= self.executed || certificate.vote.epoch != self.epoch() {
+            self.end_update(sequence);
+            return;
+        }
+        self.executed = sequence;
+        self.executing = self.executing.max(sequence);
+        self.next = self.next.max(sequence.next());
+        self.states.insert(sequence, digest);
+        done.iter().for_each(|batch| self.batches.done(batch, sequence));
+        self.is_due(change);
+        self.end_update(sequence);
+        self.make_stable(certificate);
+        self.catch_up_with_the_certified();
+        self.progress_by = Time(u64::MAX);
+    }
+
+    /// A seat speaks of a later epoch. If so many do that a correct one is among them, this one has missed its beginning.
+    pub(crate) fn is_behind(&mut self, seat: Seat) {
+        self.later.insert(seat);
+        let asks = matches!(self.recovery, Some(Recovery::Negotiating { .. } | Recovery::Locating { .. }));
+        if !asks && self.later.len() > self.durable.set.faulty() {
+            self.later.clear();
+            self.locate(false);
+        }
+    }
+}

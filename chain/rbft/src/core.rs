@@ -1,0 +1,417 @@
+//! The replica: its state, and what each input does to it. What happens in detail is in the rooms beside: `normal.rs`,
+//! `checkpoint.rs`, `change.rs`, `recovery.rs`.
+//!
+//! Deliberately absent: I/O, a clock, randomness, any order that depends on memory. The same inputs lead to the same
+//! outputs, bit by bit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::batches::Batches;
+use crate::certificate::Certificate;
+use crate::config::Config;
+use crate::durable::{Durable, Record};
+use crate::ids::{ChainId, Digest, Epoch, Nonce, Seat, Sequence, Time, View};
+use crate::io::{Input, Output, SetChange, To};
+use crate::message::{Message, ViewChange};
+use crate::proposal::{Evidence, Proposal};
+use crate::recovery::Recovery;
+use crate::signature::{PublicKey, Signer};
+use crate::validators::ValidatorSet;
+use crate::vote::{SignedVote, Vote, VoteKind};
+
+/// What is known of a sequence in the present view.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    /// What the primary proposed, or the new view began with.
+    pub(crate) proposal: Option<(Digest, Proposal)>,
+    pub(crate) prepares: BTreeMap<Seat, SignedVote>,
+    pub(crate) commits: BTreeMap<Seat, SignedVote>,
+    pub(crate) prepared: bool,
+    pub(crate) committed: bool,
+}
+
+/// Where a replica is with its view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It has begun.
+    Active,
+    /// It is wished for. Once a quorum wishes it, there is a time by which it must begin.
+    Changing { deadline: Option<Time> },
+}
+
+/// A replica of one chain.
+pub struct Rbft {
+    pub(crate) chain: ChainId,
+    pub(crate) config: Config,
+    pub(crate) key: PublicKey,
+    pub(crate) signer: Box<dyn Signer>,
+    /// The sum of what was persisted.
+    pub(crate) durable: Durable,
+    /// Its seat in the present epoch, if it has one.
+    pub(crate) seat: Option<Seat>,
+    pub(crate) now: Time,
+    pub(crate) phase: Phase,
+    pub(crate) slots: BTreeMap<Sequence, Slot>,
+    pub(crate) batches: Batches,
+    /// The next sequence that it proposes, as primary.
+    pub(crate) next: Sequence,
+    pub(crate) last_proposed: Time,
+    pub(crate) executed: Sequence,
+    /// What was handed out for execution last.
+    pub(crate) executing: Sequence,
+    pub(crate) archived: Sequence,
+    /// Up to where each seat has seen the chain archived, by its own word.
+    pub(crate) persisted: BTreeMap<Seat, Sequence>,
+    /// Checkpoint votes above the stable one.
+    pub(crate) checkpoints: BTreeMap<Sequence, BTreeMap<Seat, SignedVote>>,
+    /// Own states at boundaries above the stable checkpoint.
+    pub(crate) states: BTreeMap<Sequence, Digest>,
+    /// A certified checkpoint that is ahead of what was executed.
+    pub(crate) ahead: Option<Certificate>,
+    /// The change of validators that is due, and the last sequence of this epoch.
+    pub(crate) pending: Option<(Sequence, SetChange)>,
+    /// The highest view change of each seat.
+    pub(crate) changes: BTreeMap<Seat, ViewChange>,
+    /// Seats that have spoken of a later epoch.
+    pub(crate) later: BTreeSet<Seat>,
+    /// Views that have brought nothing in a row.
+    pub(crate) fruitless: u32,
+    pub(crate) recovery: Option<Recovery>,
+    pub(crate) secret: Nonce,
+    pub(crate) nonces: u64,
+    pub(crate) resend_at: Time,
+    /// By when something must have been executed, if something is due.
+    pub(crate) progress_by: Time,
+    pub(crate) rejoin_at: Time,
+    /// When it asks the others where they are, unless something is executed before.
+    pub(crate) look_at: Time,
+    pub(crate) accused: BTreeMap<Seat, Evidence>,
+    pub(crate) diverged: bool,
+    #[cfg(feature = "testing")]
+    pub(crate) bug: Option<crate::bug::Bug>,
+    pub(crate) out: Vec<Output>,
+}
+
+/// Whether a bug is planted; never, in builds that are used.
+macro_rules! planted {
+    ($self:expr, $bug:ident) => {{
+        #[cfg(feature = "testing")]
+        {
+            $self.bug == Some(crate::bug::Bug::$bug)
+        }
+        #[cfg(not(feature = "testing"))]
+        {
+            let _ = &$self;
+            false
+        }
+    }};
+}
+pub(crate) use planted;
+
+impl Rbft {
+    /// A replica with this memory, which has executed up to its stable checkpoint. [`Input::Start`] begins it.
+    pub fn new(
+        chain: ChainId,
+        config: Config,
+        (key, signer): (PublicKey, Box<dyn Signer>),
+        durable: Durable,
+    ) -> Self {
+        let executed = durable.stable_sequence().max(durable.base);
+        let phase = if durable.is_active() { Phase::Active } else { Phase::Changing { deadline: None } };
+        let seat = durable.set.seat_of(&key);
+        Self {
+            chain,
+            config,
+            key,
+            signer,
+            seat,
+            now: Time(0),
+            phase,
+            slots: BTreeMap::new(),
+            batches: Batches::default(),
+            next: executed.next(),
+            last_proposed: Time(0),
+            executed,
+            executing: executed,
+            archived: Sequence(0),
+            persisted: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
+            states: BTreeMap::new(),
+            ahead: None,
+            pending: None,
+            changes: BTreeMap::new(),
+            later: BTreeSet::new(),
+            fruitless: 0,
+            recovery: None,
+            secret: Nonce(0),
+            nonces: 0,
+            resend_at: Time(0),
+            progress_by: Time(u64::MAX),
+            rejoin_at: Time(0),
+            look_at: Time(0),
+            accused: BTreeMap::new(),
+            diverged: false,
+            #[cfg(feature = "testing")]
+            bug: None,
+            out: Vec::new(),
+            durable,
+        }
+    }
+
+    /// Plants a bug, for tests of those who look for bugs.
+    #[cfg(feature = "testing")]
+    pub fn plant(&mut self, bug: Option<crate::bug::Bug>) {
+        self.bug = bug;
+    }
+
+    /// What holds it up, for who looks at a failed simulation.
+    #[cfg(feature = "testing")]
+    pub fn describe(&self) -> String {
+        let slot = |(sequence, slot): (&Sequence, &Slot)| {
+            let missing = slot.proposal.as_ref().map(|(_, p)| !self.batches.has_all(p));
+            let (prepares, commits) = (slot.prepares.len(), slot.commits.len());
+            format!(
+                "{sequence}: missing {missing:?} prepares {prepares} commits {commits} {}",
+                slot.committed
+            )
+        };
+        let slots: Vec<String> = self.slots.iter().map(slot).collect();
+        let waiting = self.batches.waiting().count();
+        let pending = self.pending.as_ref().map(|(end, _)| *end);
+        let (next, high, base) = (self.next, self.high(), self.durable.base);
+        format!("{slots:?} next {next} high {high} base {base} end {pending:?} waiting {waiting}")
+    }
+
+    /// What follows from an input at a time. Time never goes back: an earlier one counts as the last.
+    pub fn step(&mut self, now: Time, input: Input) -> Vec<Output> {
+        self.now = self.now.max(now);
+        match input {
+            Input::Start { secret, change, batches } => self.start(secret, change, batches),
+            Input::Tick => self.tick(),
+            Input::Message(verified) => {
+                let (from, message) = verified.into_parts();
+                self.receive(from, message);
+            }
+            Input::Later(from) => {
+                if let Some(seat) = self.durable.set.seat_of(&from) {
+                    self.is_behind(seat);
+                }
+            }
+            Input::Submit(batch) => {
+                let digest = batch.digest();
+                if self.batches.offer(digest, batch.origin, self.config.batches_per_seat, false) {
+                    self.out.push(Output::StoreBatch(batch));
+                } else if !self.batches.knows(&digest) {
+                    self.out.push(Output::Busy(digest));
+                }
+            }
+            Input::BatchStored(digest) => self.batch_stored(digest),
+            Input::Executed { sequence, state, change } => self.has_executed(sequence, state, change),
+            Input::Archived(sequence) => self.has_archived(sequence),
+            Input::Updated { certificate, change, done } => self.has_updated(certificate, change, &done),
+        }
+        self.go_on();
+        std::mem::take(&mut self.out)
+    }
+
+    /// By when it wants to be ticked.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let changing = match self.phase {
+            Phase::Changing { deadline } => deadline,
+            Phase::Active => None,
+        };
+        let resend = Some(self.resend_at);
+        [changing, resend, self.batches.deadline(), Some(self.progress_by)].into_iter().flatten().min()
+    }
+
+    /// The present epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.durable.set.epoch()
+    }
+
+    /// The present view: the one that it is in, or wishes for.
+    pub fn view(&self) -> View {
+        self.durable.view
+    }
+
+    /// The last sequence that was executed.
+    pub fn executed(&self) -> Sequence {
+        self.executed
+    }
+
+    /// Its stable checkpoint.
+    pub fn stable(&self) -> Sequence {
+        self.durable.stable_sequence()
+    }
+
+    /// The validators of the present epoch.
+    pub fn set(&self) -> &ValidatorSet {
+        &self.durable.set
+    }
+
+    /// Whether it takes part: it has a seat, remembers its promises, and is not at odds with a quorum.
+    pub fn takes_part(&self) -> bool {
+        self.may_vote()
+    }
+
+    /// What it is about, in a word: for people, logs and metrics.
+    pub fn doing(&self) -> &'static str {
+        match (&self.recovery, self.phase) {
+            _ if self.diverged => "diverged",
+            (Some(Recovery::Negotiating { .. }), _) => "negotiating",
+            (Some(Recovery::Locating { .. }), _) => "locating",
+            (Some(Recovery::Updating { .. }), _) => "updating",
+            _ if self.durable.amnesia.is_some() => "rejoining",
+            _ if self.seat.is_none() => "watching",
+            (None, Phase::Changing { .. }) => "changing",
+            (None, Phase::Active) => "active",
+        }
+    }
+
+    /// Sequences that there are votes of. Never more than the window and what each seat may hold up beyond it.
+    pub fn log_size(&self) -> usize {
+        self.slots.len() + self.checkpoints.len()
+    }
+
+    /// Entries of all tables, for the bound on memory.
+    pub fn size(&self) -> usize {
+        let votes: usize = self.slots.values().map(|s| s.prepares.len() + s.commits.len() + 1).sum();
+        let checkpoints: usize = self.checkpoints.values().map(BTreeMap::len).sum();
+        votes + checkpoints + self.changes.len() + self.batches.size() + self.durable.committed.len()
+    }
+
+    fn receive(&mut self, from: PublicKey, message: Message) {
+        match message {
+            Message::Batch(batch) => self.take_batch(batch),
+            Message::Stored(digests) => {
+                if let Some(seat) = self.durable.set.seat_of(&from) {
+                    self.batches.report(seat, &digests, 4 * self.config.batches_per_seat);
+                }
+            }
+            Message::FetchBatches(digests) => {
+                for digest in digests.into_iter().filter(|d| self.batches.has(d)) {
+                    self.out.push(Output::SendBatch { to: To::One(from), digest });
+                }
+            }
+            Message::PrePrepare { proposal, vote } => self.proposed(proposal, vote),
+            Message::Prepare(vote) | Message::Commit(vote) => self.take_vote(vote),
+            Message::Checkpoint { vote, persisted } => self.take_checkpoint(vote, persisted),
+            Message::Archived { epoch, persisted } => self.hears_archived(from, epoch, persisted),
+            Message::ViewChange(change) => self.take_view_change(change),
+            Message::NewView(new_view) => self.take_new_view(new_view),
+            Message::Negotiate { nonce, epoch } => self.answer_negotiate(from, nonce, epoch),
+            Message::Negotiated { nonce, epoch, new_view } => self.negotiated(from, nonce, epoch, new_view),
+            Message::RecoveryInit { nonce, epoch } => self.answer_recovery(from, nonce, epoch),
+            Message::Recovery { nonce, stable, executed } => self.located(from, nonce, stable, executed),
+            Message::FetchPqc { from: first, to } => self.answer_pqc(from, first, to),
+            Message::Pqc(entries) => entries.into_iter().for_each(|entry| self.take_pqc(entry)),
+        }
+    }
+
+    /// What may have become possible, whatever happened.
+    fn go_on(&mut self) {
+        let open: Vec<Sequence> = self.slots.keys().copied().collect();
+        for sequence in open {
+            self.advance(sequence);
+        }
+        self.execute();
+        self.propose();
+    }
+
+    fn tick(&mut self) {
+        let (now, next) = (self.now, self.now.plus(self.timeout()));
+        if let Phase::Changing { deadline: Some(deadline) } = self.phase
+            && deadline <= now
+        {
+            self.change_view(self.durable.view.next());
+        }
+        if !self.is_waiting_for_the_archive() {
+            let overdue = self.batches.overdue(now, next);
+            self.overdue(&overdue);
+        }
+        if self.progress_by <= now {
+            self.stalled();
+        }
+        if self.resend_at <= now {
+            self.resend_at = now.plus(self.config.resend_ms);
+            self.resend();
+        }
+    }
+
+    /// Persists, and remembers.
+    pub(crate) fn persist(&mut self, record: Record) {
+        self.durable.apply(&record);
+        self.out.push(Output::Persist(record));
+    }
+
+    pub(crate) fn send(&mut self, to: To, message: Message) {
+        self.out.push(Output::Send { to, message });
+    }
+
+    /// Whether it may promise anything.
+    pub(crate) fn may_vote(&self) -> bool {
+        let silent = self.durable.amnesia.is_some() && !planted!(self, AmnesiacVotes);
+        let lost = self.recovery.as_ref().is_some_and(Recovery::is_lost);
+        self.seat.is_some() && !silent && !self.diverged && !lost
+    }
+
+    pub(crate) fn is_primary(&self) -> bool {
+        self.seat == Some(self.durable.set.primary(self.durable.view))
+    }
+
+    /// Votes that make a quorum.
+    pub(crate) fn quorum(&self) -> usize {
+        let set = &self.durable.set;
+        if planted!(self, SmallQuorum) { 2 * set.faulty() } else { set.quorum() }
+    }
+
+    pub(crate) fn vote(
+        &self,
+        kind: VoteKind,
+        view: View,
+        sequence: Sequence,
+        digest: Digest,
+    ) -> Option<SignedVote> {
+        let vote = Vote { epoch: self.epoch(), kind, view, sequence, digest };
+        Some(vote.sign(&self.chain, self.seat?, &*self.signer))
+    }
+
+    /// How long a view has to bring something.
+    pub(crate) fn timeout(&self) -> u64 {
+        let doubled = self.config.request_timeout_ms.checked_shl(self.fruitless.min(32));
+        doubled.unwrap_or(u64::MAX).min(self.config.max_timeout_ms)
+    }
+
+    /// The last sequence that there may be votes for.
+    pub(crate) fn high(&self) -> Sequence {
+        let window = self.stable().max(self.durable.base).plus(self.config.window());
+        let end = self.pending.as_ref().map_or(Sequence(u64::MAX), |(end, _)| *end);
+        let archive = self.agreed_archived().plus(self.config.archive_bound);
+        if planted!(self, WindowNotEnforced) { Sequence(u64::MAX) } else { window.min(end).min(archive) }
+    }
+
+    /// Whether the chain waits rather than lose a block.
+    pub(crate) fn is_waiting_for_the_archive(&self) -> bool {
+        self.executed.next() > self.agreed_archived().plus(self.config.archive_bound)
+    }
+
+    /// The (F + 1)-th highest of what the validators say is archived: at least one correct one has seen it.
+    pub(crate) fn agreed_archived(&self) -> Sequence {
+        let mut heights: Vec<Sequence> =
+            self.durable.set.seats().map(|s| self.persisted.get(&s).copied().unwrap_or_default()).collect();
+        heights.sort_unstable_by(|a, b| b.cmp(a));
+        heights.get(self.durable.set.faulty()).copied().unwrap_or_default()
+    }
+
+    /// Adds a vote to those of a place. A second one that differs is evidence, and does not count.
+    pub(crate) fn add_vote(&mut self, vote: SignedVote) {
+        let slot = self.slots.entry(vote.vote.sequence).or_default();
+        let votes = if vote.vote.kind == VoteKind::Commit { &mut slot.commits } else { &mut slot.prepares };
+        let first = *votes.entry(vote.seat).or_insert(vote);
+        if first.vote != vote.vote && !self.accused.contains_key(&vote.seat) {
+            let evidence = Evidence { seat: vote.seat, first, second: vote };
+            self.accused.insert(vote.seat, evidence);
+            self.out.push(Output::Evidence(Box::new(evidence)));
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The normal case (PBFT section 4.2): batches are stored, proposed, prepared, committed and executed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::batches::Waiting;
+use crate::certificate::Certificate;
+use crate::core::{Phase, Rbft, planted};
+use crate::durable::Record;
+use crate::ids::{Digest, Seat, Sequence};
+use crate::io::{Output, To};
+use crate::message::{Committed, Message, PqcEntry, Prepared};
+use crate::proposal::{Batch, Proposal};
+use crate::vote::{SignedVote, VoteKind};
+
+impl Rbft {
+    pub(crate) fn take_batch(&mut self, batch: Batch) {
+        let digest = batch.digest();
+        let wanted = self
+            .slots
+            .values()
+            .any(|s| s.proposal.as_ref().is_some_and(|(_, p)| p.batches.contains(&digest)))
+            || self.durable.committed.values().any(|c| c.proposal.batches.contains(&digest));
+        let known = self.durable.set.seat_of(&batch.origin).is_some();
+        if (known || wanted) && self.batches.offer(digest, batch.origin, self.config.batches_per_seat, wanted)
+        {
+            self.out.push(Output::StoreBatch(batch));
+        }
+    }
+
+    /// It is on disk: the others are told, and if it is our own they get it.
+    pub(crate) fn batch_stored(&mut self, digest: Digest) {
+        let deadline = self.now.plus(self.timeout());
+        if self.batches.stored(&digest, deadline) == Some(self.key) {
+            self.out.push(Output::SendBatch { to: To::All, digest });
+        }
+        if let Some(seat) = self.seat {
+            self.batches.report(seat, &[digest], 4 * self.config.batches_per_seat);
+        }
+        self.send(To::All, Message::Stored(vec![digest]));
+    }
+
+    /// The primary proposes what enough others have, as long as the window has room.
+    pub(crate) fn propose(&mut self) {
+        // Also what the others have finished while this one recovered.
+        self.next = self.next.max(self.executed.next());
+        while self.phase == Phase::Active && self.is_primary() && self.may_vote() && self.next <= self.high()
+        {
+            if let Some((proposal, vote)) = self.proposed_before() {
+                self.next = self.next.next();
+                self.announce(proposal, vote);
+                continue;
+            }
+            let open = self.slots.values().filter_map(|s| s.proposal.as_ref());
+            let taken: BTreeSet<Digest> = open.flat_map(|(_, p)| p.batches.iter().copied()).collect();
+            let reports = self.durable.set.faulty() + 1;
+            let batches = self.batches.choose(reports, &taken, self.config.max_batches);
+            if batches.is_empty() && !self.wants_nothing() {
+                return;
+            }
+            let proposal =
+                Proposal { epoch: self.epoch(), sequence: self.next, time_ms: self.now.0, batches };
+            let digest = proposal.digest(&self.chain);
+            let Some(vote) = self.vote(VoteKind::Prepare, self.view(), self.next, digest) else { return };
+            self.last_proposed = self.now;
+            self.next = self.next.next();
+            self.persist(Record::Accepted { proposal: proposal.clone(), vote });
+            self.announce(proposal, vote);
+        }
+    }
+
+    /// What it proposed as the next one in this view before it was restarted: the same again, never anything else.
+    fn proposed_before(&self) -> Option<(Proposal, SignedVote)> {
+        self.durable.accepted.get(&self.next).filter(|(_, vote)| vote.vote.view == self.view()).cloned()
+    }
+
+    fn announce(&mut self, proposal: Proposal, vote: SignedVote) {
+        let slot = self.slots.entry(proposal.sequence).or_default();
+        slot.proposal = Some((vote.vote.digest, proposal.clone()));
+        self.add_vote(vote);
+        self.send(To::All, Message::PrePrepare { proposal, vote });
+    }
+
+    /// Whether an idle chain should go on to the next boundary all the same: an epoch is to end, or blocks are not archived.
+    fn wants_nothing(&self) -> bool {
+        let behind = self.executed < self.next && self.executed.next() != self.next;
+        let at_boundary = self.executed.0.is_multiple_of(self.config.checkpoint_interval);
+        let due = match &self.pending {
+            Some((end, _)) => self.executed < *end,
+            None => !at_boundary && self.archived < self.executed,
+        };
+        due && !behind && self.now >= self.last_proposed.plus(self.config.idle_ms)
+    }
+
+    /// The primary has proposed something.
+    pub(crate) fn proposed(&mut self, proposal: Proposal, vote: SignedVote) {
+        if !self.is_of_now(&vote) {
+            return;
+        }
+        let fresh = self.slots.get(&proposal.sequence).is_none_or(|s| s.proposal.is_none());
+        // What a new view begins with was set when that began; anything else there is a second vote.
+        if fresh && proposal.time_ms <= self.now.plus(self.config.drift_ms).0 {
+            let slot = self.slots.entry(proposal.sequence).or_default();
+            slot.proposal = Some((vote.vote.digest, proposal));
+        }
+        self.add_vote(vote);
+    }
+
+    pub(crate) fn take_vote(&mut self, vote: SignedVote) {
+        if self.is_of_now(&vote) {
+            self.add_vote(vote);
+        }
+    }
+
+    /// Whether a vote is of this epoch and view, and within the window.
+    fn is_of_now(&self, vote: &SignedVote) -> bool {
+        let low = self.stable().max(self.durable.base);
+        let epoch = vote.vote.epoch == self.epoch() || planted!(self, EpochNotInVote);
+        let high = low.plus(self.config.window());
+        let within = low < vote.vote.sequence && (vote.vote.sequence <= high || planted!(self, UnboundedLog));
+        epoch && vote.vote.view == self.view() && self.phase == Phase::Active && within
+    }
+
+    /// Does for a sequence what has become possible.
+    pub(crate) fn advance(&mut self, sequence: Sequence) {
+        self.prepare(sequence);
+        self.commit(sequence);
+        self.conclude(sequence);
+    }
+
+    /// Votes for the proposal of this view, once it is all on disk.
+    fn prepare(&mut self, sequence: Sequence) {
+        let Some((digest, proposal)) = self.slots.get(&sequence).and_then(|s| s.proposal.clone()) else {
+            return;
+        };
+        let voted = |s: &crate::core::Slot, seat| s.prepares.contains_key(&seat);
+        let Some(seat) = self.seat.filter(|_| self.may_vote() && self.phase == Phase::Active) else { return };
+        if self.slots.get(&sequence).is_some_and(|s| voted(s, seat)) || sequence > self.high() {
+            return;
+        }
+        if !self.batches.has_all(&proposal) && !planted!(self, PreparedWithoutData) {
+            return;
+        }
+        let view = self.view();
+        // What was promised before a restart is promised still: the same again, or nothing.
+        let before = self.durable.accepted.get(&sequence).filter(|(_, v)| v.vote.view == view).cloned();
+        if let Some((_, vote)) = before {
+            if vote.vote.digest == digest {
+                self.add_vote(vote);
+                self.send(To::All, Message::Prepare(vote));
+            }
+            return;
+        }
+        let Some(vote) = self.vote(VoteKind::Prepare, view, sequence, digest) else { return };
+        if planted!(self, VoteBeforePersist) {
+            self.send(To::All, Message::Prepare(vote));
+        }
+        self.persist(Record::Accepted { proposal, vote });
+        self.add_vote(vote);
+        self.send(To::All, Message::Prepare(vote));
+    }
+
+    /// Votes to commit what a quorum has prepared.
+    fn commit(&mut self, sequence: Sequence) {
+        let Some(seat) = self.seat.filter(|_| self.may_vote() && self.phase == Phase::Active) else { return };
+        let Some(slot) = self.slots.get(&sequence).filter(|s| !s.prepared) else { return };
+        let Some((digest, proposal)) = slot.proposal.clone() else { return };
+        // It has voted itself, so it has the data.
+        let own = slot.prepares.get(&seat).is_some_and(|v| v.vote.digest == digest);
+        let certificate = if own { self.certify(digest, &slot.prepares) } else { None };
+        let Some(certificate) = certificate else { return };
+        let Some(vote) = self.vote(VoteKind::Commit, self.view(), sequence, digest) else { return };
+        if let Some(slot) = self.slots.get_mut(&sequence) {
+            slot.prepared = true;
+        }
+        let prepared = Prepared { proposal, certificate };
+        self.persist(Record::Prepared { prepared, vote });
+        self.add_vote(vote);
+        self.send(To::All, Message::Commit(vote));
+    }
+
+    /// A quorum has committed it: it is a block.
+    fn conclude(&mut self, sequence: Sequence) {
+        let Some(slot) = self.slots.get(&sequence).filter(|s| !s.committed) else { return };
+        let Some((digest, proposal)) = slot.proposal.clone() else { return };
+        let Some(certificate) = self.certify(digest, &slot.commits) else { return };
+        self.committed(Committed { proposal, certificate });
+    }
+
+    /// The certificate of a quorum's votes for this, if there are so many.
+    fn certify(&self, digest: Digest, votes: &BTreeMap<Seat, SignedVote>) -> Option<Certificate> {
+        let mut votes: Vec<SignedVote> =
+            votes.values().copied().filter(|v| v.vote.digest == digest).collect();
+        let (wanted, size) = (self.quorum(), self.durable.set.size());
+        let vote = votes.first()?.vote;
+        if planted!(self, DuplicateSigners) && votes.len() + 1 == wanted {
+            let mut certificate = Certificate::gather(votes.len(), size, vote, &votes)?;
+            certificate.signatures.extend(votes.pop().map(|v| v.signature));
+            return Some(certificate);
+        }
+        Certificate::gather(wanted, size, vote, &votes)
+    }
+
+    /// A block, by its certificate.
+    pub(crate) fn committed(&mut self, committed: Committed) {
+        let sequence = committed.proposal.sequence;
+        if let Some(slot) = self.slots.get_mut(&sequence) {
+            slot.committed = true;
+        }
+        let known = self.durable.committed.contains_key(&sequence);
+        let beyond = self.stable().max(self.durable.base).plus(self.config.window());
+        if known || sequence <= self.executed || sequence > beyond {
+            return;
+        }
+        self.batches.committed(&committed.proposal);
+        self.persist(Record::Committed(committed));
+    }
+
+    /// Hands out what comes next, as long as it is all there.
+    pub(crate) fn execute(&mut self) {
+        while let Some(next) = self.durable.committed.get(&self.executing.next()) {
+            if !self.batches.has_all(&next.proposal) && !planted!(self, PreparedWithoutData) {
+                return;
+            }
+            let next = next.clone();
+            self.executing = next.proposal.sequence;
+            self.out.push(Output::Execute(next));
+        }
+    }
+
+    /// What has waited too long is told to everybody: also by who wishes for another view alone, while the others go on. What
+    /// has waited twice too long is the primary's fault.
+    pub(crate) fn overdue(&mut self, overdue: &[(Digest, Waiting)]) {
+        for (digest, waiting) in overdue {
+            if *waiting == Waiting::Fresh || self.phase != Phase::Active {
+                self.out.push(Output::SendBatch { to: To::All, digest: *digest });
+                self.send(To::All, Message::Stored(vec![*digest]));
+            }
+        }
+        let twice = overdue.iter().any(|(_, waiting)| *waiting == Waiting::Forwarded);
+        if twice && self.phase == Phase::Active && !planted!(self, NeverComplains) {
+            self.change_view(self.view().next());
+        }
+    }
+
+    /// What another one knows of a sequence.
+    pub(crate) fn take_pqc(&mut self, entry: PqcEntry) {
+        let PqcEntry { proposal, committed, proposed, votes } = entry;
+        if let Some(certificate) = committed {
+            if certificate.vote.epoch == self.epoch() {
+                self.committed(Committed { proposal, certificate });
+            }
+            return;
+        }
+        if planted!(self, UnauthenticatedPqc) {
+            // As if the word of one were the proof of many.
+            if let Some(vote) = votes.iter().find(|v| v.vote.kind == VoteKind::Commit).copied() {
+                let certificate =
+                    Certificate { vote: vote.vote, signers: Vec::new(), signatures: Vec::new() };
+                self.committed(Committed { proposal, certificate });
+            }
+            return;
+        }
+        if let Some(vote) = proposed {
+            self.proposed(proposal, vote);
+        }
+        votes.into_iter().for_each(|vote| self.take_vote(vote));
+    }
+
+    /// Batches that are proposed or committed and not here.
+    pub(crate) fn missing_batches(&self) -> Vec<Digest> {
+        let proposed = self.slots.values().filter_map(|s| s.proposal.as_ref()).map(|(_, p)| p);
+        let committed = self.durable.committed.range(self.executing.next()..).map(|(_, c)| &c.proposal);
+        let all: BTreeSet<Digest> = proposed
+            .chain(committed)
+            .flat_map(|p| &p.batches)
+            .filter(|d| !self.batches.has(d))
+            .copied()
+            .collect();
+        all.into_iter().take(crate::message::MAX_DIGESTS).collect()
+    }
+}

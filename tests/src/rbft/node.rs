@@ -1,0 +1,120 @@
+//! A simulated validator: the core, a disk that forgets what was not synced, and a ledger.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use wmall_rbft::{
+    Batch, ChainId, Config, Digest, Durable, Input, KnownBatch, Nonce, Output, PublicKey, Rbft, Record,
+    Sequence, Time, ValidatorSet, ValidatorSets,
+};
+
+use super::ledger::Ledger;
+use super::stub::StubSigner;
+
+/// The validator.
+pub struct Node {
+    /// Its place among all that there are, validators or not.
+    pub index: usize,
+    /// Its key.
+    pub key: PublicKey,
+    /// Whether it is run by an adversary.
+    pub byzantine: bool,
+    /// The core; none while it is down.
+    pub replica: Option<Rbft>,
+    /// Told from earlier lives of it.
+    pub life: u64,
+    /// What is on disk.
+    pub disk: Durable,
+    /// What is written and not synced.
+    pub unsynced: Vec<Record>,
+    /// What has to wait for that.
+    pub waiting: VecDeque<Output>,
+    /// Whether a sync is under way.
+    pub syncing: bool,
+    /// Batches on disk.
+    pub batches: BTreeMap<Digest, Batch>,
+    /// The state.
+    pub ledger: Ledger,
+    /// States at boundaries.
+    pub snapshots: BTreeMap<Sequence, Ledger>,
+    /// Validators that it can judge.
+    pub sets: ValidatorSets,
+    /// What it asked in its recovery last.
+    pub asked: Option<Nonce>,
+    /// When it is ticked next.
+    pub tick_at: Option<Time>,
+    /// Requests that it has taken from clients, and that have to be executed in the end.
+    pub taken: Vec<u64>,
+    /// The highest epoch and view of this life, and on disk of the ones before.
+    pub highest: (u64, u64),
+}
+
+impl Node {
+    /// A validator with this disk.
+    pub fn new(index: usize, key: PublicKey, set: &ValidatorSet, ledger: Ledger) -> Self {
+        Self {
+            index,
+            key,
+            byzantine: false,
+            replica: None,
+            life: 0,
+            disk: Durable::new(set.clone()),
+            unsynced: Vec::new(),
+            waiting: VecDeque::new(),
+            syncing: false,
+            batches: BTreeMap::new(),
+            snapshots: BTreeMap::from([(Sequence(0), ledger.clone())]),
+            ledger,
+            sets: ValidatorSets::of(set.clone()),
+            asked: None,
+            tick_at: None,
+            taken: Vec::new(),
+            highest: (0, 0),
+        }
+    }
+
+    /// Comes up with what is on its disk; its state is that of its stable checkpoint.
+    pub fn begin(&mut self, chain: ChainId, config: Config, secret: u64, now: Time) -> (Rbft, Vec<Output>) {
+        let stable = self.disk.stable_sequence().max(self.disk.base);
+        self.ledger = self.snapshots.get(&stable).cloned().unwrap_or_else(|| panic!("no state at {stable}"));
+        // At the end of an epoch the change has happened, unless the next one has not begun here.
+        let change = self.ledger.due(self.disk.base);
+        let signer = Box::new(StubSigner(self.key));
+        let mut replica = Rbft::new(chain, config, (self.key, signer), self.disk.clone());
+        let known = |(digest, batch): (&Digest, &Batch)| KnownBatch {
+            digest: *digest,
+            origin: batch.origin,
+            done: self.ledger.has_all_of(batch),
+        };
+        let batches = self.batches.iter().map(known).collect();
+        let outputs = replica.step(now, Input::Start { secret: Nonce(secret), change, batches });
+        (replica, outputs)
+    }
+
+    /// Batches on disk of which the state has everything.
+    pub fn done(&self) -> Vec<Digest> {
+        self.batches.iter().filter(|(_, b)| self.ledger.has_all_of(b)).map(|(digest, _)| *digest).collect()
+    }
+
+    /// Loses what was not synced.
+    pub fn crash(&mut self) {
+        self.replica = None;
+        self.life += 1;
+        self.unsynced.clear();
+        self.waiting.clear();
+        self.syncing = false;
+        self.tick_at = None;
+        // What was not synced, nobody has heard of.
+        self.highest = (self.disk.set.epoch().0, self.disk.view.0);
+    }
+
+    /// Loses everything, and knows it.
+    pub fn forget(&mut self, set: &ValidatorSet, ledger: Ledger, nonce: Nonce) {
+        self.disk = Durable::new(set.clone());
+        self.disk.apply(&Record::Amnesia(nonce));
+        self.batches.clear();
+        self.snapshots = BTreeMap::from([(Sequence(0), ledger)]);
+        self.sets = ValidatorSets::of(set.clone());
+        self.taken.clear();
+        self.highest = (0, 0);
+    }
+}

@@ -1,0 +1,711 @@
+//! The world of one seed: a queue of events in virtual time, links that lose, repeat, delay and part, disks that are slow and
+//! forget, adversaries; then everything heals but them, and what correct validators hold must be executed by all.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use wmall_rbft::{
+    Batch, Bug, ChainId, Config, Digest, Epoch, Input, Message, Nonce, Output, PublicKey, Rejected, Rules,
+    Sequence, Time, To, ValidatorSet, verify,
+};
+
+use super::adversary::Adversary;
+use super::dice::Dice;
+use super::ledger::{Ledger, Request, encode};
+use super::mix::Mix;
+use super::node::Node;
+use super::report::Report;
+use super::stub::{StubChecker, StubSigner};
+use super::watch::Watch;
+
+/// Numbers of validators that seeds draw from.
+pub const SIZES: [usize; 6] = [4, 5, 6, 7, 10, 21];
+/// How long there are faults, in virtual milliseconds; half as long where a block is a thousand messages.
+fn chaos_ms(size: usize) -> u64 {
+    if size > 10 { 10_000 } else { 20_000 }
+}
+/// And how long there is after that for everything to be executed.
+const HEAL_MS: u64 = 300_000;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Event {
+    Deliver { to: usize, from: PublicKey, message: Box<Message> },
+    Tick { node: usize, life: u64 },
+    Synced { node: usize, life: u64 },
+    BatchSynced { node: usize, life: u64, batch: Box<Batch> },
+    Update { node: usize, life: u64, certificate: Box<wmall_rbft::Certificate> },
+    Client,
+    Fault,
+    Restart { node: usize },
+    Archive,
+    Heal,
+}
+
+struct At(u64, u64, Event);
+
+impl PartialEq for At {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+impl Eq for At {}
+impl PartialOrd for At {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for At {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+/// The world.
+pub struct World {
+    chain: ChainId,
+    config: Config,
+    dice: Dice,
+    mix: Mix,
+    now: u64,
+    next: u64,
+    queue: BinaryHeap<Reverse<At>>,
+    nodes: Vec<Node>,
+    by_key: BTreeMap<PublicKey, usize>,
+    adversaries: BTreeMap<usize, Adversary>,
+    /// Halves between which nothing passes, by node; none if all is well.
+    parted: Option<Vec<bool>>,
+    /// Who is cut off, and until when.
+    cut: (usize, u64),
+    watch: Watch,
+    report: Report,
+    bug: Option<Bug>,
+    genesis: (ValidatorSet, Ledger),
+    /// Any state that a correct node has had, by its digest: what stores and peers would hand out.
+    states: BTreeMap<(Sequence, Digest), Ledger>,
+    requests: u64,
+    healed: bool,
+    archive_up_to: u64,
+    /// Virtual milliseconds of which a trace is printed: `WMALL_TRACE=from-to`.
+    traced: std::ops::Range<u64>,
+    /// Validators that have forgotten and not rejoined yet.
+    silent: Option<usize>,
+}
+
+fn traced() -> std::ops::Range<u64> {
+    let wanted = std::env::var("WMALL_TRACE").unwrap_or_default();
+    let (from, to) = wanted.split_once('-').unwrap_or_default();
+    from.parse().unwrap_or(0)..to.parse().unwrap_or(0)
+}
+
+/// A line of a trace.
+fn brief(message: &Message) -> String {
+    match message {
+        Message::PrePrepare { vote, .. } => format!("pre-prepare {:?}", vote.vote),
+        Message::Prepare(vote) | Message::Commit(vote) | Message::Checkpoint { vote, .. } => {
+            format!("{:?} of {:?}", vote.vote, vote.seat)
+        }
+        Message::Stored(digests) | Message::FetchBatches(digests) => {
+            format!("{} {digests:?}", message.kind())
+        }
+        other => other.kind().into(),
+    }
+}
+
+fn key(n: usize) -> PublicKey {
+    let mut key = [0u8; 32];
+    key[..8].copy_from_slice(&(n as u64 + 1).to_le_bytes());
+    key[31] = 7;
+    key
+}
+
+/// Runs a seed, and says what came of it.
+pub fn run(seed: u64, bug: Option<Bug>) -> Report {
+    let mut world = World::new(seed, bug);
+    world.go();
+    world.finish()
+}
+
+impl World {
+    fn new(seed: u64, bug: Option<Bug>) -> Self {
+        let mut dice = Dice::new(seed);
+        let size = SIZES[(seed % SIZES.len() as u64) as usize];
+        let config = Config {
+            checkpoint_interval: dice.pick(&[1, 2, 5, 10]),
+            archive_bound: 1000,
+            max_batches: 8,
+            drift_ms: 2_000,
+            request_timeout_ms: 1_500,
+            max_timeout_ms: 20_000,
+            resend_ms: 400,
+            batches_per_seat: 32,
+            idle_ms: 100,
+        };
+        let mix = Mix::draw(size, &mut dice);
+        let config =
+            Config { archive_bound: if mix.archive { 4 * config.window() } else { 100_000 }, ..config };
+        let chain = ChainId(Digest([3; 32]));
+        let keys: Vec<PublicKey> = (0..size).map(key).collect();
+        let set = ValidatorSet::new(Epoch(0), keys.clone()).expect("a set");
+        let ledger = Ledger::new(keys, config.checkpoint_interval, config.window());
+        // Two that are no validators yet.
+        let nodes: Vec<Node> = (0..size + 2).map(|n| Node::new(n, key(n), &set, ledger.clone())).collect();
+        let by_key = nodes.iter().map(|n| (n.key, n.index)).collect();
+        let report = Report { size, ..Report::default() };
+        let mut world = Self {
+            chain,
+            config,
+            mix,
+            now: 0,
+            next: 0,
+            queue: BinaryHeap::new(),
+            nodes,
+            by_key,
+            adversaries: BTreeMap::new(),
+            parted: None,
+            cut: (0, 0),
+            watch: Watch::default(),
+            report,
+            bug,
+            genesis: (set.clone(), ledger),
+            states: BTreeMap::new(),
+            requests: 0,
+            healed: false,
+            archive_up_to: 0,
+            traced: traced(),
+            silent: None,
+            dice,
+        };
+        let faulty = world.dice.roll(set.faulty() as u64 + 1) as usize;
+        for _ in 0..faulty {
+            let index = world.dice.roll(size as u64) as usize;
+            let adversary = Adversary::new(chain, key(index), &mut world.dice);
+            world.nodes[index].byzantine = true;
+            world.adversaries.insert(index, adversary);
+        }
+        for index in 0..world.nodes.len() {
+            world.begin(index);
+        }
+        let faults = world.mix.crashes + world.mix.partitions;
+        for _ in 0..faults * 2 {
+            let at = world.dice.roll(chaos_ms(size));
+            world.at(at, Event::Fault);
+        }
+        world.at(0, Event::Client);
+        world.at(500, Event::Archive);
+        world.at(chaos_ms(size), Event::Heal);
+        world
+    }
+
+    fn at(&mut self, time: u64, event: Event) {
+        self.next += 1;
+        self.queue.push(Reverse(At(time, self.next, event)));
+    }
+
+    fn later(&mut self, ms: u64, event: Event) {
+        self.at(self.now + ms, event);
+    }
+
+    fn go(&mut self) {
+        while let Some(Reverse(At(time, _, event))) = self.queue.pop() {
+            if time > chaos_ms(self.report.size) + HEAL_MS {
+                let what = self.plight();
+                self.watch.fail(format!("not all is executed long after all was healed: {what}"));
+            }
+            if self.watch.violation.is_some() || (self.healed && self.is_done()) {
+                return;
+            }
+            self.now = time;
+            self.report.events += 1;
+            self.handle(event);
+        }
+        self.watch.fail("nothing happens any more".into());
+    }
+
+    fn finish(mut self) -> Report {
+        self.report.blocks = self.watch.height().0;
+        self.report.mischief = self.adversaries.values().map(|a| a.fired).sum();
+        self.report.violation = self.watch.violation;
+        self.report
+    }
+
+    fn correct(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|n| !n.byzantine)
+    }
+
+    /// Every request that a correct validator has taken is executed by every correct one that is a validator now.
+    fn is_done(&self) -> bool {
+        // Looked at now and then: it costs.
+        self.report.events.is_multiple_of(64) && self.missing().is_empty()
+    }
+
+    /// What is missing, and how all of them are.
+    fn plight(&self) -> String {
+        let one = |node: &Node| {
+            let Some(r) = &node.replica else { return format!("\n  {}: down", node.index) };
+            let (member, byzantine) = (r.set().seat_of(&node.key).is_some(), node.byzantine);
+            let (epoch, view, executed, stable) = (r.epoch(), r.view(), r.executed(), r.stable());
+            format!(
+                "\n  {}: {}, epoch {epoch}, view {view}, executed {executed}, stable {stable}, member {member}, adversary {byzantine}, size {}, {}",
+                node.index,
+                r.doing(),
+                r.size(),
+                r.describe()
+            )
+        };
+        self.missing() + &self.nodes.iter().map(one).collect::<String>()
+    }
+
+    fn missing(&self) -> String {
+        let newest = self.correct().filter_map(|n| n.replica.as_ref()).max_by_key(|r| r.epoch());
+        let Some(newest) = newest else { return "all are down".into() };
+        let members = self.correct().filter(|n| newest.set().seat_of(&n.key).is_some());
+        let members: Vec<&Node> = members.collect();
+        for node in &members {
+            let Some(replica) = &node.replica else { return format!("node {} is down", node.index) };
+            if !replica.takes_part() {
+                return format!(
+                    "node {} does not take part: {}, epoch {}",
+                    node.index,
+                    replica.doing(),
+                    replica.epoch()
+                );
+            }
+            for other in &members {
+                if let Some(request) = other.taken.iter().find(|r| !node.ledger.done.contains(r)) {
+                    let (epoch, view) = (replica.epoch(), replica.view());
+                    let place = (replica.executed(), replica.stable());
+                    return format!(
+                        "node {} lacks request {request} of {}; epoch {epoch}, view {view}, executed {place:?}",
+                        node.index, other.index
+                    );
+                }
+            }
+        }
+        String::new()
+    }
+
+    fn begin(&mut self, index: usize) {
+        let secret = self.dice.any();
+        let (chain, config, now) = (self.chain, self.config, Time(self.now));
+        let node = &mut self.nodes[index];
+        let (mut replica, outputs) = node.begin(chain, config, secret, now);
+        replica.plant(if node.byzantine { None } else { self.bug });
+        node.replica = Some(replica);
+        node.sets = node.disk.sets.clone();
+        self.perform(index, outputs);
+        self.watch_step(index);
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Deliver { to, from, message } => self.deliver(to, from, *message),
+            Event::Tick { node, life } => {
+                if self.is_of(node, life) && self.nodes[node].tick_at.is_some_and(|at| at.0 <= self.now) {
+                    self.nodes[node].tick_at = None;
+                    self.step(node, Input::Tick);
+                }
+            }
+            Event::Synced { node, life } if self.is_of(node, life) => self.synced(node),
+            Event::BatchSynced { node, life, batch } if self.is_of(node, life) => {
+                let digest = batch.digest();
+                self.nodes[node].batches.insert(digest, *batch);
+                self.step(node, Input::BatchStored(digest));
+            }
+            Event::Update { node, life, certificate } if self.is_of(node, life) => {
+                self.update(node, &certificate)
+            }
+            Event::Synced { .. } | Event::BatchSynced { .. } | Event::Update { .. } => {}
+            Event::Client => self.client(),
+            Event::Fault => self.fault(),
+            Event::Restart { node } => {
+                if self.nodes[node].replica.is_none() {
+                    self.begin(node);
+                }
+            }
+            Event::Archive => self.archive(),
+            Event::Heal => self.heal(),
+        }
+    }
+
+    fn is_of(&self, node: usize, life: u64) -> bool {
+        self.nodes[node].life == life && self.nodes[node].replica.is_some()
+    }
+
+    fn trace(&self, what: impl Fn() -> String) {
+        if self.traced.contains(&self.now) {
+            println!("{:>8} {}", self.now, what());
+        }
+    }
+
+    fn deliver(&mut self, to: usize, from: PublicKey, message: Message) {
+        self.trace(|| format!("{} -> {to}: {}", self.by_key[&from], brief(&message)));
+        if self.nodes[to].replica.is_none() {
+            return;
+        }
+        if let Some(adversary) = self.adversaries.get_mut(&to) {
+            adversary.hears(&message, &mut self.dice);
+        }
+        let rules = Rules {
+            chain: &self.chain,
+            sets: &self.nodes[to].sets,
+            checker: &StubChecker,
+            max_batches: self.config.max_batches,
+            window: self.config.window(),
+        };
+        match verify(rules, from, message) {
+            Ok(verified) => {
+                let stale = match verified.message() {
+                    Message::Negotiated { nonce, .. } | Message::Recovery { nonce, .. } => {
+                        self.nodes[to].asked != Some(*nonce)
+                    }
+                    _ => false,
+                };
+                let doing = |world: &Self| world.nodes[to].replica.as_ref().map(wmall_rbft::Rbft::doing);
+                let before = doing(self);
+                self.step(to, Input::Message(verified));
+                if stale && !self.nodes[to].byzantine && doing(self) != before {
+                    self.watch
+                        .fail(format!("node {to} goes by the answer to something that it has not asked"));
+                }
+            }
+            Err(Rejected::UnknownEpoch(epoch)) => {
+                let own = self.nodes[to].replica.as_ref().map(wmall_rbft::Rbft::epoch);
+                if own.is_some_and(|own| epoch > own) {
+                    self.step(to, Input::Later(from));
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn step(&mut self, index: usize, input: Input) {
+        let now = Time(self.now);
+        let Some(replica) = &mut self.nodes[index].replica else { return };
+        let outputs = replica.step(now, input);
+        self.perform(index, outputs);
+        self.watch_step(index);
+    }
+
+    fn watch_step(&mut self, index: usize) {
+        let bound = 40 * self.config.window() as usize * self.report.size + 40_000;
+        let window = self.config.window() + self.config.checkpoint_interval;
+        let node = &mut self.nodes[index];
+        if !node.byzantine {
+            self.watch.stepped(node, window, bound);
+        }
+        let Some(next) = node.replica.as_ref().and_then(wmall_rbft::Rbft::next_deadline) else { return };
+        let next = Time(next.0.clamp(self.now + 1, self.now + 5_000));
+        if node.tick_at.is_none_or(|at| next < at) {
+            node.tick_at = Some(next);
+            let life = node.life;
+            self.at(next.0, Event::Tick { node: index, life });
+        }
+    }
+
+    /// Does what a core asks for, in order: what stands behind a record waits until that is synced.
+    fn perform(&mut self, index: usize, outputs: Vec<Output>) {
+        for output in outputs {
+            if let Output::Persist(record) = &output {
+                self.trace(|| format!("{index} persists {record:?}").chars().take(300).collect());
+            }
+            let node = &mut self.nodes[index];
+            match output {
+                Output::Persist(record) => {
+                    let prepared = matches!(record, wmall_rbft::Record::Prepared { .. });
+                    if prepared && !self.healed && self.now >= self.cut.1 && self.dice.one_in(self.mix.cuts) {
+                        self.cut = (index, self.now + 200 + self.dice.roll(4_000));
+                        self.report.partitions += 1;
+                    }
+                    node.unsynced.push(record);
+                    if !node.syncing {
+                        node.syncing = true;
+                        let life = node.life;
+                        let ms = if self.mix.sync_ms == 0 { 0 } else { self.dice.roll(self.mix.sync_ms + 1) };
+                        self.later(ms, Event::Synced { node: index, life });
+                    }
+                }
+                output if node.unsynced.is_empty() => self.perform_one(index, output),
+                output => node.waiting.push_back(output),
+            }
+        }
+    }
+
+    fn synced(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        node.syncing = false;
+        for record in std::mem::take(&mut node.unsynced) {
+            node.disk.apply(&record);
+            if let wmall_rbft::Record::Stable(_) = record {
+                self.report.checkpoints += 1;
+            }
+            if let wmall_rbft::Record::Entered(_) = record {
+                self.report.views += 1;
+            }
+        }
+        // What comes of these may have to wait for another sync.
+        for output in std::mem::take(&mut self.nodes[index].waiting) {
+            if self.nodes[index].unsynced.is_empty() {
+                self.perform_one(index, output);
+            } else {
+                self.nodes[index].waiting.push_back(output);
+            }
+        }
+    }
+
+    fn perform_one(&mut self, index: usize, output: Output) {
+        match output {
+            Output::Persist(_) => {}
+            Output::Send { to, message } => self.send(index, to, message),
+            Output::SendBatch { to, digest } => {
+                if let Some(batch) = self.nodes[index].batches.get(&digest).cloned() {
+                    self.send(index, to, Message::Batch(batch));
+                }
+            }
+            Output::StoreBatch(batch) => {
+                let (life, ms) = (self.nodes[index].life, self.dice.roll(self.mix.sync_ms + 2));
+                self.later(ms, Event::BatchSynced { node: index, life, batch: Box::new(batch) });
+            }
+            Output::Busy(_) => self.report.busy += 1,
+            Output::DropBatch(digest) => {
+                self.trace(|| format!("{index} drops {digest:?}"));
+                self.nodes[index].batches.remove(&digest);
+            }
+            Output::Execute(block) => self.execute(index, &block),
+            Output::Update(certificate) => {
+                let (life, ms) = (self.nodes[index].life, 5 + self.dice.roll(200));
+                self.later(ms, Event::Update { node: index, life, certificate: Box::new(certificate) });
+            }
+            Output::Rejoin(nonce) => {
+                let key = self.nodes[index].key;
+                self.requests += 1;
+                self.submit(index, &[Request::Rejoin(key, nonce), Request::Plain(self.requests - 1)]);
+            }
+            Output::Evidence(evidence) => {
+                self.report.evidence += 1;
+                let set = self.nodes[index].replica.as_ref().map(|r| r.set().clone());
+                let accused = set.and_then(|set| set.key(evidence.seat).copied());
+                let guilty =
+                    accused.and_then(|key| self.by_key.get(&key)).is_some_and(|n| self.nodes[*n].byzantine);
+                if !guilty && !self.nodes[index].byzantine {
+                    self.watch.fail(format!("node {index} accuses a correct one: {evidence:?}"));
+                }
+            }
+            Output::Diverged { sequence, .. } => {
+                if !self.nodes[index].byzantine {
+                    self.watch.fail(format!("node {index} has another state at {sequence} than a quorum"));
+                }
+            }
+            Output::Epoch(set) => {
+                self.report.epochs += 1;
+                if !self.nodes[index].byzantine {
+                    self.watch.begins(index, &set);
+                }
+                self.nodes[index].sets.insert(set);
+                let replica = self.nodes[index].replica.as_ref();
+                if self.silent == Some(index) && replica.is_some_and(wmall_rbft::Rbft::takes_part) {
+                    self.silent = None;
+                    self.report.rejoins += 1;
+                }
+            }
+        }
+    }
+
+    fn execute(&mut self, index: usize, block: &wmall_rbft::Committed) {
+        self.trace(|| format!("{index} executes {} {:?}", block.proposal.sequence, block.proposal.batches));
+        let node = &mut self.nodes[index];
+        if block.proposal.sequence <= node.ledger.sequence {
+            // A state that was fetched has overtaken it.
+            return;
+        }
+        if block.proposal.sequence != node.ledger.sequence.next() {
+            if !node.byzantine {
+                self.watch.fail(format!("node {index} executes {} out of order", block.proposal.sequence));
+            }
+            return;
+        }
+        if !node.byzantine {
+            self.watch.executes(node, block, &self.chain, &node.batches);
+        }
+        let there = block.proposal.batches.iter().all(|digest| node.batches.contains_key(digest));
+        if !there {
+            return;
+        }
+        let digest = block.proposal.digest(&self.chain);
+        node.ledger.execute(block, &node.batches, &digest);
+        let (sequence, state, change) =
+            (node.ledger.sequence, node.ledger.digest, node.ledger.change.clone());
+        if sequence.0.is_multiple_of(self.config.checkpoint_interval) {
+            node.snapshots.insert(sequence, node.ledger.clone());
+            // What is older than the stable checkpoint is not needed any more, but for the one that it stands on.
+            let stable = node.disk.stable_sequence().max(node.disk.base);
+            node.snapshots.retain(|at, _| *at >= stable);
+            if !node.byzantine {
+                self.states.insert((sequence, state), node.ledger.clone());
+            }
+        }
+        if !node.byzantine {
+            self.watch.has_state(index, sequence, state);
+        }
+        self.step(index, Input::Executed { sequence, state, change });
+    }
+
+    fn update(&mut self, index: usize, certificate: &wmall_rbft::Certificate) {
+        let (sequence, digest) = (certificate.vote.sequence, certificate.vote.digest);
+        let Some(state) = self.states.get(&(sequence, digest)).cloned() else { return };
+        self.report.updates += 1;
+        let node = &mut self.nodes[index];
+        if sequence > node.ledger.sequence {
+            node.ledger = state.clone();
+        }
+        node.snapshots.insert(sequence, state.clone());
+        let (change, done) = (state.change, node.done());
+        self.step(index, Input::Updated { certificate: certificate.clone(), change, done });
+    }
+
+    fn send(&mut self, from: usize, to: To, message: Message) {
+        if let Message::Negotiate { nonce, .. } | Message::RecoveryInit { nonce, .. } = &message {
+            self.nodes[from].asked = Some(*nonce);
+        }
+        let node = &self.nodes[from];
+        if !node.byzantine {
+            self.watch.sent(node, &message);
+        }
+        let receivers: Vec<usize> = match to {
+            To::One(key) => self.by_key.get(&key).copied().into_iter().collect(),
+            To::All => {
+                let Some(replica) = &node.replica else { return };
+                let seats = replica.set().seats().filter_map(|seat| replica.set().key(seat));
+                seats.filter_map(|key| self.by_key.get(key)).copied().filter(|n| *n != from).collect()
+            }
+        };
+        for receiver in receivers {
+            let messages = match self.adversaries.get_mut(&from) {
+                Some(adversary) => adversary.says(message.clone(), receiver, &mut self.dice),
+                None => vec![message.clone()],
+            };
+            for message in messages {
+                self.transmit(from, receiver, message);
+            }
+        }
+    }
+
+    fn transmit(&mut self, from: usize, to: usize, message: Message) {
+        let apart = self.parted.as_ref().is_some_and(|halves| halves[from] != halves[to]);
+        let loss = if self.healed { 0 } else { self.mix.loss };
+        let hushed = !self.healed && self.mix.hushed.contains(&message.kind()) && !self.dice.one_in(3);
+        let cut = self.now < self.cut.1 && !self.healed && (from == self.cut.0 || to == self.cut.0);
+        if apart || cut || hushed || self.dice.one_in(loss) {
+            self.report.lost += 1;
+            return;
+        }
+        let copies = if !self.healed && self.dice.one_in(self.mix.repeat) { 2 } else { 1 };
+        self.report.repeated += copies - 1;
+        let key = self.nodes[from].key;
+        for _ in 0..copies {
+            let most = if self.healed { self.mix.delay_ms.min(20) } else { self.mix.delay_ms };
+            let ms = 1 + self.dice.roll(most);
+            self.later(ms, Event::Deliver { to, from: key, message: Box::new(message.clone()) });
+        }
+    }
+
+    fn submit(&mut self, index: usize, requests: &[Request]) {
+        let node = &self.nodes[index];
+        let batch = Batch::sign(&self.chain, node.key, encode(requests), &StubSigner(node.key));
+        let in_seat = node.replica.as_ref().is_some_and(|r| r.set().seat_of(&node.key).is_some());
+        if !in_seat {
+            return;
+        }
+        self.step(index, Input::Submit(batch));
+    }
+
+    /// A client asks some validator for something.
+    fn client(&mut self) {
+        let index = self.dice.roll(self.report.size as u64) as usize;
+        if self.nodes[index].replica.is_some() {
+            let count = 1 + self.dice.roll(4);
+            let numbers: Vec<u64> = (0..count).map(|i| self.requests + i).collect();
+            self.requests += count;
+            let mut requests: Vec<Request> = numbers.iter().map(|n| Request::Plain(*n)).collect();
+            if self.mix.changes && self.dice.one_in(12) {
+                let seat = self.dice.roll(self.report.size as u64) as u16;
+                let spare = self.report.size + self.dice.roll(2) as usize;
+                requests.push(Request::Swap(seat, key(spare)));
+            }
+            self.submit(index, &requests);
+        }
+        if self.now < chaos_ms(self.report.size) + 2_000 {
+            // A block of many validators is many messages.
+            let ms = (20 + self.dice.roll(400)) * (1 + self.report.size as u64 / 6);
+            self.later(ms, Event::Client);
+        }
+    }
+
+    fn fault(&mut self) {
+        if self.healed {
+            return;
+        }
+        let choice = self.dice.roll(self.mix.crashes + self.mix.partitions);
+        if choice < self.mix.crashes {
+            let index = self.dice.roll(self.nodes.len() as u64) as usize;
+            self.crash(index);
+        } else {
+            let halves = (0..self.nodes.len()).map(|_| self.dice.one_in(2)).collect();
+            self.parted = if self.parted.is_some() { None } else { Some(halves) };
+            self.report.partitions += 1;
+        }
+    }
+
+    fn crash(&mut self, index: usize) {
+        if self.nodes[index].replica.is_none() || self.nodes[index].byzantine {
+            return;
+        }
+        self.report.crashes += 1;
+        self.nodes[index].crash();
+        self.trace(|| format!("{index} crashes"));
+        let forgets =
+            self.mix.amnesia && self.silent.is_none() && self.adversaries.is_empty() && self.dice.one_in(2);
+        if forgets && index < self.report.size {
+            let (set, ledger) = self.genesis.clone();
+            let nonce = Nonce(self.dice.any());
+            self.nodes[index].forget(&set, ledger, nonce);
+            self.silent = Some(index);
+        }
+        let ms = self.dice.roll(4_000);
+        self.later(ms, Event::Restart { node: index });
+    }
+
+    /// Somebody archives what is stable, and the others see it.
+    fn archive(&mut self) {
+        let stable =
+            self.correct().filter_map(|n| n.replica.as_ref()).map(|r| r.stable().0).max().unwrap_or(0);
+        let holds_up = self.mix.archive && !self.healed && self.dice.one_in(3);
+        if !holds_up {
+            self.archive_up_to = self.archive_up_to.max(stable);
+        }
+        for index in 0..self.nodes.len() {
+            let up_to = self.archive_up_to.min(self.nodes[index].ledger.sequence.0);
+            if self.nodes[index].replica.is_some() {
+                self.step(index, Input::Archived(Sequence(up_to)));
+            }
+        }
+        self.later(300, Event::Archive);
+    }
+
+    /// Links are good, everybody is up; only the adversaries stay what they are. What correct validators hold by now must be
+    /// executed.
+    fn heal(&mut self) {
+        self.healed = true;
+        self.parted = None;
+        for index in 0..self.nodes.len() {
+            if self.nodes[index].replica.is_none() {
+                self.begin(index);
+            }
+        }
+        for node in self.nodes.iter_mut().filter(|n| !n.byzantine) {
+            let own = node.batches.values().filter(|b| b.origin == node.key);
+            let requests = own.flat_map(|b| super::ledger::decode(&b.payload));
+            node.taken =
+                requests.filter_map(|r| if let Request::Plain(n) = r { Some(n) } else { None }).collect();
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The consensus core in simulation: seeds draw the number of validators, the load, the faults and the adversaries.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use wmall_rbft::{
+    Bug, ChainId, Config, Digest, Durable, Epoch, Input, Nonce, Output, PublicKey, Rbft, Rules, Time,
+    ValidatorSet, verify,
+};
+use wmall_tests::rbft::{Any, Believes, Dice, Report, SIZES, StubSigner, run};
+
+/// Seeds of a run of the tests; `WMALL_SEEDS` and `WMALL_FROM` choose others.
+const SEEDS: u64 = 5_000;
+/// Seeds within which each planted bug must be found.
+const HUNT: u64 = 1000;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise)
+}
+
+/// Runs seeds on all processors. What is found first ends it.
+fn run_all(from: u64, seeds: u64) -> BTreeMap<usize, Report> {
+    let next = AtomicU64::new(from);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        let mut sums: BTreeMap<usize, Report> = BTreeMap::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= from + seeds {
+                return sums;
+            }
+            let report = run(seed, None);
+            if let Some(violation) = &report.violation {
+                next.store(u64::MAX / 2, Ordering::Relaxed);
+                panic!("seed {seed} (WMALL_FROM={seed} WMALL_SEEDS=1 shows it again): {violation}");
+            }
+            sums.entry(report.size).or_default().add(&report);
+        }
+    };
+    let parts: Vec<_> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        running.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    let mut sums: BTreeMap<usize, Report> = BTreeMap::new();
+    for (size, report) in parts.into_iter().flatten() {
+        sums.entry(size).or_default().add(&report);
+    }
+    sums
+}
+
+#[test]
+fn no_seed_breaks_what_must_hold() {
+    let (seeds, from) = (number("WMALL_SEEDS", SEEDS), number("WMALL_FROM", 0));
+    let started = Instant::now();
+    let sums = run_all(from, seeds);
+    let mut all = Report::default();
+    for (size, report) in &sums {
+        println!("N = {size}: {report}");
+        all.add(report);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{seeds} seeds from {from} in {seconds:.0} s, 0 violations: {all}");
+    if seeds < SEEDS {
+        return;
+    }
+    // Seeds that meet no trouble show nothing.
+    for size in SIZES {
+        let sum = &sums[&size];
+        let floors = [
+            ("blocks", sum.blocks, 500),
+            ("checkpoints", sum.checkpoints, 500),
+            ("views", sum.views, 50),
+            ("epochs", sum.epochs, 50),
+            ("state updates", sum.updates, 50),
+            ("crashes", sum.crashes, 50),
+            ("messages lost", sum.lost, 5_000),
+            ("messages repeated", sum.repeated, 5_000),
+            ("partitions", sum.partitions, 20),
+            ("acts of adversaries", sum.mischief, 5_000),
+            ("equivocations shown", sum.evidence, 20),
+        ];
+        for (what, found, floor) in floors {
+            assert!(found >= floor, "N = {size}: only {found} {what}, {floor} at least are wanted");
+        }
+    }
+    assert!(all.rejoins >= 10, "only {} rejoined", all.rejoins);
+}
+
+/// Whatever comes, with whatever signatures: an answer or a refusal, no panic, and bounded memory.
+#[test]
+fn any_message_is_taken_or_refused_in_any_state() {
+    let (messages, mut taken) = (number("WMALL_MESSAGES", 300_000), 0u64);
+    let chain = ChainId(Digest([3; 32]));
+    let mut kinds: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
+    for life in 0..60 {
+        let mut dice = Dice::new(life);
+        let size = dice.pick(&[4u64, 5, 7, 10]);
+        let keys: Vec<PublicKey> = (0..size).map(|n| [n as u8 + 1; 32]).collect();
+        let set = ValidatorSet::new(Epoch(0), keys.clone()).unwrap();
+        let config = Config { checkpoint_interval: dice.pick(&[1, 2, 10]), ..Config::default() };
+        let (key, memory) = (keys[0], Durable::new(set));
+        let mut replica = Rbft::new(chain, config, (key, Box::new(StubSigner(key))), memory.clone());
+        let mut disk = memory;
+        let mut now = 0;
+        let mut inputs = vec![Input::Start { secret: Nonce(life), change: None, batches: Vec::new() }];
+        for _ in 0..messages / 60 {
+            now += dice.roll(100);
+            let (around, epoch, view) = (replica.executed().0, replica.epoch().0, replica.view().0);
+            let from = keys[dice.roll(size) as usize];
+            let message = Any { chain: &chain, size, around, epoch, view, dice: &mut dice }.message(from);
+            let kind = message.kind();
+            let window = config.window();
+            let rules = Rules { chain: &chain, sets: &disk.sets, checker: &Believes, max_batches: 2, window };
+            let count = kinds.entry(kind).or_default();
+            match verify(rules, from, message) {
+                Ok(verified) => {
+                    count[0] += 1;
+                    taken += 1;
+                    inputs.push(Input::Message(verified));
+                }
+                Err(_) => count[1] += 1,
+            }
+            inputs.push(Input::Tick);
+            while let Some(input) = inputs.pop() {
+                for output in replica.step(Time(now), input) {
+                    match output {
+                        Output::Persist(record) => disk.apply(&record),
+                        Output::StoreBatch(batch) => inputs.push(Input::BatchStored(batch.digest())),
+                        Output::Execute(block) => {
+                            let sequence = block.proposal.sequence;
+                            let state = Digest([sequence.0 as u8 % 3; 32]);
+                            inputs.push(Input::Executed { sequence, state, change: None });
+                        }
+                        Output::Update(certificate) if dice.one_in(3) => {
+                            inputs.push(Input::Updated { certificate, change: None, done: Vec::new() });
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            let bound = window as usize + 8 + size as usize;
+            assert!(replica.log_size() <= bound, "{} sequences after a {kind}", replica.log_size());
+        }
+    }
+    println!("taken and refused: {kinds:?}");
+    assert!(taken > messages / 3, "nearly all were refused: {kinds:?}");
+    assert!(kinds.len() == 16 && kinds.values().all(|[taken, _]| *taken > 0), "{kinds:?}");
+}
+
+/// Each bug is found by the seeds that every run has, not by ones made for it.
+#[test]
+fn every_planted_bug_is_found() {
+    let (seeds, from) = (number("WMALL_HUNT", HUNT), number("WMALL_FROM", 0));
+    let only = std::env::var("WMALL_BUG").unwrap_or_default();
+    let bugs: Vec<Bug> = Bug::ALL.into_iter().filter(|bug| format!("{bug:?}").contains(&only)).collect();
+    let next = AtomicUsize::new(0);
+    let hunt = || {
+        let mut missed = Vec::new();
+        while let Some(&bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match (from..from + seeds).find_map(|seed| run(seed, Some(bug)).violation.map(|v| (seed, v))) {
+                Some((seed, violation)) => {
+                    let first = violation.lines().next().unwrap_or_default();
+                    println!("{bug:?}: seed {seed}: {}", first.chars().take(120).collect::<String>());
+                }
+                None => missed.push(bug),
+            }
+        }
+        missed
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let missed: Vec<Bug> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..workers).map(|_| scope.spawn(hunt)).collect();
+        running.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    assert!(missed.is_empty(), "not found in {seeds} seeds: {missed:?}");
+}
