@@ -29,6 +29,9 @@ mod validators;
 mod verify;
 mod vote;
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::core::Rbft;
 #[cfg(feature = "testing")]
 pub use bug::Bug;

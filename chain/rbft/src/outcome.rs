@@ -67,3 +67,60 @@ impl Outcome {
         Self { stable, from, proposals }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Digest, Seat};
+    use crate::vote::{Vote, VoteKind};
+
+    const EPOCH: Epoch = Epoch(3);
+
+    fn proposal(sequence: u64, time_ms: u64) -> Proposal {
+        Proposal { epoch: EPOCH, sequence: Sequence(sequence), time_ms, batches: Vec::new() }
+    }
+
+    fn certificate(kind: VoteKind, view: u64, sequence: u64) -> Certificate {
+        let vote = Vote {
+            epoch: EPOCH,
+            kind,
+            view: View(view),
+            sequence: Sequence(sequence),
+            digest: Digest([0; 32]),
+        };
+        Certificate { vote, signers: Vec::new(), signatures: Vec::new() }
+    }
+
+    fn change(seat: u16, stable: Option<u64>, prepared: &[(u64, u64, u64)]) -> ViewChange {
+        let prepared = prepared.iter().map(|&(view, sequence, time)| Prepared {
+            proposal: proposal(sequence, time),
+            certificate: certificate(VoteKind::Prepare, view, sequence),
+        });
+        let stable = stable.map(|sequence| certificate(VoteKind::Checkpoint, 0, sequence));
+        let prepared = prepared.collect();
+        ViewChange { epoch: EPOCH, view: View(9), stable, prepared, seat: Seat(seat), signature: [0; 64] }
+    }
+
+    /// The highest checkpoint, the highest view, nothing in the gap.
+    #[test]
+    fn a_view_begins_with_what_may_have_been_committed() {
+        let changes = [
+            change(0, Some(10), &[(4, 11, 1), (2, 12, 2), (5, 15, 3)]),
+            change(1, None, &[(1, 9, 4), (3, 12, 5)]),
+            change(2, Some(5), &[(6, 7, 6), (1, 11, 7)]),
+        ];
+        let outcome = Outcome::of(EPOCH, Sequence(0), &changes);
+        assert_eq!(outcome.stable, changes[0].stable);
+        assert_eq!(outcome.from, Sequence(10));
+        let null = |n| Proposal::null(EPOCH, Sequence(n));
+        let wanted = [proposal(11, 1), proposal(12, 5), null(13), null(14), proposal(15, 3)];
+        assert_eq!(outcome.proposals.into_values().collect::<Vec<_>>(), wanted);
+    }
+
+    #[test]
+    fn a_view_of_a_new_epoch_begins_behind_its_base() {
+        let changes = [change(0, None, &[]), change(1, None, &[]), change(3, None, &[])];
+        let outcome = Outcome::of(EPOCH, Sequence(40), &changes);
+        assert_eq!((outcome.stable, outcome.from, outcome.proposals.len()), (None, Sequence(40), 0));
+    }
+}

@@ -1,0 +1,130 @@
+//! Four replicas, real signatures, a network that loses nothing: what each input leads to, output by output.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::*;
+use crate::validators::tests::{set, signer};
+use crate::vote::tests::CHAIN;
+
+struct Cluster {
+    replicas: Vec<Rbft>,
+    keys: Vec<PublicKey>,
+    sets: ValidatorSets,
+    config: Config,
+    batches: BTreeMap<Digest, Batch>,
+    /// What each was told to do, in order, by name.
+    told: Vec<Vec<&'static str>>,
+    executed: Vec<Vec<Digest>>,
+}
+
+fn name(output: &Output) -> &'static str {
+    match output {
+        Output::Persist(Record::Accepted { .. }) => "persist accepted",
+        Output::Persist(Record::Prepared { .. }) => "persist prepared",
+        Output::Persist(Record::Committed(_)) => "persist committed",
+        Output::Persist(Record::Stable(_)) => "persist stable",
+        Output::Persist(_) => "persist",
+        Output::Send { message, .. } => message.kind(),
+        Output::SendBatch { .. } => "send batch",
+        Output::StoreBatch(_) => "store batch",
+        Output::DropBatch(_) => "drop batch",
+        Output::Execute(_) => "execute",
+        _ => "else",
+    }
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let set = set(4);
+        let config = Config { checkpoint_interval: 1, ..Config::default() };
+        let keys: Vec<PublicKey> = (0..4).map(|n| *set.key(Seat(n)).unwrap()).collect();
+        let replica = |n: u16| {
+            let own = (keys[usize::from(n)], Box::new(signer(n)) as Box<dyn Signer>);
+            Rbft::new(CHAIN, config, own, Durable::new(set.clone()))
+        };
+        let replicas = (0..4).map(replica).collect();
+        let sets = ValidatorSets::of(set.clone());
+        let (told, executed) = (vec![Vec::new(); 4], vec![Vec::new(); 4]);
+        Self { replicas, keys, sets, config, batches: BTreeMap::new(), told, executed }
+    }
+
+    /// Gives inputs, and what follows from them, until nothing follows any more.
+    fn run(&mut self, inputs: impl IntoIterator<Item = (usize, Input)>) {
+        let mut queue: VecDeque<(usize, Input)> = inputs.into_iter().collect();
+        while let Some((at, input)) = queue.pop_front() {
+            for output in self.replicas[at].step(Time(1000), input) {
+                self.told[at].push(name(&output));
+                self.perform(at, output, &mut queue);
+            }
+        }
+    }
+
+    fn perform(&mut self, at: usize, output: Output, queue: &mut VecDeque<(usize, Input)>) {
+        let from = self.keys[at];
+        let (to, message) = match output {
+            Output::Send { to, message } => (to, message),
+            Output::SendBatch { to, digest } => (to, Message::Batch(self.batches[&digest].clone())),
+            Output::StoreBatch(batch) => {
+                queue.push_back((at, Input::BatchStored(batch.digest())));
+                self.batches.insert(batch.digest(), batch);
+                return;
+            }
+            Output::Execute(block) => {
+                let (sequence, state) = (block.proposal.sequence, block.proposal.digest(&CHAIN));
+                self.executed[at].push(state);
+                return queue.push_back((at, Input::Executed { sequence, state, change: None }));
+            }
+            _ => return,
+        };
+        let receivers: Vec<usize> = match to {
+            To::One(key) => (0..4).filter(|n| self.keys[*n] == key).collect(),
+            To::All => (0..4).filter(|n| *n != at).collect(),
+        };
+        let rules = Rules {
+            chain: &CHAIN,
+            sets: &self.sets,
+            checker: &Zip215,
+            max_batches: self.config.max_batches,
+            window: self.config.window(),
+        };
+        let verified = verify(rules, from, message).expect("correct replicas say nothing that is refused");
+        queue.extend(receivers.into_iter().map(|n| (n, Input::Message(verified.clone()))));
+    }
+}
+
+#[test]
+fn a_batch_becomes_a_block_in_three_phases_and_each_promise_is_on_disk_first() {
+    let mut cluster = Cluster::new();
+    let start = |n: usize| (n, Input::Start { secret: Nonce(n as u64), change: None, batches: Vec::new() });
+    cluster.run((0..4).map(start));
+    assert!(cluster.replicas.iter().all(|r| r.takes_part() && r.doing() == "active"));
+    cluster.told.iter_mut().for_each(Vec::clear);
+
+    let batch = Batch::sign(&CHAIN, cluster.keys[2], b"a request".to_vec(), &signer(2));
+    cluster.run([(2, Input::Submit(batch))]);
+    assert!(cluster.executed.iter().all(|blocks| blocks.len() == 1 && *blocks == cluster.executed[0]));
+    assert!(cluster.replicas.iter().all(|r| (r.executed(), r.stable()) == (Sequence(1), Sequence(1))));
+    let primary = [
+        "store batch",
+        "stored",
+        "persist accepted",
+        "pre_prepare",
+        "persist prepared",
+        "commit",
+        "persist committed",
+        "execute",
+        "checkpoint",
+        "persist stable",
+    ];
+    assert_eq!(cluster.told[0], primary);
+    for backup in [1, 3] {
+        let mut wanted = primary;
+        wanted[3] = "prepare";
+        assert_eq!(cluster.told[backup], wanted);
+    }
+    assert_eq!(cluster.told[2][..3], ["store batch", "send batch", "stored"]);
+    // Once it is archived, nobody needs the batch any more.
+    cluster.told.iter_mut().for_each(Vec::clear);
+    cluster.run((0..4).map(|n| (n, Input::Archived(Sequence(1)))));
+    assert!(cluster.told.iter().all(|told| told.contains(&"drop batch")));
+}
