@@ -103,13 +103,15 @@ impl Rbft {
     fn count_changes(&mut self) {
         let Phase::Changing { deadline } = self.phase else { return };
         let view = self.view();
-        let changes: Vec<ViewChange> = self.changes.values().filter(|c| c.view == view).cloned().collect();
         let quorum = self.quorum();
+        // Who wishes for a later one has given this one up: without its word, those who wait here might wait for ever.
+        let gone = self.changes.values().filter(|c| c.view >= view).count();
+        if gone >= quorum && deadline.is_none() {
+            self.phase = Phase::Changing { deadline: Some(self.now.plus(self.timeout())) };
+        }
+        let changes: Vec<ViewChange> = self.changes.values().filter(|c| c.view == view).cloned().collect();
         if changes.len() < quorum {
             return;
-        }
-        if deadline.is_none() {
-            self.phase = Phase::Changing { deadline: Some(self.now.plus(self.timeout())) };
         }
         if self.is_primary() && self.may_vote() {
             let changes = changes.into_iter().take(quorum).collect();
