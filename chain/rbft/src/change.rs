@@ -74,8 +74,7 @@ impl Rbft {
     /// Somebody wishes for something in an epoch that is over.
     fn tell_the_epoch(&mut self, theirs: crate::Epoch, seat: crate::Seat) {
         if let Some(key) = self.durable.sets.get(theirs).and_then(|set| set.key(seat)).copied() {
-            let (epoch, persisted) = (self.epoch(), self.archived);
-            self.send(To::One(key), Message::Archived { epoch, persisted });
+            self.send(To::One(key), self.own_archived());
         }
     }
 

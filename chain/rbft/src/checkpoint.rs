@@ -83,16 +83,24 @@ impl Rbft {
             let (sequence, digest) = (stable.vote.sequence, stable.vote.digest);
             self.vote(VoteKind::Checkpoint, crate::View(0), sequence, digest)
         });
-        let (epoch, persisted) = (self.epoch(), self.archived);
-        let message = own.map(|vote| Message::Checkpoint { vote, persisted });
-        self.send(To::All, message.unwrap_or(Message::Archived { epoch, persisted }));
+        let message = own.map(|vote| Message::Checkpoint { vote, persisted: self.archived });
+        self.send(To::All, message.unwrap_or(self.own_archived()));
     }
 
     pub(crate) fn hears_archived(&mut self, from: PublicKey, epoch: Epoch, persisted: Sequence) {
         if let Some(seat) = self.durable.set.seat_of(&from).filter(|_| epoch == self.epoch()) {
-            let known = self.persisted.entry(seat).or_default();
-            *known = (*known).max(persisted);
+            self.note_archived(seat, persisted);
         }
+    }
+
+    fn note_archived(&mut self, seat: Seat, persisted: Sequence) {
+        let known = self.persisted.entry(seat).or_default();
+        *known = (*known).max(persisted);
+    }
+
+    /// What it has seen archived, in a message of its own.
+    pub(crate) fn own_archived(&self) -> Message {
+        Message::Archived { epoch: self.epoch(), persisted: self.archived }
     }
 
     pub(crate) fn take_checkpoint(&mut self, vote: SignedVote, persisted: Sequence) {
@@ -103,13 +111,12 @@ impl Rbft {
         if said.epoch < self.epoch() {
             return;
         }
-        let known = self.persisted.entry(seat).or_default();
-        *known = (*known).max(persisted);
+        self.note_archived(seat, persisted);
         if said.sequence <= self.stable() || !self.is_boundary(said.sequence) {
             return;
         }
         // Within the window all of them, beyond it the newest of each seat: that is enough to see that one is behind.
-        let high = self.stable().max(self.durable.base).plus(self.config.window());
+        let high = self.window_end();
         if said.sequence > high && !planted!(self, UnboundedLog) {
             self.checkpoints.retain(|sequence, votes| {
                 if *sequence > high && *sequence < said.sequence {

@@ -116,7 +116,7 @@ impl Rbft {
         (key, signer): (PublicKey, Box<dyn Signer>),
         durable: Durable,
     ) -> Self {
-        let executed = durable.stable_sequence().max(durable.base);
+        let executed = durable.low();
         let phase = if durable.is_active() { Phase::Active } else { Phase::Changing { deadline: None } };
         let seat = durable.set.seat_of(&key);
         Self {
@@ -302,7 +302,7 @@ impl Rbft {
             Message::Negotiate { nonce, epoch } => self.answer_negotiate(from, nonce, epoch),
             Message::Negotiated { nonce, epoch, new_view } => self.negotiated(from, nonce, epoch, new_view),
             Message::RecoveryInit { nonce, epoch } => self.answer_recovery(from, nonce, epoch),
-            Message::Recovery { nonce, stable, executed } => self.located(from, nonce, stable, executed),
+            Message::Recovery { nonce, stable, executed: _ } => self.located(from, nonce, stable),
             Message::FetchPqc { from: first, to } => self.answer_pqc(from, first, to),
             Message::Pqc(entries) => entries.into_iter().for_each(|entry| self.take_pqc(entry)),
         }
@@ -382,9 +382,19 @@ impl Rbft {
         doubled.unwrap_or(u64::MAX).min(self.config.max_timeout_ms)
     }
 
-    /// The last sequence that there may be votes for.
+    /// The end of the window (PBFT section 4.3: H). Votes beyond it are not held.
+    pub(crate) fn window_end(&self) -> Sequence {
+        self.durable.low().plus(self.config.window())
+    }
+
+    /// Whether this epoch is to end, and has not come so far.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.pending.as_ref().is_some_and(|(end, _)| self.executed < *end)
+    }
+
+    /// The last sequence that it votes for.
     pub(crate) fn high(&self) -> Sequence {
-        let window = self.stable().max(self.durable.base).plus(self.config.window());
+        let window = self.window_end();
         let end = self.pending.as_ref().map_or(Sequence(u64::MAX), |(end, _)| *end);
         let archive = self.agreed_archived().plus(self.config.archive_bound);
         if planted!(self, WindowNotEnforced) { Sequence(u64::MAX) } else { window.min(end).min(archive) }

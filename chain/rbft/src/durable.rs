@@ -110,6 +110,11 @@ impl Durable {
         self.stable.as_ref().map_or(Sequence(0), |c| c.vote.sequence)
     }
 
+    /// What there are no votes up to any more: the stable checkpoint, or where the epoch begins (PBFT section 4.3: h).
+    pub fn low(&self) -> Sequence {
+        self.stable_sequence().max(self.base)
+    }
+
     /// Whether the present view has begun.
     pub fn is_active(&self) -> bool {
         match &self.new_view {

@@ -113,9 +113,9 @@ impl Rbft {
 
     /// Whether a vote is of this epoch and view, and within the window.
     fn is_of_now(&self, vote: &SignedVote) -> bool {
-        let low = self.stable().max(self.durable.base);
+        let low = self.durable.low();
         let epoch = vote.vote.epoch == self.epoch() || planted!(self, EpochNotInVote);
-        let high = low.plus(self.config.window());
+        let high = self.window_end();
         let within = low < vote.vote.sequence && (vote.vote.sequence <= high || planted!(self, UnboundedLog));
         epoch && vote.vote.view == self.view() && self.phase == Phase::Active && within
     }
@@ -207,8 +207,7 @@ impl Rbft {
             slot.committed = true;
         }
         let known = self.durable.committed.contains_key(&sequence);
-        let beyond = self.stable().max(self.durable.base).plus(self.config.window());
-        if known || sequence <= self.executed || sequence > beyond {
+        if known || sequence <= self.executed || sequence > self.window_end() {
             return;
         }
         self.batches.committed(&committed.proposal);

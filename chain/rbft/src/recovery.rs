@@ -114,17 +114,10 @@ impl Rbft {
         };
         self.send(To::One(from), Message::Recovery { nonce, stable, executed: self.executed });
         // Who was restarted has forgotten how far each has seen the chain archived.
-        let (epoch, persisted) = (self.epoch(), self.archived);
-        self.send(To::One(from), Message::Archived { epoch, persisted });
+        self.send(To::One(from), self.own_archived());
     }
 
-    pub(crate) fn located(
-        &mut self,
-        from: PublicKey,
-        nonce: Nonce,
-        stable: Option<Certificate>,
-        _executed: Sequence,
-    ) {
+    pub(crate) fn located(&mut self, from: PublicKey, nonce: Nonce, stable: Option<Certificate>) {
         let quorum = self.quorum();
         let unchecked = planted!(self, NonceNotChecked);
         let Some(Recovery::Locating { nonce: asked, answers, .. }) = &mut self.recovery else { return };
@@ -165,8 +158,7 @@ impl Rbft {
 
     /// Asks for what is known behind what was executed.
     pub(crate) fn fetch(&mut self) {
-        let (from, to) =
-            (self.executing.next(), self.stable().max(self.durable.base).plus(self.config.window()));
+        let (from, to) = (self.executing.next(), self.window_end());
         if from <= to {
             self.send(To::All, Message::FetchPqc { from, to });
         }
@@ -219,9 +211,8 @@ impl Rbft {
             self.update();
             return;
         }
-        let due = self.pending.as_ref().is_some_and(|(end, _)| self.executed < *end);
         let open = self.slots.values().any(|s| s.proposal.is_some() && !s.committed);
-        if !(due || open) || self.is_waiting_for_the_archive() {
+        if !(self.is_ending() || open) || self.is_waiting_for_the_archive() {
             self.progress_by = Time(u64::MAX);
             return;
         }
@@ -254,11 +245,10 @@ impl Rbft {
             self.send(To::All, Message::FetchBatches(missing));
         }
         let open = self.slots.values().any(|s| !s.committed);
-        if open || self.executing < self.executed.max(self.executing) || self.ahead.is_some() {
+        if open || self.ahead.is_some() {
             self.fetch();
         }
-        let due = self.pending.as_ref().is_some_and(|(end, _)| self.executed < *end);
-        if (open || due || self.ahead.is_some()) && self.progress_by == Time(u64::MAX) {
+        if (open || self.is_ending() || self.ahead.is_some()) && self.progress_by == Time(u64::MAX) {
             self.progress_by = self.now.plus(self.timeout());
         }
         let at_its_beginning = self.executed == self.durable.base && self.epoch().0 > 0;

@@ -74,7 +74,7 @@ impl Node {
 
     /// Comes up with what is on its disk; its state is that of its stable checkpoint.
     pub fn begin(&mut self, chain: ChainId, config: Config, secret: u64, now: Time) -> (Rbft, Vec<Output>) {
-        let stable = self.disk.stable_sequence().max(self.disk.base);
+        let stable = self.disk.low();
         self.ledger = self.snapshots.get(&stable).cloned().unwrap_or_else(|| panic!("no state at {stable}"));
         // At the end of an epoch the change has happened, unless the next one has not begun here.
         let change = self.ledger.due(self.disk.base);

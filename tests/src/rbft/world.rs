@@ -537,7 +537,7 @@ impl World {
         if sequence.0.is_multiple_of(self.config.checkpoint_interval) {
             node.snapshots.insert(sequence, node.ledger.clone());
             // What is older than the stable checkpoint is not needed any more, but for the one that it stands on.
-            let stable = node.disk.stable_sequence().max(node.disk.base);
+            let stable = node.disk.low();
             node.snapshots.retain(|at, _| *at >= stable);
             if !node.byzantine {
                 self.states.insert((sequence, state), node.ledger.clone());
