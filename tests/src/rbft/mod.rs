@@ -7,6 +7,7 @@ mod ledger;
 mod mix;
 mod node;
 mod report;
+mod shell;
 mod stub;
 mod watch;
 mod world;

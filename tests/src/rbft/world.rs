@@ -5,17 +5,17 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use wmall_rbft::{
-    Batch, Bug, ChainId, Config, Digest, Epoch, Input, Message, Nonce, Output, PublicKey, Rejected, Rules,
-    Sequence, Time, To, ValidatorSet, verify,
+    Batch, Bug, ChainId, Config, Digest, Epoch, Input, Message, Nonce, PublicKey, Rejected, Rules, Sequence,
+    Time, ValidatorSet, verify,
 };
 
 use super::adversary::Adversary;
 use super::dice::Dice;
-use super::ledger::{Ledger, Request, encode};
+use super::ledger::{Ledger, Request};
 use super::mix::Mix;
 use super::node::Node;
 use super::report::Report;
-use super::stub::{StubChecker, StubSigner};
+use super::stub::StubChecker;
 use super::watch::Watch;
 
 /// Numbers of validators that seeds draw from.
@@ -28,7 +28,7 @@ fn chaos_ms(size: usize) -> u64 {
 const HEAL_MS: u64 = 300_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Event {
+pub(super) enum Event {
     Deliver { to: usize, from: PublicKey, message: Box<Message> },
     Tick { node: usize, life: u64 },
     Synced { node: usize, life: u64 },
@@ -62,33 +62,33 @@ impl Ord for At {
 
 /// The world.
 pub struct World {
-    chain: ChainId,
-    config: Config,
-    dice: Dice,
-    mix: Mix,
-    now: u64,
-    next: u64,
+    pub(super) chain: ChainId,
+    pub(super) config: Config,
+    pub(super) dice: Dice,
+    pub(super) mix: Mix,
+    pub(super) now: u64,
+    pub(super) next: u64,
     queue: BinaryHeap<Reverse<At>>,
-    nodes: Vec<Node>,
-    by_key: BTreeMap<PublicKey, usize>,
-    adversaries: BTreeMap<usize, Adversary>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) by_key: BTreeMap<PublicKey, usize>,
+    pub(super) adversaries: BTreeMap<usize, Adversary>,
     /// Halves between which nothing passes, by node; none if all is well.
-    parted: Option<Vec<bool>>,
+    pub(super) parted: Option<Vec<bool>>,
     /// Who is cut off, and until when.
-    cut: (usize, u64),
-    watch: Watch,
-    report: Report,
-    bug: Option<Bug>,
-    genesis: (ValidatorSet, Ledger),
+    pub(super) cut: (usize, u64),
+    pub(super) watch: Watch,
+    pub(super) report: Report,
+    pub(super) bug: Option<Bug>,
+    pub(super) genesis: (ValidatorSet, Ledger),
     /// Any state that a correct node has had, by its digest: what stores and peers would hand out.
-    states: BTreeMap<(Sequence, Digest), Ledger>,
-    requests: u64,
-    healed: bool,
-    archive_up_to: u64,
+    pub(super) states: BTreeMap<(Sequence, Digest), Ledger>,
+    pub(super) requests: u64,
+    pub(super) healed: bool,
+    pub(super) archive_up_to: u64,
     /// Virtual milliseconds of which a trace is printed: `WMALL_TRACE=from-to`.
-    traced: std::ops::Range<u64>,
+    pub(super) traced: std::ops::Range<u64>,
     /// Validators that have forgotten and not rejoined yet.
-    silent: Option<usize>,
+    pub(super) silent: Option<usize>,
 }
 
 fn traced() -> std::ops::Range<u64> {
@@ -196,12 +196,12 @@ impl World {
         world
     }
 
-    fn at(&mut self, time: u64, event: Event) {
+    pub(super) fn at(&mut self, time: u64, event: Event) {
         self.next += 1;
         self.queue.push(Reverse(At(time, self.next, event)));
     }
 
-    fn later(&mut self, ms: u64, event: Event) {
+    pub(super) fn later(&mut self, ms: u64, event: Event) {
         self.at(self.now + ms, event);
     }
 
@@ -331,7 +331,7 @@ impl World {
         self.nodes[node].life == life && self.nodes[node].replica.is_some()
     }
 
-    fn trace(&self, what: impl Fn() -> String) {
+    pub(super) fn trace(&self, what: impl Fn() -> String) {
         if self.traced.contains(&self.now) {
             println!("{:>8} {}", self.now, what());
         }
@@ -378,7 +378,7 @@ impl World {
         }
     }
 
-    fn step(&mut self, index: usize, input: Input) {
+    pub(super) fn step(&mut self, index: usize, input: Input) {
         let now = Time(self.now);
         let Some(replica) = &mut self.nodes[index].replica else { return };
         let outputs = replica.step(now, input);
@@ -400,222 +400,6 @@ impl World {
             let life = node.life;
             self.at(next.0, Event::Tick { node: index, life });
         }
-    }
-
-    /// Does what a core asks for, in order: what stands behind a record waits until that is synced.
-    fn perform(&mut self, index: usize, outputs: Vec<Output>) {
-        for output in outputs {
-            if let Output::Persist(record) = &output {
-                self.trace(|| format!("{index} persists {record:?}").chars().take(300).collect());
-            }
-            let node = &mut self.nodes[index];
-            match output {
-                Output::Persist(record) => {
-                    let prepared = matches!(record, wmall_rbft::Record::Prepared { .. });
-                    if prepared && !self.healed && self.now >= self.cut.1 && self.dice.one_in(self.mix.cuts) {
-                        self.cut = (index, self.now + 200 + self.dice.roll(4_000));
-                        self.report.partitions += 1;
-                    }
-                    node.unsynced.push(record);
-                    if !node.syncing {
-                        node.syncing = true;
-                        let life = node.life;
-                        let ms = if self.mix.sync_ms == 0 { 0 } else { self.dice.roll(self.mix.sync_ms + 1) };
-                        self.later(ms, Event::Synced { node: index, life });
-                    }
-                }
-                output if node.unsynced.is_empty() => self.perform_one(index, output),
-                output => node.waiting.push_back(output),
-            }
-        }
-    }
-
-    fn synced(&mut self, index: usize) {
-        let node = &mut self.nodes[index];
-        node.syncing = false;
-        for record in std::mem::take(&mut node.unsynced) {
-            node.disk.apply(&record);
-            if let wmall_rbft::Record::Stable(_) = record {
-                self.report.checkpoints += 1;
-            }
-            if let wmall_rbft::Record::Entered(_) = record {
-                self.report.views += 1;
-            }
-        }
-        // What comes of these may have to wait for another sync.
-        for output in std::mem::take(&mut self.nodes[index].waiting) {
-            if self.nodes[index].unsynced.is_empty() {
-                self.perform_one(index, output);
-            } else {
-                self.nodes[index].waiting.push_back(output);
-            }
-        }
-    }
-
-    fn perform_one(&mut self, index: usize, output: Output) {
-        match output {
-            Output::Persist(_) => {}
-            Output::Send { to, message } => self.send(index, to, message),
-            Output::SendBatch { to, digest } => {
-                if let Some(batch) = self.nodes[index].batches.get(&digest).cloned() {
-                    self.send(index, to, Message::Batch(batch));
-                }
-            }
-            Output::StoreBatch(batch) => {
-                let (life, ms) = (self.nodes[index].life, self.dice.roll(self.mix.sync_ms + 2));
-                self.later(ms, Event::BatchSynced { node: index, life, batch: Box::new(batch) });
-            }
-            Output::Busy(_) => self.report.busy += 1,
-            Output::DropBatch(digest) => {
-                self.trace(|| format!("{index} drops {digest:?}"));
-                self.nodes[index].batches.remove(&digest);
-            }
-            Output::Execute(block) => self.execute(index, &block),
-            Output::Update(certificate) => {
-                let (life, ms) = (self.nodes[index].life, 5 + self.dice.roll(200));
-                self.later(ms, Event::Update { node: index, life, certificate: Box::new(certificate) });
-            }
-            Output::Rejoin(nonce) => {
-                let key = self.nodes[index].key;
-                self.requests += 1;
-                self.submit(index, &[Request::Rejoin(key, nonce), Request::Plain(self.requests - 1)]);
-            }
-            Output::Evidence(evidence) => {
-                self.report.evidence += 1;
-                let set = self.nodes[index].replica.as_ref().map(|r| r.set().clone());
-                let accused = set.and_then(|set| set.key(evidence.seat).copied());
-                let guilty =
-                    accused.and_then(|key| self.by_key.get(&key)).is_some_and(|n| self.nodes[*n].byzantine);
-                if !guilty && !self.nodes[index].byzantine {
-                    self.watch.fail(format!("node {index} accuses a correct one: {evidence:?}"));
-                }
-            }
-            Output::Diverged { sequence, .. } => {
-                if !self.nodes[index].byzantine {
-                    self.watch.fail(format!("node {index} has another state at {sequence} than a quorum"));
-                }
-            }
-            Output::Epoch(set) => {
-                self.report.epochs += 1;
-                if !self.nodes[index].byzantine {
-                    self.watch.begins(index, &set);
-                }
-                self.nodes[index].sets.insert(set);
-                let replica = self.nodes[index].replica.as_ref();
-                if self.silent == Some(index) && replica.is_some_and(wmall_rbft::Rbft::takes_part) {
-                    self.silent = None;
-                    self.report.rejoins += 1;
-                }
-            }
-        }
-    }
-
-    fn execute(&mut self, index: usize, block: &wmall_rbft::Committed) {
-        self.trace(|| format!("{index} executes {} {:?}", block.proposal.sequence, block.proposal.batches));
-        let node = &mut self.nodes[index];
-        if block.proposal.sequence <= node.ledger.sequence {
-            // A state that was fetched has overtaken it.
-            return;
-        }
-        if block.proposal.sequence != node.ledger.sequence.next() {
-            if !node.byzantine {
-                self.watch.fail(format!("node {index} executes {} out of order", block.proposal.sequence));
-            }
-            return;
-        }
-        if !node.byzantine {
-            self.watch.executes(node, block, &self.chain, &node.batches);
-        }
-        let there = block.proposal.batches.iter().all(|digest| node.batches.contains_key(digest));
-        if !there {
-            return;
-        }
-        let digest = block.proposal.digest(&self.chain);
-        node.ledger.execute(block, &node.batches, &digest);
-        let (sequence, state, change) =
-            (node.ledger.sequence, node.ledger.digest, node.ledger.change.clone());
-        if sequence.0.is_multiple_of(self.config.checkpoint_interval) {
-            node.snapshots.insert(sequence, node.ledger.clone());
-            // What is older than the stable checkpoint is not needed any more, but for the one that it stands on.
-            let stable = node.disk.low();
-            node.snapshots.retain(|at, _| *at >= stable);
-            if !node.byzantine {
-                self.states.insert((sequence, state), node.ledger.clone());
-            }
-        }
-        if !node.byzantine {
-            self.watch.has_state(index, sequence, state);
-        }
-        self.step(index, Input::Executed { sequence, state, change });
-    }
-
-    fn update(&mut self, index: usize, certificate: &wmall_rbft::Certificate) {
-        let (sequence, digest) = (certificate.vote.sequence, certificate.vote.digest);
-        let Some(state) = self.states.get(&(sequence, digest)).cloned() else { return };
-        self.report.updates += 1;
-        let node = &mut self.nodes[index];
-        if sequence > node.ledger.sequence {
-            node.ledger = state.clone();
-        }
-        node.snapshots.insert(sequence, state.clone());
-        let (change, done) = (state.change, node.done());
-        self.step(index, Input::Updated { certificate: certificate.clone(), change, done });
-    }
-
-    fn send(&mut self, from: usize, to: To, message: Message) {
-        if let Message::Negotiate { nonce, .. } | Message::RecoveryInit { nonce, .. } = &message {
-            self.nodes[from].asked = Some(*nonce);
-        }
-        let node = &self.nodes[from];
-        if !node.byzantine {
-            self.watch.sent(node, &message);
-        }
-        let receivers: Vec<usize> = match to {
-            To::One(key) => self.by_key.get(&key).copied().into_iter().collect(),
-            To::All => {
-                let Some(replica) = &node.replica else { return };
-                let seats = replica.set().seats().filter_map(|seat| replica.set().key(seat));
-                seats.filter_map(|key| self.by_key.get(key)).copied().filter(|n| *n != from).collect()
-            }
-        };
-        for receiver in receivers {
-            let messages = match self.adversaries.get_mut(&from) {
-                Some(adversary) => adversary.says(message.clone(), receiver, &mut self.dice),
-                None => vec![message.clone()],
-            };
-            for message in messages {
-                self.transmit(from, receiver, message);
-            }
-        }
-    }
-
-    fn transmit(&mut self, from: usize, to: usize, message: Message) {
-        let apart = self.parted.as_ref().is_some_and(|halves| halves[from] != halves[to]);
-        let loss = if self.healed { 0 } else { self.mix.loss };
-        let hushed = !self.healed && self.mix.hushed.contains(&message.kind()) && !self.dice.one_in(3);
-        let cut = self.now < self.cut.1 && !self.healed && (from == self.cut.0 || to == self.cut.0);
-        if apart || cut || hushed || self.dice.one_in(loss) {
-            self.report.lost += 1;
-            return;
-        }
-        let copies = if !self.healed && self.dice.one_in(self.mix.repeat) { 2 } else { 1 };
-        self.report.repeated += copies - 1;
-        let key = self.nodes[from].key;
-        for _ in 0..copies {
-            let most = if self.healed { self.mix.delay_ms.min(20) } else { self.mix.delay_ms };
-            let ms = 1 + self.dice.roll(most);
-            self.later(ms, Event::Deliver { to, from: key, message: Box::new(message.clone()) });
-        }
-    }
-
-    fn submit(&mut self, index: usize, requests: &[Request]) {
-        let node = &self.nodes[index];
-        let batch = Batch::sign(&self.chain, node.key, encode(requests), &StubSigner(node.key));
-        let in_seat = node.replica.as_ref().is_some_and(|r| r.set().seat_of(&node.key).is_some());
-        if !in_seat {
-            return;
-        }
-        self.step(index, Input::Submit(batch));
     }
 
     /// A client asks some validator for something.

@@ -1,0 +1,226 @@
+//! What a validator's core asks for, done in the world: syncs, sends, executions, states fetched. The shell that the real one
+//! will be, without its disks and sockets.
+
+use wmall_rbft::{Batch, Input, Message, Output, To};
+
+use super::ledger::{Request, encode};
+use super::stub::StubSigner;
+use super::world::{Event, World};
+
+impl World {
+    /// Does what a core asks for, in order: what stands behind a record waits until that is synced.
+    pub(super) fn perform(&mut self, index: usize, outputs: Vec<Output>) {
+        for output in outputs {
+            if let Output::Persist(record) = &output {
+                self.trace(|| format!("{index} persists {record:?}").chars().take(300).collect());
+            }
+            let node = &mut self.nodes[index];
+            match output {
+                Output::Persist(record) => {
+                    let prepared = matches!(record, wmall_rbft::Record::Prepared { .. });
+                    if prepared && !self.healed && self.now >= self.cut.1 && self.dice.one_in(self.mix.cuts) {
+                        self.cut = (index, self.now + 200 + self.dice.roll(4_000));
+                        self.report.partitions += 1;
+                    }
+                    node.unsynced.push(record);
+                    if !node.syncing {
+                        node.syncing = true;
+                        let life = node.life;
+                        let ms = if self.mix.sync_ms == 0 { 0 } else { self.dice.roll(self.mix.sync_ms + 1) };
+                        self.later(ms, Event::Synced { node: index, life });
+                    }
+                }
+                output if node.unsynced.is_empty() => self.perform_one(index, output),
+                output => node.waiting.push_back(output),
+            }
+        }
+    }
+
+    pub(super) fn synced(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        node.syncing = false;
+        for record in std::mem::take(&mut node.unsynced) {
+            node.disk.apply(&record);
+            if let wmall_rbft::Record::Stable(_) = record {
+                self.report.checkpoints += 1;
+            }
+            if let wmall_rbft::Record::Entered(_) = record {
+                self.report.views += 1;
+            }
+        }
+        // What comes of these may have to wait for another sync.
+        for output in std::mem::take(&mut self.nodes[index].waiting) {
+            if self.nodes[index].unsynced.is_empty() {
+                self.perform_one(index, output);
+            } else {
+                self.nodes[index].waiting.push_back(output);
+            }
+        }
+    }
+
+    pub(super) fn perform_one(&mut self, index: usize, output: Output) {
+        match output {
+            Output::Persist(_) => {}
+            Output::Send { to, message } => self.send(index, to, message),
+            Output::SendBatch { to, digest } => {
+                if let Some(batch) = self.nodes[index].batches.get(&digest).cloned() {
+                    self.send(index, to, Message::Batch(batch));
+                }
+            }
+            Output::StoreBatch(batch) => {
+                let (life, ms) = (self.nodes[index].life, self.dice.roll(self.mix.sync_ms + 2));
+                self.later(ms, Event::BatchSynced { node: index, life, batch: Box::new(batch) });
+            }
+            Output::Busy(_) => self.report.busy += 1,
+            Output::DropBatch(digest) => {
+                self.trace(|| format!("{index} drops {digest:?}"));
+                self.nodes[index].batches.remove(&digest);
+            }
+            Output::Execute(block) => self.execute(index, &block),
+            Output::Update(certificate) => {
+                let (life, ms) = (self.nodes[index].life, 5 + self.dice.roll(200));
+                self.later(ms, Event::Update { node: index, life, certificate: Box::new(certificate) });
+            }
+            Output::Rejoin(nonce) => {
+                let key = self.nodes[index].key;
+                self.requests += 1;
+                self.submit(index, &[Request::Rejoin(key, nonce), Request::Plain(self.requests - 1)]);
+            }
+            Output::Evidence(evidence) => {
+                self.report.evidence += 1;
+                let set = self.nodes[index].replica.as_ref().map(|r| r.set().clone());
+                let accused = set.and_then(|set| set.key(evidence.seat).copied());
+                let guilty =
+                    accused.and_then(|key| self.by_key.get(&key)).is_some_and(|n| self.nodes[*n].byzantine);
+                if !guilty && !self.nodes[index].byzantine {
+                    self.watch.fail(format!("node {index} accuses a correct one: {evidence:?}"));
+                }
+            }
+            Output::Diverged { sequence, .. } => {
+                if !self.nodes[index].byzantine {
+                    self.watch.fail(format!("node {index} has another state at {sequence} than a quorum"));
+                }
+            }
+            Output::Epoch(set) => {
+                self.report.epochs += 1;
+                if !self.nodes[index].byzantine {
+                    self.watch.begins(index, &set);
+                }
+                self.nodes[index].sets.insert(set);
+                let replica = self.nodes[index].replica.as_ref();
+                if self.silent == Some(index) && replica.is_some_and(wmall_rbft::Rbft::takes_part) {
+                    self.silent = None;
+                    self.report.rejoins += 1;
+                }
+            }
+        }
+    }
+
+    pub(super) fn execute(&mut self, index: usize, block: &wmall_rbft::Committed) {
+        self.trace(|| format!("{index} executes {} {:?}", block.proposal.sequence, block.proposal.batches));
+        let node = &mut self.nodes[index];
+        if block.proposal.sequence <= node.ledger.sequence {
+            // A state that was fetched has overtaken it.
+            return;
+        }
+        if block.proposal.sequence != node.ledger.sequence.next() {
+            if !node.byzantine {
+                self.watch.fail(format!("node {index} executes {} out of order", block.proposal.sequence));
+            }
+            return;
+        }
+        if !node.byzantine {
+            self.watch.executes(node, block, &self.chain, &node.batches);
+        }
+        let there = block.proposal.batches.iter().all(|digest| node.batches.contains_key(digest));
+        if !there {
+            return;
+        }
+        let digest = block.proposal.digest(&self.chain);
+        node.ledger.execute(block, &node.batches, &digest);
+        let (sequence, state, change) =
+            (node.ledger.sequence, node.ledger.digest, node.ledger.change.clone());
+        if sequence.0.is_multiple_of(self.config.checkpoint_interval) {
+            node.snapshots.insert(sequence, node.ledger.clone());
+            // What is older than the stable checkpoint is not needed any more, but for the one that it stands on.
+            let stable = node.disk.low();
+            node.snapshots.retain(|at, _| *at >= stable);
+            if !node.byzantine {
+                self.states.insert((sequence, state), node.ledger.clone());
+            }
+        }
+        if !node.byzantine {
+            self.watch.has_state(index, sequence, state);
+        }
+        self.step(index, Input::Executed { sequence, state, change });
+    }
+
+    pub(super) fn update(&mut self, index: usize, certificate: &wmall_rbft::Certificate) {
+        let (sequence, digest) = (certificate.vote.sequence, certificate.vote.digest);
+        let Some(state) = self.states.get(&(sequence, digest)).cloned() else { return };
+        self.report.updates += 1;
+        let node = &mut self.nodes[index];
+        if sequence > node.ledger.sequence {
+            node.ledger = state.clone();
+        }
+        node.snapshots.insert(sequence, state.clone());
+        let (change, done) = (state.change, node.done());
+        self.step(index, Input::Updated { certificate: certificate.clone(), change, done });
+    }
+
+    pub(super) fn send(&mut self, from: usize, to: To, message: Message) {
+        if let Message::Negotiate { nonce, .. } | Message::RecoveryInit { nonce, .. } = &message {
+            self.nodes[from].asked = Some(*nonce);
+        }
+        let node = &self.nodes[from];
+        if !node.byzantine {
+            self.watch.sent(node, &message);
+        }
+        let receivers: Vec<usize> = match to {
+            To::One(key) => self.by_key.get(&key).copied().into_iter().collect(),
+            To::All => {
+                let Some(replica) = &node.replica else { return };
+                let seats = replica.set().seats().filter_map(|seat| replica.set().key(seat));
+                seats.filter_map(|key| self.by_key.get(key)).copied().filter(|n| *n != from).collect()
+            }
+        };
+        for receiver in receivers {
+            let messages = match self.adversaries.get_mut(&from) {
+                Some(adversary) => adversary.says(message.clone(), receiver, &mut self.dice),
+                None => vec![message.clone()],
+            };
+            for message in messages {
+                self.transmit(from, receiver, message);
+            }
+        }
+    }
+
+    pub(super) fn transmit(&mut self, from: usize, to: usize, message: Message) {
+        let apart = self.parted.as_ref().is_some_and(|halves| halves[from] != halves[to]);
+        let loss = if self.healed { 0 } else { self.mix.loss };
+        let hushed = !self.healed && self.mix.hushed.contains(&message.kind()) && !self.dice.one_in(3);
+        let cut = self.now < self.cut.1 && !self.healed && (from == self.cut.0 || to == self.cut.0);
+        if apart || cut || hushed || self.dice.one_in(loss) {
+            self.report.lost += 1;
+            return;
+        }
+        let copies = if !self.healed && self.dice.one_in(self.mix.repeat) { 2 } else { 1 };
+        self.report.repeated += copies - 1;
+        let key = self.nodes[from].key;
+        for _ in 0..copies {
+            let most = if self.healed { self.mix.delay_ms.min(20) } else { self.mix.delay_ms };
+            let ms = 1 + self.dice.roll(most);
+            self.later(ms, Event::Deliver { to, from: key, message: Box::new(message.clone()) });
+        }
+    }
+
+    pub(super) fn submit(&mut self, index: usize, requests: &[Request]) {
+        let node = &self.nodes[index];
+        let batch = Batch::sign(&self.chain, node.key, encode(requests), &StubSigner(node.key));
+        let in_seat = node.replica.as_ref().is_some_and(|r| r.set().seat_of(&node.key).is_some());
+        if !in_seat {
+            return;
+        }
+        self.step(index, Input::Submit(batch));
+    }
+}
