@@ -95,7 +95,8 @@ async fn until_it_serves(devnet: &mut Devnet, count: u64) -> Result<Duration> {
     let started = Instant::now();
     devnet.start(NODE, false).await?;
     loop {
-        let read = Request::ReadPiece(ReadRequest { pool, chunk, slot: None, offset: 0, length: 64 });
+        let read =
+            Request::ReadPiece(ReadRequest { pool, chunk, disk: None, slot: None, offset: 0, length: 64 });
         if endpoint.call(&target, &read, Duration::from_millis(300)).await.is_ok() {
             break;
         }

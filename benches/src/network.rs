@@ -78,8 +78,14 @@ pub(crate) fn loopback_rate(folder: &Path) -> Result<f64> {
 }
 
 async fn fetch(endpoint: Endpoint, target: Target) -> Result<()> {
-    let read =
-        ReadRequest { pool: PoolId(1), chunk: ChunkId([0; 32]), slot: None, offset: 0, length: u32::MAX };
+    let read = ReadRequest {
+        pool: PoolId(1),
+        chunk: ChunkId([0; 32]),
+        disk: None,
+        slot: None,
+        offset: 0,
+        length: u32::MAX,
+    };
     let call = endpoint.open(&target, &Request::ReadPiece(read), Duration::from_secs(30)).await?;
     let mut reply = call.finish().await?;
     let mut length = 0;

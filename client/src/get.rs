@@ -342,7 +342,7 @@ impl Inner {
     pub(crate) fn have_checked(&self, slot: &SlotTarget, wanted: &Wanted) {
         let (endpoint, target) = (self.endpoint.clone(), slot.target.clone());
         let &Wanted { pool, chunk, slot: number, digest, .. } = wanted;
-        let check = Request::CheckPiece { pool, chunk, slot: number, digest };
+        let check = Request::CheckPiece { pool, chunk, disk: Some(slot.disk), slot: number, digest };
         tokio::spawn(async move {
             let _ = endpoint.call(&target, &check, SLOT_TIMEOUT).await;
         });
@@ -350,7 +350,8 @@ impl Inner {
 
     async fn read_whole(&self, slot: &SlotTarget, wanted: &Wanted) -> Result<Vec<Bytes>, RpcError> {
         let &Wanted { pool, chunk, slot: number, length, digest } = wanted;
-        let read = ReadRequest { pool, chunk, slot: number, offset: 0, length: u32::MAX };
+        let disk = Some(slot.disk);
+        let read = ReadRequest { pool, chunk, disk, slot: number, offset: 0, length: u32::MAX };
         let read = Request::ReadPiece(read);
         let call = self.endpoint.open(&slot.target, &read, SLOT_TIMEOUT).await?;
         let mut reply = call.finish().await?;

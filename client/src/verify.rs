@@ -213,7 +213,7 @@ impl Inner {
         length: u32,
     ) -> Result<(), RpcError> {
         let nonce = wmall_runtime::random::bytes();
-        let request = Request::Attest { pool, chunk, nonce };
+        let request = Request::Attest { disk: slot.disk, slot: slot.slot, pool, chunk, nonce };
         let signed = match self.endpoint.call(&slot.target, &request, ATTEST_TIMEOUT).await? {
             Response::Attested(signed) => signed,
             _ => return Err(unexpected()),

@@ -30,7 +30,7 @@ pub(crate) fn answer(disk: &Arc<DiskStore>, challenge: &Challenge) -> Result<Cha
             let no_leaf =
                 || RpcError::new(ErrorCode::RangeOutOfBounds, format!("there is no leaf {}", challenge.leaf));
             let proof = prove_slice(&piece, challenge.leaf).ok_or_else(no_leaf)?;
-            let attested = disk.attest_slot(&key, challenge.slot, challenge.nonce)?.ok_or_else(missing)?;
+            let attested = disk.attest(&key, challenge.slot, challenge.nonce)?.ok_or_else(missing)?;
             return Ok(ChallengeAnswer { attested, piece_length: located.length, proof });
         }
         if before == Some(located.position) {

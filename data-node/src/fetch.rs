@@ -60,10 +60,10 @@ impl Filler {
 
     /// Who may have pieces, of those that are not silent, with their slots: first the disk that the slot comes from, whose
     /// piece is the very one.
-    fn others(&self, piece: &MissingPiece) -> Result<Vec<(u8, Target)>, RpcError> {
+    fn others(&self, piece: &MissingPiece) -> Result<Vec<(u8, DiskId, Target)>, RpcError> {
         let known = self.map.get();
         let row = known.row(piece.pool, &piece.chunk, piece.row_version)?;
-        let target = |(slot, disk): (u8, DiskId)| Some((slot, known.target(disk).ok()?));
+        let target = |(slot, disk): (u8, DiskId)| Some((slot, disk, known.target(disk).ok()?));
         let own =
             row.sources.get(usize::from(piece.slot)).into_iter().flatten().map(|s| (piece.slot, s.disk));
         let others = row.holders().filter(|(slot, _)| *slot != piece.slot);
@@ -73,8 +73,8 @@ impl Filler {
     /// A copy from the first slot that has a good one.
     async fn copy(&self, piece: &MissingPiece) -> Result<(Vec<Bytes>, u32), RpcError> {
         let mut last = RpcError::new(ErrorCode::Unavailable, "no other slot has the piece");
-        for (_, target) in self.others(piece)? {
-            match read(&self.endpoint, &target, piece, None, piece.length).await {
+        for (_, disk, target) in self.others(piece)? {
+            match read(&self.endpoint, &target, piece, (disk, None), piece.length).await {
                 Ok(copy) => return Ok(copy),
                 Err(error) => last = error,
             }
@@ -90,13 +90,13 @@ impl Filler {
         // Shards of which nobody knows what they hash to come last; with them, the chunk's own hash decides.
         let known = |slot: u8| piece.digests.get(usize::from(slot)).is_some_and(|d| *d != UNKNOWN_DIGEST);
         let mut others = self.others(piece)?;
-        others.sort_by_key(|(slot, _)| (*slot != piece.slot, !known(*slot)));
+        others.sort_by_key(|(slot, ..)| (*slot != piece.slot, !known(*slot)));
         let mut waiting = others.into_iter().peekable();
         let mut shards: Vec<Option<Vec<u8>>> = vec![None; scheme.width()];
         // Where the slot comes from, the very shard may be: nothing has to be read but that, and nothing made.
-        while let Some((slot, target)) = waiting.next_if(|(slot, _)| *slot == piece.slot) {
+        while let Some((slot, disk, target)) = waiting.next_if(|(slot, ..)| *slot == piece.slot) {
             let length = scheme.piece_length(piece.length);
-            let own = read(&self.endpoint, &target, piece, Some(slot), length).await;
+            let own = read(&self.endpoint, &target, piece, (disk, Some(slot)), length).await;
             let wanted = piece.digests[usize::from(slot)];
             match own {
                 Ok((parts, crc)) if wanted != UNKNOWN_DIGEST => {
@@ -110,12 +110,13 @@ impl Filler {
         let mut last = RpcError::new(ErrorCode::Unavailable, "too few other slots answer");
         while had < scheme.needed() {
             while had + running.len() < scheme.needed()
-                && let Some((slot, target)) = waiting.next()
+                && let Some((slot, disk, target)) = waiting.next()
             {
                 let (endpoint, piece) = (self.endpoint.clone(), piece.clone());
                 let length = scheme.piece_length(piece.length);
-                running
-                    .spawn(async move { (slot, read(&endpoint, &target, &piece, Some(slot), length).await) });
+                running.spawn(async move {
+                    (slot, read(&endpoint, &target, &piece, (disk, Some(slot)), length).await)
+                });
             }
             match running.join_next().await {
                 Some(Ok((slot, Ok((parts, _))))) => {
@@ -172,15 +173,16 @@ async fn vouched(disk: &Arc<DiskStore>, header: PieceHeader) -> Result<Option<Si
     tokio::task::spawn_blocking(move || store.vouch(header)).await.map_err(RpcError::internal)?
 }
 
-/// Reads a piece from another node and holds it against its digest.
+/// Reads a piece from another disk and holds it against its digest.
 async fn read(
     endpoint: &Endpoint,
     target: &Target,
     piece: &MissingPiece,
-    slot: Option<u8>,
+    (disk, slot): (DiskId, Option<u8>),
     length: u32,
 ) -> Result<(Vec<Bytes>, u32), RpcError> {
-    let read = ReadRequest { pool: piece.pool, chunk: piece.chunk, slot, offset: 0, length: u32::MAX };
+    let &MissingPiece { pool, chunk, .. } = piece;
+    let read = ReadRequest { pool, chunk, disk: Some(disk), slot, offset: 0, length: u32::MAX };
     let call = endpoint.open(target, &Request::ReadPiece(read), FETCH_TIMEOUT).await?;
     let digest = slot.and_then(|s| piece.digests.get(usize::from(s))).copied().unwrap_or(piece.chunk.0);
     let receiving = async {

@@ -9,7 +9,7 @@ use wmall_proto::challenge::Challenge;
 use wmall_proto::chunk::PieceDigest;
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::rpc::{PieceCheck, ReadRequest, Request, Response, TopologyReply};
-use wmall_proto::{ChunkId, ErrorCode, PoolId, Role, RpcError};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, Role, RpcError};
 use wmall_runtime::metrics::CallMetrics;
 use wmall_transport::{Handler, Incoming, Replier};
 
@@ -43,8 +43,16 @@ impl Service {
     }
 
     /// The disk that has a piece of this chunk, of this slot if one is named. Copies are the same in every slot.
-    fn find(&self, key: &PoolChunk, slot: Option<u8>) -> Result<Option<(Arc<DiskStore>, Located)>, RpcError> {
-        for disk in self.disks.iter() {
+    /// The piece on the disk that was asked for, and on whichever has one if none was. A disk whose number is not known yet
+    /// may be that one.
+    fn find(
+        &self,
+        key: &PoolChunk,
+        disk: Option<DiskId>,
+        slot: Option<u8>,
+    ) -> Result<Option<(Arc<DiskStore>, Located)>, RpcError> {
+        let asked = |store: &&Arc<DiskStore>| disk.is_none() || store.id().is_none_or(|id| Some(id) == disk);
+        for disk in self.disks.iter().filter(asked) {
             let fits = |l: &Located| l.shard.is_none() || slot.is_none_or(|s| s == l.slot);
             if let Some(located) = disk.locate(key)?.filter(fits) {
                 return Ok(Some((disk.clone(), located)));
@@ -56,7 +64,7 @@ impl Service {
     async fn read(&self, request: &ReadRequest, replier: &mut Replier) -> Result<(), RpcError> {
         let key = PoolChunk { pool: request.pool, chunk: request.chunk };
         self.deny(&key)?;
-        let found = self.find(&key, request.slot)?;
+        let found = self.find(&key, request.disk, request.slot)?;
         let missing = || RpcError::not_found(format!("piece of chunk {} on this node", request.chunk));
         let (disk, located) = found.ok_or_else(missing)?;
         let left = located.length.checked_sub(request.offset).ok_or_else(|| {
@@ -93,11 +101,7 @@ impl Service {
     async fn challenge(&self, challenge: Challenge) -> Result<Response, RpcError> {
         let key = PoolChunk { pool: challenge.pool, chunk: challenge.chunk };
         self.deny(&key)?;
-        let disk = self.disks.iter().find(|d| d.id() == Some(challenge.disk)).cloned();
-        let disk = disk.ok_or_else(|| match self.disks.iter().all(|d| d.id().is_some()) {
-            true => RpcError::not_found(challenge.disk),
-            false => RpcError::new(ErrorCode::Busy, "the node is not registered yet"),
-        })?;
+        let disk = self.disk(challenge.disk)?.clone();
         let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
         let _place = self.reads.acquire().await.map_err(stopping)?;
         let store = disk.clone();
@@ -118,23 +122,29 @@ impl Service {
         answer.map(Response::Challenged)
     }
 
-    fn attest(&self, key: PoolChunk, nonce: [u8; 16]) -> Result<Response, RpcError> {
-        for disk in self.disks.iter() {
-            if let Some(signed) = disk.attest(&key, nonce)? {
-                return Ok(Response::Attested(signed));
-            }
-        }
-        Err(RpcError::not_found(format!("piece of chunk {} on this node", key.chunk)))
+    fn disk(&self, id: DiskId) -> Result<&Arc<DiskStore>, RpcError> {
+        let disk = self.disks.iter().find(|d| d.id() == Some(id));
+        disk.ok_or_else(|| match self.disks.iter().all(|d| d.id().is_some()) {
+            true => RpcError::not_found(id),
+            false => RpcError::new(ErrorCode::Busy, "the node is not registered yet"),
+        })
+    }
+
+    fn attest(&self, key: PoolChunk, disk: DiskId, slot: u8, nonce: [u8; 16]) -> Result<Response, RpcError> {
+        let signed = self.disk(disk)?.attest(&key, slot, nonce)?;
+        let missing = || RpcError::not_found(format!("piece of chunk {} on {disk}", key.chunk));
+        signed.map(Response::Attested).ok_or_else(missing)
     }
 
     async fn check(
         &self,
         key: PoolChunk,
+        disk: Option<DiskId>,
         slot: Option<u8>,
         digest: Option<PieceDigest>,
     ) -> Result<Response, RpcError> {
-        let Some((disk, located)) = self.find(&key, slot)? else {
-            self.report_if_ours(key, slot);
+        let Some((disk, located)) = self.find(&key, disk, slot)? else {
+            self.report_if_ours(key, disk, slot);
             return Ok(Response::Checked(PieceCheck::Absent));
         };
         let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
@@ -163,12 +173,13 @@ impl Service {
 
     /// A piece is not here. If the row says that it should be, the metadata nodes decide whether its chunk
     /// is committed at all, and only then make a ticket of it. A slot that is another node's is no business of ours.
-    fn report_if_ours(&self, key: PoolChunk, slot: Option<u8>) {
+    fn report_if_ours(&self, key: PoolChunk, disk: Option<DiskId>, slot: Option<u8>) {
         let known = self.intake.known();
         let Some((_, row)) = known.topology.row_of(key.pool, &key.chunk) else { return };
         let striped = known.topology.pools.get(&key.pool).is_some_and(|t| t.pool.scheme.is_striped());
-        let ours = |disk: &&Arc<DiskStore>| {
-            let own = disk.id().and_then(|id| row.slot_of(id));
+        let ours = |store: &&Arc<DiskStore>| {
+            let id = store.id().filter(|&id| disk.is_none_or(|disk| disk == id));
+            let own = id.and_then(|id| row.slot_of(id));
             own.is_some_and(|own| !striped || slot.is_none_or(|slot| slot == own))
         };
         if let Some(disk) = self.disks.iter().find(ours) {
@@ -240,8 +251,8 @@ impl Handler for Service {
                 let sent = self.read(&read, &mut replier).await;
                 replier.conclude(sent).await
             }
-            Request::Attest { pool, chunk, nonce } => {
-                let answer = self.attest(PoolChunk { pool, chunk }, nonce);
+            Request::Attest { disk, slot, pool, chunk, nonce } => {
+                let answer = self.attest(PoolChunk { pool, chunk }, disk, slot, nonce);
                 let ok = answer.is_ok();
                 replier.send(answer).await;
                 ok
@@ -267,8 +278,8 @@ impl Handler for Service {
                 replier.send(answer).await;
                 ok
             }
-            Request::CheckPiece { pool, chunk, slot, digest } => {
-                let answer = self.check(PoolChunk { pool, chunk }, slot, digest).await;
+            Request::CheckPiece { pool, chunk, disk, slot, digest } => {
+                let answer = self.check(PoolChunk { pool, chunk }, disk, slot, digest).await;
                 let ok = answer.is_ok();
                 replier.send(answer).await;
                 ok

@@ -127,9 +127,9 @@ impl Cluster {
     pub fn run(&self, args: &[&str]) -> String {
         let config = self.config();
         let output = wmall(&self.args(&config, args));
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "wmall {args:?} failed: {stderr}{}", self.logs());
-        String::from_utf8(output.stdout).unwrap()
+        let [stdout, stderr] = [&output.stdout, &output.stderr].map(|out| String::from_utf8_lossy(out));
+        assert!(output.status.success(), "wmall {args:?} failed: {stderr}{stdout}{}", self.logs());
+        stdout.into_owned()
     }
 
     /// Runs a command and parses the JSON on its stdout.

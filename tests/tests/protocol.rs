@@ -7,8 +7,8 @@ use wmall_devnet::{InProcess, UpOptions};
 use wmall_proto::challenge::Challenge;
 use wmall_proto::range::{Range, RangeClaim, RangeSum};
 use wmall_proto::rpc::{
-    Ack, CallKind, CommitRequest, Heartbeat, MemberCommand, NameCommand, PutRequest, Query, RaftRequest,
-    ReadRequest, Registration, Request, Response, UserCommand,
+    Ack, CallKind, CommitRequest, Heartbeat, MemberCommand, NameCommand, PieceCheck, PutRequest, Query,
+    RaftRequest, ReadRequest, Registration, Request, Response, UserCommand,
 };
 use wmall_proto::{
     ChunkId, DiskId, ErrorCode, FileId, NodeName, PoolId, RequestId, Role, RpcError, UploadId,
@@ -61,6 +61,11 @@ fn put_request(chunk: ChunkId, length: u32, row_version: u64) -> PutRequest {
     }
 }
 
+/// All of a chunk's piece, on whichever disk of the node it is.
+fn whole(chunk: ChunkId) -> ReadRequest {
+    ReadRequest { pool: PoolId(1), chunk, disk: None, slot: None, offset: 0, length: u32::MAX }
+}
+
 async fn put(
     endpoint: &Endpoint,
     target: &Target,
@@ -95,16 +100,49 @@ async fn data_nodes_take_only_what_is_what_it_says() {
     let mut elsewhere = put_request(chunk, length, version);
     elsewhere.slot = 1;
     assert_eq!(code(put(&client, &target, elsewhere, &content).await), Err(ErrorCode::StaleRow));
-    let read =
-        Request::ReadPiece(ReadRequest { pool: PoolId(1), chunk, slot: None, offset: 0, length: u32::MAX });
+    let read = Request::ReadPiece(whole(chunk));
     let refused = client.call(&target, &read, TIMEOUT).await;
     assert_eq!(code(refused), Err(ErrorCode::NotFound), "nothing was kept of all that");
     let right = put(&client, &target, put_request(chunk, length, version), &content).await;
     assert!(matches!(right, Ok(Response::Put(outcome)) if outcome.receipts.len() == 1));
-    let read =
-        Request::ReadPiece(ReadRequest { pool: PoolId(1), chunk, slot: None, offset: length + 1, length: 1 });
+    let read = ReadRequest { offset: length + 1, length: 1, ..whole(chunk) };
+    let read = Request::ReadPiece(read);
     let beyond = client.call(&target, &read, TIMEOUT).await;
     assert_eq!(code(beyond), Err(ErrorCode::RangeOutOfBounds));
+    fixture.cluster.down().await;
+}
+
+/// A node of several disks is asked for what one of them has: another's piece is no answer, or nobody would see that one rot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_piece_is_asked_of_one_disk() {
+    let fixture = fixture().await;
+    let content = b"on one disk and no other".repeat(100);
+    let options = PutOptions { ack: Ack::All, ..PutOptions::default() };
+    fixture.store.put(&mut content.as_slice(), &options).await.unwrap();
+    let chunk = ChunkId::of(&content);
+    let (target, _) = fixture.primary(&chunk);
+    let topology = fixture.store.topology();
+    let (_, row) = topology.row_of(PoolId(1), &chunk).unwrap();
+    let client = fixture.endpoint("client");
+    let pool = PoolId(1);
+    let calls = |disk: DiskId| {
+        let check = Request::CheckPiece { pool, chunk, disk: Some(disk), slot: None, digest: None };
+        let read = Request::ReadPiece(ReadRequest { disk: Some(disk), ..whole(chunk) });
+        [Request::Attest { disk, slot: 2, pool, chunk, nonce: [5; 16] }, check, read]
+    };
+    let [attest, check, read] = calls(row.slots[0]).map(|call| client.call(&target, &call, TIMEOUT));
+    let Ok(Response::Attested(signed)) = attest.await else { panic!("it has it") };
+    assert_eq!(
+        (signed.attestation.disk, signed.attestation.slot),
+        (row.slots[0], 2),
+        "a copy is as good in any"
+    );
+    assert!(matches!(check.await, Ok(Response::Checked(PieceCheck::Good))));
+    assert!(matches!(read.await, Ok(Response::Piece { .. })));
+    let [attest, check, read] = calls(row.slots[1]).map(|call| client.call(&target, &call, TIMEOUT));
+    assert_eq!(code(attest.await), Err(ErrorCode::NotFound));
+    assert!(matches!(check.await, Ok(Response::Checked(PieceCheck::Absent))));
+    assert_eq!(code(read.await), Err(ErrorCode::NotFound));
     fixture.cluster.down().await;
 }
 
@@ -178,10 +216,10 @@ fn one_of_each() -> Vec<Request> {
         }),
         Request::Challenge(Challenge { disk, pool, chunk, slot: 0, leaf: 0, nonce: [0; 16] }),
         Request::ListPieces { disk: 0, after: None },
-        Request::Attest { pool, chunk, nonce: [0; 16] },
+        Request::Attest { disk: DiskId(1), slot: 0, pool, chunk, nonce: [0; 16] },
         Request::Put(put_request(chunk, 0, u64::MAX)),
-        Request::ReadPiece(ReadRequest { pool, chunk, slot: None, offset: 0, length: 1 }),
-        Request::CheckPiece { pool, chunk, slot: None, digest: None },
+        Request::ReadPiece(ReadRequest { pool, chunk, disk: None, slot: None, offset: 0, length: 1 }),
+        Request::CheckPiece { pool, chunk, disk: None, slot: None, digest: None },
     ];
     let kinds: Vec<CallKind> = all.iter().map(Request::kind).collect();
     assert_eq!(kinds, CallKind::ALL, "one of each");

@@ -323,26 +323,17 @@ impl DiskStore {
         }
     }
 
-    /// Signs that a piece is here now, by the index.
+    /// Signs that a piece is here now for a slot, by the index: a copy is as good in any, a shard in its own.
     pub(crate) fn attest(
-        &self,
-        key: &PoolChunk,
-        nonce: [u8; 16],
-    ) -> Result<Option<SignedAttestation>, RpcError> {
-        match self.locate(key)? {
-            Some(located) => self.attest_slot(key, located.slot, nonce),
-            None => Ok(None),
-        }
-    }
-
-    /// The same for a slot: a copy is as good in any.
-    pub(crate) fn attest_slot(
         &self,
         key: &PoolChunk,
         slot: u8,
         nonce: [u8; 16],
     ) -> Result<Option<SignedAttestation>, RpcError> {
-        let (Some(located), Some(disk)) = (self.locate(key)?, self.id()) else { return Ok(None) };
+        let fits = |l: &Located| l.shard.is_none() || l.slot == slot;
+        let (Some(located), Some(disk)) = (self.locate(key)?.filter(fits), self.id()) else {
+            return Ok(None);
+        };
         let attestation = Attestation {
             disk,
             incarnation: self.superblock.incarnation,

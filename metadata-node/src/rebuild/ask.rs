@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use wmall_manifest::{Block, Stripe, begins_block};
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::rpc::{PiecePage, ReadRequest, Request, Response};
-use wmall_proto::{ChunkId, ErrorCode, NodeName, PoolId, Role, RpcError, Topology};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, NodeName, PoolId, Role, RpcError, Topology};
 use wmall_transport::{Endpoint, Target, collect};
 
 use super::{Found, RebuildError, TIMEOUT, TRIES};
@@ -124,10 +124,10 @@ async fn copy(
     found: &Found,
     (pool, chunk): (PoolId, ChunkId),
 ) -> Option<Vec<u8>> {
-    for disk in found.holders.get(&(pool, chunk)).into_iter().flatten() {
-        let Some(node) = map.node_of(*disk) else { continue };
+    for &disk in found.holders.get(&(pool, chunk)).into_iter().flatten() {
+        let Some(node) = map.node_of(disk) else { continue };
         let target = target_of(map, &node.name, seeds);
-        match read_piece(endpoint, &target, PoolChunk { pool, chunk }, None).await {
+        match read_piece(endpoint, &target, PoolChunk { pool, chunk }, disk, None).await {
             Ok(bytes) if ChunkId::of(&bytes) == chunk => return Some(bytes),
             Ok(_) => tracing::warn!(%chunk, node = %target.node, "a block of a manifest is rotten there"),
             Err(error) => tracing::warn!(%error, %chunk, "a block of a manifest can't be read there"),
@@ -151,7 +151,7 @@ async fn gather(
         let there = shards.get(usize::from(slot)).is_none_or(Option::is_some);
         let Some(node) = map.node_of(disk).filter(|_| !there) else { continue };
         let target = target_of(map, &node.name, seeds);
-        match read_piece(endpoint, &target, PoolChunk { pool, chunk }, Some(slot)).await {
+        match read_piece(endpoint, &target, PoolChunk { pool, chunk }, disk, Some(slot)).await {
             Ok(bytes) if digests.contains(&(slot, *blake3::hash(&bytes).as_bytes())) => {
                 shards[usize::from(slot)] = Some(bytes);
             }
@@ -170,10 +170,11 @@ async fn gather(
 async fn read_piece(
     endpoint: &Endpoint,
     target: &Target,
-    key: PoolChunk,
+    PoolChunk { pool, chunk }: PoolChunk,
+    disk: DiskId,
     slot: Option<u8>,
 ) -> Result<Vec<u8>, RpcError> {
-    let request = ReadRequest { pool: key.pool, chunk: key.chunk, slot, offset: 0, length: u32::MAX };
+    let request = ReadRequest { pool, chunk, disk: Some(disk), slot, offset: 0, length: u32::MAX };
     let mut reply = endpoint.ask(target, &Request::ReadPiece(request), TIMEOUT).await?;
     let Response::Piece { length, .. } = reply.response else {
         return Err(RpcError::internal("the answer is of another kind than the question"));

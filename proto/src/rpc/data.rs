@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::chunk::Shard;
 use crate::error::RpcError;
 use crate::feed::PoolChunk;
-use crate::ids::{ChunkId, Incarnation, PoolId, UploadId};
+use crate::ids::{ChunkId, DiskId, Incarnation, PoolId, UploadId};
 use crate::receipt::SignedReceipt;
 
 /// When a write counts as done.
@@ -69,7 +69,9 @@ pub struct ReadRequest {
     pub pool: PoolId,
     /// The chunk.
     pub chunk: ChunkId,
-    /// The piece of this slot and no other; whatever the node has, if none.
+    /// The piece on this disk of the node and no other; on whichever has one, if none.
+    pub disk: Option<DiskId>,
+    /// The piece of this slot and no other; whatever is there, if none.
     pub slot: Option<u8>,
     /// First byte wanted.
     pub offset: u32,

@@ -128,8 +128,12 @@ pub enum Request {
         /// Go on after this one.
         after: Option<PoolChunk>,
     },
-    /// Has a data node sign that it has a piece now.
+    /// Has a disk sign that it has a piece now.
     Attest {
+        /// The disk.
+        disk: DiskId,
+        /// The slot that it has the piece for: a copy is as good in any.
+        slot: u8,
         /// The chunk's pool.
         pool: crate::PoolId,
         /// The chunk.
@@ -147,7 +151,9 @@ pub enum Request {
         pool: crate::PoolId,
         /// The chunk.
         chunk: crate::ChunkId,
-        /// The piece of this slot and no other; whatever the node has, if none.
+        /// The piece on this disk of the node and no other; on whichever has one, if none.
+        disk: Option<DiskId>,
+        /// The piece of this slot and no other; whatever is there, if none.
         slot: Option<u8>,
         /// What it should hash to by the metadata, where the asker knows: a shard says so of itself only.
         digest: Option<crate::chunk::PieceDigest>,
