@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 seconds=${1:-60}
-for target in codec request journal segment proof join; do
+for target in codec request journal segment proof join consensus; do
   mkdir -p corpus/"$target" regressions/"$target"
   # cargo-fuzz asks for flags of nightly; the stable compiler takes them when told so.
   RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . -s none "$target" corpus/"$target" regressions/"$target" -- \

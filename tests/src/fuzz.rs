@@ -9,18 +9,23 @@ use wmall_manifest::{Block, InclusionProof};
 use wmall_proto::join::{JoinRequest, JoinToken};
 use wmall_proto::rpc::{CallKind, Request, Response};
 use wmall_proto::{FileId, RpcError, codec};
+use wmall_rbft::{
+    ChainId, Checker, Config, Digest, Durable, Epoch, Input, Message, Nonce, Output, PublicKey, Rbft, Rules,
+    Signature, Signer, Time, ValidatorSet, verify,
+};
 
 /// A target: its name, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("codec", frames_and_answers),
     ("request", every_request),
     ("journal", journal),
     ("segment", segment),
     ("proof", proofs_and_blocks),
     ("join", join),
+    ("consensus", consensus),
 ];
 
 /// Any bytes as a frame, a request or an answer: decoded or refused, and what decodes encodes to the same.
@@ -124,5 +129,67 @@ pub fn join(bytes: &[u8]) {
         && let Ok(token) = text.parse::<JoinToken>()
     {
         assert_eq!(token.to_string().parse(), Ok(token));
+    }
+}
+
+/// Takes every signature, so that what is behind them is reached, and signs nothing worth checking.
+struct Anybody;
+
+impl Checker for Anybody {
+    fn check(&self, _: &PublicKey, _: &[u8], _: &Signature) -> bool {
+        true
+    }
+}
+
+impl Signer for Anybody {
+    fn sign(&self, _: &[u8]) -> Signature {
+        [0; 64]
+    }
+}
+
+/// Any bytes as messages of consensus, one behind the other, to one validator of four: each is decoded or refused, is the same
+/// bytes again, and the core has an answer to it.
+pub fn consensus(bytes: &[u8]) {
+    let (chain, config) = (ChainId(Digest([3; 32])), Config { checkpoint_interval: 1, ..Config::default() });
+    let keys: Vec<PublicKey> = (1..=4).map(|n| [n; 32]).collect();
+    let (Some(&own), Ok(set)) = (keys.first(), ValidatorSet::new(Epoch(0), keys.clone())) else { return };
+    let mut memory = Durable::new(set);
+    let mut replica = Rbft::new(chain, config, (own, Box::new(Anybody)), memory.clone());
+    let mut inputs = vec![Input::Start { secret: Nonce(1), change: None, batches: Vec::new() }];
+    let (mut rest, mut now) = (bytes, 0);
+    loop {
+        while let Some(input) = inputs.pop() {
+            for output in replica.step(Time(now), input) {
+                match output {
+                    Output::Persist(record) => memory.apply(&record),
+                    Output::StoreBatch(batch) => inputs.push(Input::BatchStored(batch.digest())),
+                    Output::Execute(block) => {
+                        let sequence = block.proposal.sequence;
+                        inputs.push(Input::Executed { sequence, state: Digest([1; 32]), change: None });
+                    }
+                    Output::Send { message, .. } => {
+                        assert_eq!(
+                            Message::decode(&message.encode()),
+                            Ok(message),
+                            "what is said is understood"
+                        );
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let Some((&[who, wait, low, high], more)) = rest.split_first_chunk::<4>() else { return };
+        let (message, more) = more.split_at(usize::from(u16::from_le_bytes([low, high])).min(more.len()));
+        rest = more;
+        now += u64::from(wait) * 20;
+        inputs.push(Input::Tick);
+        let Ok(decoded) = Message::decode(message) else { continue };
+        assert_eq!(decoded.encode(), message);
+        let (max_batches, window) = (config.max_batches, config.window());
+        let rules = Rules { chain: &chain, sets: &memory.sets, checker: &Anybody, max_batches, window };
+        let from = keys.get(usize::from(who) % keys.len()).copied().unwrap_or(own);
+        if let Ok(verified) = verify(rules, from, decoded) {
+            inputs.push(Input::Message(verified));
+        }
     }
 }

@@ -8,7 +8,9 @@ use wmall_proto::join::{JoinAddress, JoinRequest, JoinToken};
 use wmall_proto::rpc::{Query, Request, Response};
 use wmall_proto::topology::ClusterId;
 use wmall_proto::{ChunkId, NodeName, PoolId, Role, RpcError};
+use wmall_rbft::{ChainId, Digest};
 use wmall_tests::fuzz::TARGETS;
+use wmall_tests::rbft::{Any, Dice};
 use wmall_tests::{bytes, repository};
 
 /// Mutations of each seed.
@@ -43,8 +45,32 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             let request = JoinRequest { secret: [3; 32], name, csr: vec![0x30; 120] };
             vec![token.to_string().into_bytes(), codec::encode(&request)]
         }
+        "consensus" => consensus(),
         other => panic!("no seeds for {other}"),
     }
+}
+
+/// One of each kind of message, some times over, as a validator in trouble might hear them.
+fn consensus() -> Vec<Vec<u8>> {
+    let chain = ChainId(Digest([3; 32]));
+    let talk = |seed: u64| {
+        let mut dice = Dice::new(seed);
+        let mut bytes = Vec::new();
+        for _ in 0..40 {
+            let (around, view) = (dice.roll(4), dice.roll(3));
+            let from = dice.roll(4) as u8;
+            let message = Any { chain: &chain, size: 4, around, epoch: 0, view, dice: &mut dice }
+                .message([from + 1; 32]);
+            let message = message.encode();
+            if let Ok(length) = u16::try_from(message.len()) {
+                bytes.extend([from, dice.roll(4) as u8]);
+                bytes.extend(length.to_le_bytes());
+                bytes.extend(message);
+            }
+        }
+        bytes
+    };
+    (0..20).map(talk).collect()
 }
 
 #[test]

@@ -123,7 +123,7 @@ async fn a_piece_is_asked_of_one_disk() {
     let (target, _) = fixture.primary(&chunk);
     let topology = fixture.store.topology();
     let (_, row) = topology.row_of(PoolId(1), &chunk).unwrap();
-    let client = fixture.endpoint("client");
+    let client = fixture.endpoint("identities/client");
     let pool = PoolId(1);
     let calls = |disk: DiskId| {
         let check = Request::CheckPiece { pool, chunk, disk: Some(disk), slot: None, digest: None };

@@ -4,13 +4,15 @@
 //! A bitmap says whose signatures follow, in the order of the seats: so there is one form only, and no seat can be counted
 //! twice.
 
+use bincode::{Decode, Encode};
+
 use crate::ids::{ChainId, Seat};
 use crate::signature::{Checker, Signature};
 use crate::validators::{MAX_VALIDATORS, ValidatorSet};
 use crate::vote::{BadVote, SignedVote, Vote};
 
 /// The proof that a quorum cast a vote.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Certificate {
     /// The vote.
     pub vote: Vote,

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use bincode::{Decode, Encode};
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident, $inner:ty) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
         pub struct $name(pub $inner);
 
         impl fmt::Display for $name {
@@ -68,7 +70,7 @@ impl Time {
 }
 
 /// A BLAKE3-256 hash.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Digest(pub [u8; 32]);
 
 impl fmt::Display for Digest {

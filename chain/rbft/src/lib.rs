@@ -12,6 +12,7 @@ mod bug;
 mod certificate;
 mod change;
 mod checkpoint;
+mod codec;
 mod config;
 mod core;
 mod durable;
@@ -36,6 +37,7 @@ pub use crate::core::Rbft;
 #[cfg(feature = "testing")]
 pub use bug::Bug;
 pub use certificate::{BadCertificate, Certificate};
+pub use codec::{CodecError, MAX_MESSAGE};
 pub use config::Config;
 pub use durable::{Durable, Record};
 pub use ids::{ChainId, Digest, Epoch, Nonce, Seat, Sequence, Time, View};

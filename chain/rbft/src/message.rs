@@ -1,5 +1,7 @@
 //! What replicas say to each other.
 
+use bincode::{Decode, Encode};
+
 use crate::certificate::Certificate;
 use crate::ids::{ChainId, Digest, Epoch, Nonce, Seat, Sequence, View};
 use crate::proposal::{Batch, Proposal};
@@ -12,7 +14,7 @@ pub const MAX_PQC: usize = 64;
 pub const MAX_DIGESTS: usize = 256;
 
 /// A proposal that a quorum has prepared, and the proof (PBFT section 4.4: the set P).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Prepared {
     /// The proposal.
     pub proposal: Proposal,
@@ -21,7 +23,7 @@ pub struct Prepared {
 }
 
 /// A proposal that a quorum has committed, and the proof.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Committed {
     /// The proposal.
     pub proposal: Proposal,
@@ -30,7 +32,7 @@ pub struct Committed {
 }
 
 /// A replica wants another view, and says what it has prepared (PBFT section 4.4).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct ViewChange {
     /// In whose rule.
     pub epoch: Epoch,
@@ -47,7 +49,7 @@ pub struct ViewChange {
 }
 
 /// The primary of a new view says how it begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct NewView {
     /// In whose rule.
     pub epoch: Epoch,
@@ -61,7 +63,7 @@ pub struct NewView {
 }
 
 /// What a replica knows of a sequence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct PqcEntry {
     /// The proposal.
     pub proposal: Proposal,
@@ -74,7 +76,7 @@ pub struct PqcEntry {
 }
 
 /// All there is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Message {
     /// A batch: disseminated by its origin, forwarded to the primary, or fetched.
     Batch(Batch),

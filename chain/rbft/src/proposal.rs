@@ -1,5 +1,7 @@
 //! Batches, and proposals that list them.
 
+use bincode::{Decode, Encode};
+
 use crate::ids::{ChainId, Digest, Epoch, Seat, Sequence};
 use crate::signature::{PublicKey, Signature, Signer};
 
@@ -7,7 +9,7 @@ use crate::signature::{PublicKey, Signature, Signer};
 pub const MAX_BATCH_BYTES: usize = 4 << 20;
 
 /// Clients' requests, as one replica gathered them. What they say is the ledger's business.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Batch {
     /// Who disseminates it.
     pub origin: PublicKey,
@@ -46,7 +48,7 @@ impl Batch {
 
 /// What a sequence is to be: a block before it is executed. Without view and proposer, so that one that is proposed again
 /// is the same block.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Proposal {
     /// In whose rule.
     pub epoch: Epoch,

@@ -5,12 +5,14 @@
 //! prepared: a pre-prepare and Q − 1 prepares. The view is under the signature and not part of the proposal's digest: what
 //! a new view proposes again is the same block.
 
+use bincode::{Decode, Encode};
+
 use crate::ids::{ChainId, Digest, Epoch, Seat, Sequence, View};
 use crate::signature::{Checker, Signature, Signer};
 use crate::validators::ValidatorSet;
 
 /// What a vote says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 #[repr(u8)]
 pub enum VoteKind {
     /// I have the proposal and all its batches on disk, and have prepared no other one in this view (PBFT section 4.2).
@@ -36,7 +38,7 @@ impl VoteKind {
 }
 
 /// A vote, whoever casts it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Vote {
     /// In whose rule.
     pub epoch: Epoch,
@@ -51,7 +53,7 @@ pub struct Vote {
 }
 
 /// A vote and whose it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct SignedVote {
     /// The vote.
     pub vote: Vote,

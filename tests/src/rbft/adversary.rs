@@ -1,10 +1,9 @@
 //! What an adversary does with the messages of a validator that is its own: leaves some out, says one thing to these and
 //! another to those, changes fields and signs anew, repeats what was said long ago, lies to who recovers.
 
-use wmall_rbft::{Digest, Epoch, Message, Nonce, PublicKey, Sequence, SignedVote, Signer, View, ViewChange};
+use wmall_rbft::{Digest, Epoch, Message, Nonce, Sequence, SignedVote, Signer, View, ViewChange};
 
 use super::dice::Dice;
-use super::stub::StubSigner;
 
 /// Messages that are remembered, to be repeated.
 const REMEMBERED: usize = 64;
@@ -12,7 +11,7 @@ const REMEMBERED: usize = 64;
 /// One adversary's memory.
 pub struct Adversary {
     chain: wmall_rbft::ChainId,
-    key: PublicKey,
+    signer: Box<dyn Signer>,
     heard: Vec<Message>,
     /// How it behaves: each kind of mischief in one case of so many; never for 0.
     pub omits: u64,
@@ -28,10 +27,10 @@ pub struct Adversary {
 
 impl Adversary {
     /// One with a character of its own.
-    pub fn new(chain: wmall_rbft::ChainId, key: PublicKey, dice: &mut Dice) -> Self {
+    pub fn new(chain: wmall_rbft::ChainId, signer: Box<dyn Signer>, dice: &mut Dice) -> Self {
         let mut often = |most: u64| if dice.one_in(3) { 0 } else { 2 + dice.roll(most) };
         let (omits, equivocates, mutates, replays) = (often(6), often(4), often(10), often(20));
-        Self { chain, key, heard: Vec::new(), omits, equivocates, mutates, replays, fired: 0 }
+        Self { chain, signer, heard: Vec::new(), omits, equivocates, mutates, replays, fired: 0 }
     }
 
     /// Remembers something that it heard or said.
@@ -71,7 +70,7 @@ impl Adversary {
     }
 
     fn sign(&self, vote: &mut SignedVote) {
-        vote.signature = StubSigner(self.key).sign(&vote.vote.signing_bytes(&self.chain));
+        vote.signature = self.signer.sign(&vote.vote.signing_bytes(&self.chain));
     }
 
     /// The same place, and another content, well signed.
@@ -150,7 +149,7 @@ impl Adversary {
                     1 => new_view.changes.reverse(),
                     _ => new_view.view.0 += 1,
                 }
-                new_view.signature = StubSigner(self.key).sign(&new_view.signing_bytes(&self.chain));
+                new_view.signature = self.signer.sign(&new_view.signing_bytes(&self.chain));
                 Message::NewView(new_view)
             }
             Message::Negotiated { nonce, epoch, .. } => {
@@ -202,7 +201,7 @@ impl Adversary {
                 }
             }
         }
-        change.signature = StubSigner(self.key).sign(&change.signing_bytes(&self.chain));
+        change.signature = self.signer.sign(&change.signing_bytes(&self.chain));
         change
     }
 }

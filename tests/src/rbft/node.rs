@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, VecDeque};
 
 use wmall_rbft::{
     Batch, ChainId, Config, Digest, Durable, Input, KnownBatch, Nonce, Output, PublicKey, Rbft, Record,
-    Sequence, Time, ValidatorSet, ValidatorSets,
+    Sequence, Signer, Time, ValidatorSet, ValidatorSets,
 };
 
+use super::keys::Keys;
 use super::ledger::Ledger;
-use super::stub::StubSigner;
 
 /// The validator.
 pub struct Node {
     /// Its place among all that there are, validators or not.
     pub index: usize,
-    /// Its key.
+    /// Its key, and whose of the world's that is: twins share one.
     pub key: PublicKey,
+    pub(super) seal: (Keys, usize),
     /// Whether it is run by an adversary.
     pub byzantine: bool,
     /// The core; none while it is down.
@@ -50,10 +51,11 @@ pub struct Node {
 
 impl Node {
     /// A validator with this disk.
-    pub fn new(index: usize, key: PublicKey, set: &ValidatorSet, ledger: Ledger) -> Self {
+    pub fn new(index: usize, (keys, number): (Keys, usize), set: &ValidatorSet, ledger: Ledger) -> Self {
         Self {
             index,
-            key,
+            key: keys.key(number),
+            seal: (keys, number),
             byzantine: false,
             replica: None,
             life: 0,
@@ -78,7 +80,7 @@ impl Node {
         self.ledger = self.snapshots.get(&stable).cloned().unwrap_or_else(|| panic!("no state at {stable}"));
         // At the end of an epoch the change has happened, unless the next one has not begun here.
         let change = self.ledger.due(self.disk.base);
-        let signer = Box::new(StubSigner(self.key));
+        let signer = self.signer();
         let mut replica = Rbft::new(chain, config, (self.key, signer), self.disk.clone());
         let known = |(digest, batch): (&Digest, &Batch)| KnownBatch {
             digest: *digest,
@@ -88,6 +90,12 @@ impl Node {
         let batches = self.batches.iter().map(known).collect();
         let outputs = replica.step(now, Input::Start { secret: Nonce(secret), change, batches });
         (replica, outputs)
+    }
+
+    /// Signs as this validator.
+    pub fn signer(&self) -> Box<dyn Signer> {
+        let (keys, number) = self.seal;
+        keys.signer(number)
     }
 
     /// Batches on disk of which the state has everything.

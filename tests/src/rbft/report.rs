@@ -29,6 +29,12 @@ pub struct Report {
     pub partitions: u64,
     /// What adversaries did.
     pub mischief: u64,
+    /// Messages of validators of which there are two.
+    pub twins: u64,
+    /// What the specification judged.
+    pub judged: u64,
+    /// Worlds whose signatures were real.
+    pub sealed: u64,
     /// Batches that were not taken.
     pub busy: u64,
     /// Equivocations that were shown.
@@ -53,6 +59,9 @@ impl Report {
             (&mut self.repeated, other.repeated),
             (&mut self.partitions, other.partitions),
             (&mut self.mischief, other.mischief),
+            (&mut self.twins, other.twins),
+            (&mut self.judged, other.judged),
+            (&mut self.sealed, other.sealed),
             (&mut self.busy, other.busy),
             (&mut self.evidence, other.evidence),
         ];
@@ -65,13 +74,16 @@ impl Report {
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { events, blocks, checkpoints, views, epochs, updates, rejoins, .. } = self;
-        let Self { crashes, lost, repeated, partitions, mischief, busy, evidence, .. } = self;
+        let Self {
+            crashes, lost, repeated, partitions, mischief, busy, evidence, twins, judged, sealed, ..
+        } = self;
         write!(
             f,
             "{events} events, {blocks} blocks, {checkpoints} checkpoints, {views} views, {epochs} epochs, "
         )?;
         write!(f, "{updates} state updates, {rejoins} rejoined, {crashes} crashes, {lost} messages lost, ")?;
         write!(f, "{repeated} repeated, {partitions} partitions, {mischief} acts of adversaries, ")?;
-        write!(f, "{evidence} equivocations shown, {busy} batches refused")
+        write!(f, "{twins} messages of twins, {evidence} equivocations shown, {busy} batches refused, ")?;
+        write!(f, "{judged} acts judged by the specification, {sealed} worlds of real signatures")
     }
 }

@@ -3,8 +3,9 @@
 
 use wmall_rbft::{Batch, Input, Message, Output, To};
 
+use super::fault::FaultKind;
 use super::ledger::{Request, encode};
-use super::stub::StubSigner;
+use super::streams::Stream;
 use super::world::{Event, World};
 
 impl World {
@@ -18,15 +19,17 @@ impl World {
             match output {
                 Output::Persist(record) => {
                     let prepared = matches!(record, wmall_rbft::Record::Prepared { .. });
-                    if prepared && !self.healed && self.now >= self.cut.1 && self.dice.one_in(self.mix.cuts) {
-                        self.cut = (index, self.now + 200 + self.dice.roll(4_000));
+                    let mut dice = self.streams.once(Stream::Node(index));
+                    let free = prepared && !self.healed && self.now >= self.cut.1;
+                    if free && dice.one_in(self.mix.cuts) && self.faults.strikes(FaultKind::Cut, index) {
+                        self.cut = (index, self.now + 200 + dice.roll(4_000));
                         self.report.partitions += 1;
                     }
                     node.unsynced.push(record);
                     if !node.syncing {
                         node.syncing = true;
                         let life = node.life;
-                        let ms = if self.mix.sync_ms == 0 { 0 } else { self.dice.roll(self.mix.sync_ms + 1) };
+                        let ms = if self.mix.sync_ms == 0 { 0 } else { dice.roll(self.mix.sync_ms + 1) };
                         self.later(ms, Event::Synced { node: index, life });
                     }
                 }
@@ -41,6 +44,9 @@ impl World {
         node.syncing = false;
         for record in std::mem::take(&mut node.unsynced) {
             node.disk.apply(&record);
+            if let Some(spec) = self.spec.as_mut().filter(|_| !node.byzantine) {
+                spec.keeps(index, &record);
+            }
             if let wmall_rbft::Record::Stable(_) = record {
                 self.report.checkpoints += 1;
             }
@@ -68,7 +74,8 @@ impl World {
                 }
             }
             Output::StoreBatch(batch) => {
-                let (life, ms) = (self.nodes[index].life, self.dice.roll(self.mix.sync_ms + 2));
+                let ms = self.streams.of(Stream::Node(index)).roll(self.mix.sync_ms + 2);
+                let life = self.nodes[index].life;
                 self.later(ms, Event::BatchSynced { node: index, life, batch: Box::new(batch) });
             }
             Output::Busy(_) => self.report.busy += 1,
@@ -78,7 +85,8 @@ impl World {
             }
             Output::Execute(block) => self.execute(index, &block),
             Output::Update(certificate) => {
-                let (life, ms) = (self.nodes[index].life, 5 + self.dice.roll(200));
+                let ms = 5 + self.streams.of(Stream::Node(index)).roll(200);
+                let life = self.nodes[index].life;
                 self.later(ms, Event::Update { node: index, life, certificate: Box::new(certificate) });
             }
             Output::Rejoin(nonce) => {
@@ -131,6 +139,9 @@ impl World {
         }
         if !node.byzantine {
             self.watch.executes(node, block, &self.chain, &node.batches);
+            if let Some(spec) = &mut self.spec {
+                spec.executes(index, block);
+            }
         }
         let there = block.proposal.batches.iter().all(|digest| node.batches.contains_key(digest));
         if !there {
@@ -164,6 +175,9 @@ impl World {
             node.ledger = state.clone();
         }
         node.snapshots.insert(sequence, state.clone());
+        if let Some(spec) = self.spec.as_mut().filter(|_| !node.byzantine) {
+            spec.updates(index, sequence);
+        }
         let (change, done) = (state.change, node.done());
         self.step(index, Input::Updated { certificate: certificate.clone(), change, done });
     }
@@ -175,20 +189,29 @@ impl World {
         let node = &self.nodes[from];
         if !node.byzantine {
             self.watch.sent(node, &message);
+            if let Some(spec) = &mut self.spec {
+                spec.says(from, &message);
+            }
         }
         let receivers: Vec<usize> = match to {
             To::One(key) => self.by_key.get(&key).copied().into_iter().collect(),
             To::All => {
                 let Some(replica) = &node.replica else { return };
                 let seats = replica.set().seats().filter_map(|seat| replica.set().key(seat));
-                seats.filter_map(|key| self.by_key.get(key)).copied().filter(|n| *n != from).collect()
+                let others = seats.filter(|key| **key != node.key);
+                others.filter_map(|key| self.by_key.get(key)).copied().collect()
             }
         };
         for receiver in receivers {
-            let messages = match self.adversaries.get_mut(&from) {
-                Some(adversary) => adversary.says(message.clone(), receiver, &mut self.dice),
-                None => vec![message.clone()],
-            };
+            let mut messages = vec![message.clone()];
+            if let Some(adversary) = self.adversaries.get_mut(&from) {
+                let before = adversary.fired;
+                let mut dice = self.streams.once(Stream::Lie(from));
+                let said = adversary.says(message.clone(), receiver, &mut dice);
+                if adversary.fired == before || self.faults.strikes(FaultKind::Lie, from) {
+                    messages = said;
+                }
+            }
             for message in messages {
                 self.transmit(from, receiver, message);
             }
@@ -196,27 +219,31 @@ impl World {
     }
 
     pub(super) fn transmit(&mut self, from: usize, to: usize, message: Message) {
+        let Some(to) = self.audience(from, to) else { return };
         let apart = self.parted.as_ref().is_some_and(|halves| halves[from] != halves[to]);
         let loss = if self.healed { 0 } else { self.mix.loss };
-        let hushed = !self.healed && self.mix.hushed.contains(&message.kind()) && !self.dice.one_in(3);
+        let (link, mut dice) = (from << 8 | to, self.streams.once(Stream::Link(from, to)));
+        let hushed = !self.healed && self.mix.hushed.contains(&message.kind()) && !dice.one_in(3);
         let cut = self.now < self.cut.1 && !self.healed && (from == self.cut.0 || to == self.cut.0);
-        if apart || cut || hushed || self.dice.one_in(loss) {
+        let lost = hushed || dice.one_in(loss);
+        if apart || cut || lost && self.faults.strikes(FaultKind::Loss, link) {
             self.report.lost += 1;
             return;
         }
-        let copies = if !self.healed && self.dice.one_in(self.mix.repeat) { 2 } else { 1 };
+        let twice = !self.healed && dice.one_in(self.mix.repeat);
+        let copies = if twice && self.faults.strikes(FaultKind::Repeat, link) { 2 } else { 1 };
         self.report.repeated += copies - 1;
         let key = self.nodes[from].key;
         for _ in 0..copies {
             let most = if self.healed { self.mix.delay_ms.min(20) } else { self.mix.delay_ms };
-            let ms = 1 + self.dice.roll(most);
+            let ms = 1 + dice.roll(most);
             self.later(ms, Event::Deliver { to, from: key, message: Box::new(message.clone()) });
         }
     }
 
     pub(super) fn submit(&mut self, index: usize, requests: &[Request]) {
         let node = &self.nodes[index];
-        let batch = Batch::sign(&self.chain, node.key, encode(requests), &StubSigner(node.key));
+        let batch = Batch::sign(&self.chain, node.key, encode(requests), &*node.signer());
         let in_seat = node.replica.as_ref().is_some_and(|r| r.set().seat_of(&node.key).is_some());
         if !in_seat {
             return;

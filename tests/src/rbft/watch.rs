@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use wmall_rbft::{
-    Batch, ChainId, Committed, Digest, Message, PublicKey, Sequence, SignedVote, ValidatorSet, VoteKind,
+    Batch, ChainId, Checker, Committed, Digest, Message, PublicKey, Sequence, SignedVote, ValidatorSet,
+    VoteKind,
 };
 
 use super::node::Node;
-use super::stub::StubChecker;
 
 /// A place in the votes of one validator: epoch, kind, view, sequence.
 type Place = (PublicKey, u64, VoteKind, u64, u64);
 
 /// The watcher.
-#[derive(Default)]
 pub struct Watch {
+    checker: &'static dyn Checker,
     /// What each sequence turned out to be.
     blocks: BTreeMap<Sequence, Digest>,
     /// States at sequences.
@@ -28,6 +28,12 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// One that has seen nothing yet.
+    pub fn new(checker: &'static dyn Checker) -> Self {
+        let (blocks, states, votes, epochs) = Default::default();
+        Self { checker, blocks, states, votes, epochs, violation: None }
+    }
+
     /// Notes that something does not hold.
     pub fn fail(&mut self, what: String) {
         if self.violation.is_none() {
@@ -118,7 +124,7 @@ impl Watch {
         match node.sets.get(vote.epoch) {
             None => self.fail(format!("node {}: a certificate of unknown validators", node.index)),
             Some(set) => {
-                if let Err(error) = certificate.verify(chain, set, &StubChecker) {
+                if let Err(error) = certificate.verify(chain, set, self.checker) {
                     self.fail(format!("node {}: block {}: {error}", node.index, proposal.sequence));
                 }
             }

@@ -2,26 +2,30 @@
 //! forget, adversaries; then everything heals but them, and what correct validators hold must be executed by all.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use wmall_rbft::{
-    Batch, Bug, ChainId, Config, Digest, Epoch, Input, Message, Nonce, PublicKey, Rejected, Rules, Sequence,
-    Time, ValidatorSet, verify,
+    Batch, Bug, ChainId, Config, Digest, Epoch, Input, Message, PublicKey, Rejected, Rules, Sequence, Time,
+    ValidatorSet, verify,
 };
 
 use super::adversary::Adversary;
 use super::dice::Dice;
-use super::ledger::{Ledger, Request};
+use super::fault::{Fault, Faults};
+use super::keys::Keys;
+use super::ledger::Ledger;
 use super::mix::Mix;
 use super::node::Node;
 use super::report::Report;
-use super::stub::StubChecker;
+use super::spec::Spec;
+use super::streams::{Stream, Streams};
+use super::twins::Twins;
 use super::watch::Watch;
 
 /// Numbers of validators that seeds draw from.
 pub const SIZES: [usize; 6] = [4, 5, 6, 7, 10, 21];
 /// How long there are faults, in virtual milliseconds; half as long where a block is a thousand messages.
-fn chaos_ms(size: usize) -> u64 {
+pub(super) fn chaos_ms(size: usize) -> u64 {
     if size > 10 { 10_000 } else { 20_000 }
 }
 /// And how long there is after that for everything to be executed.
@@ -64,14 +68,19 @@ impl Ord for At {
 pub struct World {
     pub(super) chain: ChainId,
     pub(super) config: Config,
-    pub(super) dice: Dice,
+    pub(super) streams: Streams,
     pub(super) mix: Mix,
     pub(super) now: u64,
     pub(super) next: u64,
     queue: BinaryHeap<Reverse<At>>,
     pub(super) nodes: Vec<Node>,
     pub(super) by_key: BTreeMap<PublicKey, usize>,
+    pub(super) keys: Keys,
     pub(super) adversaries: BTreeMap<usize, Adversary>,
+    pub(super) twins: Twins,
+    pub(super) faults: Faults,
+    /// Judges some of the worlds.
+    pub(super) spec: Option<Spec>,
     /// Halves between which nothing passes, by node; none if all is well.
     pub(super) parted: Option<Vec<bool>>,
     /// Who is cut off, and until when.
@@ -111,22 +120,36 @@ fn brief(message: &Message) -> String {
     }
 }
 
-fn key(n: usize) -> PublicKey {
-    let mut key = [0u8; 32];
-    key[..8].copy_from_slice(&(n as u64 + 1).to_le_bytes());
-    key[31] = 7;
-    key
-}
-
 /// Runs a seed, and says what came of it.
 pub fn run(seed: u64, bug: Option<Bug>) -> Report {
-    let mut world = World::new(seed, bug);
+    let mut world = World::new(&Run { seed, bug, ..Run::default() }, Faults::all());
+    world.go();
+    world.finish().0
+}
+
+/// A run of a seed that differs from the usual one.
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    /// The seed.
+    pub seed: u64,
+    /// What is planted.
+    pub bug: Option<Bug>,
+    /// Another order of messages, with the same troubles; 0 for the seed's own.
+    pub order: u64,
+    /// Only these of its troubles.
+    pub only: Option<BTreeSet<Fault>>,
+}
+
+/// Makes a run, and says what came of it, and which troubles happened.
+pub fn run_with(run: &Run) -> (Report, Vec<Fault>) {
+    let faults = run.only.clone().map_or_else(Faults::remembered, Faults::only);
+    let mut world = World::new(run, faults);
     world.go();
     world.finish()
 }
 
 impl World {
-    fn new(seed: u64, bug: Option<Bug>) -> Self {
+    fn new(&Run { seed, bug, order, .. }: &Run, faults: Faults) -> Self {
         let mut dice = Dice::new(seed);
         let size = SIZES[(seed % SIZES.len() as u64) as usize];
         let config = Config {
@@ -144,13 +167,15 @@ impl World {
         let config =
             Config { archive_bound: if mix.archive { 4 * config.window() } else { 100_000 }, ..config };
         let chain = ChainId(Digest([3; 32]));
-        let keys: Vec<PublicKey> = (0..size).map(key).collect();
-        let set = ValidatorSet::new(Epoch(0), keys.clone()).expect("a set");
-        let ledger = Ledger::new(keys, config.checkpoint_interval, config.window());
+        // Real ones take their time: one world in so many, of few validators.
+        let keys = if seed / 6 % 16 == 5 && size <= 7 { Keys::Real } else { Keys::Stub };
+        let seats: Vec<PublicKey> = (0..size).map(|n| keys.key(n)).collect();
+        let set = ValidatorSet::new(Epoch(0), seats.clone()).expect("a set");
+        let ledger = Ledger::new(seats, config.checkpoint_interval, config.window());
         // Two that are no validators yet.
-        let nodes: Vec<Node> = (0..size + 2).map(|n| Node::new(n, key(n), &set, ledger.clone())).collect();
+        let nodes: Vec<Node> = (0..size + 2).map(|n| Node::new(n, (keys, n), &set, ledger.clone())).collect();
         let by_key = nodes.iter().map(|n| (n.key, n.index)).collect();
-        let report = Report { size, ..Report::default() };
+        let report = Report { size, sealed: u64::from(keys == Keys::Real), ..Report::default() };
         let mut world = Self {
             chain,
             config,
@@ -160,10 +185,14 @@ impl World {
             queue: BinaryHeap::new(),
             nodes,
             by_key,
+            keys,
             adversaries: BTreeMap::new(),
+            twins: Twins::default(),
+            faults,
+            spec: None,
             parted: None,
             cut: (0, 0),
-            watch: Watch::default(),
+            watch: Watch::new(keys.checker()),
             report,
             bug,
             genesis: (set.clone(), ledger),
@@ -173,21 +202,29 @@ impl World {
             archive_up_to: 0,
             traced: traced(),
             silent: None,
-            dice,
+            streams: Streams::new(seed, order),
         };
-        let faulty = world.dice.roll(set.faulty() as u64 + 1) as usize;
+        let faulty = dice.roll(set.faulty() as u64 + 1) as usize;
         for _ in 0..faulty {
-            let index = world.dice.roll(size as u64) as usize;
-            let adversary = Adversary::new(chain, key(index), &mut world.dice);
+            let index = dice.roll(size as u64) as usize;
+            let adversary = Adversary::new(chain, keys.signer(index), &mut dice);
             world.nodes[index].byzantine = true;
             world.adversaries.insert(index, adversary);
+        }
+        if seed / 6 % 3 == 2 {
+            world.make_twins(&mut Dice::new(!seed));
+        }
+        if seed / 6 % 8 == 7 || keys == Keys::Real {
+            let correct = world.correct().map(|n| (n.key, n.index)).collect();
+            let interval = config.checkpoint_interval;
+            world.spec = Some(Spec::new(chain, keys.checker(), interval, set.clone(), correct));
         }
         for index in 0..world.nodes.len() {
             world.begin(index);
         }
         let faults = world.mix.crashes + world.mix.partitions;
         for _ in 0..faults * 2 {
-            let at = world.dice.roll(chaos_ms(size));
+            let at = dice.roll(chaos_ms(size));
             world.at(at, Event::Fault);
         }
         world.at(0, Event::Client);
@@ -211,7 +248,8 @@ impl World {
                 let what = self.plight();
                 self.watch.fail(format!("not all is executed long after all was healed: {what}"));
             }
-            if self.watch.violation.is_some() || (self.healed && self.is_done()) {
+            let refused = self.spec.as_ref().is_some_and(|spec| spec.violation.is_some());
+            if self.watch.violation.is_some() || refused || (self.healed && self.is_done()) {
                 return;
             }
             self.now = time;
@@ -221,14 +259,22 @@ impl World {
         self.watch.fail("nothing happens any more".into());
     }
 
-    fn finish(mut self) -> Report {
+    fn finish(mut self) -> (Report, Vec<Fault>) {
+        if let Some(spec) = self.spec {
+            self.report.judged = spec.judged;
+            self.watch.violation = self.watch.violation.or(spec.violation);
+        }
         self.report.blocks = self.watch.height().0;
         self.report.mischief = self.adversaries.values().map(|a| a.fired).sum();
         self.report.violation = self.watch.violation;
-        self.report
+        (self.report, self.faults.into_struck())
     }
 
-    fn correct(&self) -> impl Iterator<Item = &Node> {
+    pub(super) fn has_adversaries(&self) -> bool {
+        self.nodes.iter().any(|n| n.byzantine)
+    }
+
+    pub(super) fn correct(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|n| !n.byzantine)
     }
 
@@ -284,14 +330,17 @@ impl World {
         String::new()
     }
 
-    fn begin(&mut self, index: usize) {
-        let secret = self.dice.any();
+    pub(super) fn begin(&mut self, index: usize) {
+        let secret = self.streams.of(Stream::Node(index)).any();
         let (chain, config, now) = (self.chain, self.config, Time(self.now));
         let node = &mut self.nodes[index];
         let (mut replica, outputs) = node.begin(chain, config, secret, now);
         replica.plant(if node.byzantine { None } else { self.bug });
         node.replica = Some(replica);
         node.sets = node.disk.sets.clone();
+        if let Some(spec) = self.spec.as_mut().filter(|_| !node.byzantine) {
+            spec.restarts(index, node.ledger.sequence);
+        }
         self.perform(index, outputs);
         self.watch_step(index);
     }
@@ -308,6 +357,9 @@ impl World {
             Event::Synced { node, life } if self.is_of(node, life) => self.synced(node),
             Event::BatchSynced { node, life, batch } if self.is_of(node, life) => {
                 let digest = batch.digest();
+                if let Some(spec) = &mut self.spec {
+                    spec.stores(node, digest);
+                }
                 self.nodes[node].batches.insert(digest, *batch);
                 self.step(node, Input::BatchStored(digest));
             }
@@ -343,12 +395,12 @@ impl World {
             return;
         }
         if let Some(adversary) = self.adversaries.get_mut(&to) {
-            adversary.hears(&message, &mut self.dice);
+            adversary.hears(&message, self.streams.of(Stream::Lie(to)));
         }
         let rules = Rules {
             chain: &self.chain,
             sets: &self.nodes[to].sets,
-            checker: &StubChecker,
+            checker: self.keys.checker(),
             max_batches: self.config.max_batches,
             window: self.config.window(),
         };
@@ -362,6 +414,9 @@ impl World {
                 };
                 let doing = |world: &Self| world.nodes[to].replica.as_ref().map(wmall_rbft::Rbft::doing);
                 let before = doing(self);
+                if let Some(spec) = self.spec.as_mut().filter(|_| !self.nodes[to].byzantine) {
+                    spec.hears(to, verified.message());
+                }
                 self.step(to, Input::Message(verified));
                 if stale && !self.nodes[to].byzantine && doing(self) != before {
                     self.watch
@@ -399,97 +454,6 @@ impl World {
             node.tick_at = Some(next);
             let life = node.life;
             self.at(next.0, Event::Tick { node: index, life });
-        }
-    }
-
-    /// A client asks some validator for something.
-    fn client(&mut self) {
-        let index = self.dice.roll(self.report.size as u64) as usize;
-        if self.nodes[index].replica.is_some() {
-            let count = 1 + self.dice.roll(4);
-            let numbers: Vec<u64> = (0..count).map(|i| self.requests + i).collect();
-            self.requests += count;
-            let mut requests: Vec<Request> = numbers.iter().map(|n| Request::Plain(*n)).collect();
-            if self.mix.changes && self.dice.one_in(12) {
-                let seat = self.dice.roll(self.report.size as u64) as u16;
-                let spare = self.report.size + self.dice.roll(2) as usize;
-                requests.push(Request::Swap(seat, key(spare)));
-            }
-            self.submit(index, &requests);
-        }
-        if self.now < chaos_ms(self.report.size) + 2_000 {
-            // A block of many validators is many messages.
-            let ms = (20 + self.dice.roll(400)) * (1 + self.report.size as u64 / 6);
-            self.later(ms, Event::Client);
-        }
-    }
-
-    fn fault(&mut self) {
-        if self.healed {
-            return;
-        }
-        let choice = self.dice.roll(self.mix.crashes + self.mix.partitions);
-        if choice < self.mix.crashes {
-            let index = self.dice.roll(self.nodes.len() as u64) as usize;
-            self.crash(index);
-        } else {
-            let halves = (0..self.nodes.len()).map(|_| self.dice.one_in(2)).collect();
-            self.parted = if self.parted.is_some() { None } else { Some(halves) };
-            self.report.partitions += 1;
-        }
-    }
-
-    fn crash(&mut self, index: usize) {
-        if self.nodes[index].replica.is_none() || self.nodes[index].byzantine {
-            return;
-        }
-        self.report.crashes += 1;
-        self.nodes[index].crash();
-        self.trace(|| format!("{index} crashes"));
-        let forgets =
-            self.mix.amnesia && self.silent.is_none() && self.adversaries.is_empty() && self.dice.one_in(2);
-        if forgets && index < self.report.size {
-            let (set, ledger) = self.genesis.clone();
-            let nonce = Nonce(self.dice.any());
-            self.nodes[index].forget(&set, ledger, nonce);
-            self.silent = Some(index);
-        }
-        let ms = self.dice.roll(4_000);
-        self.later(ms, Event::Restart { node: index });
-    }
-
-    /// Somebody archives what is stable, and the others see it.
-    fn archive(&mut self) {
-        let stable =
-            self.correct().filter_map(|n| n.replica.as_ref()).map(|r| r.stable().0).max().unwrap_or(0);
-        let holds_up = self.mix.archive && !self.healed && self.dice.one_in(3);
-        if !holds_up {
-            self.archive_up_to = self.archive_up_to.max(stable);
-        }
-        for index in 0..self.nodes.len() {
-            let up_to = self.archive_up_to.min(self.nodes[index].ledger.sequence.0);
-            if self.nodes[index].replica.is_some() {
-                self.step(index, Input::Archived(Sequence(up_to)));
-            }
-        }
-        self.later(300, Event::Archive);
-    }
-
-    /// Links are good, everybody is up; only the adversaries stay what they are. What correct validators hold by now must be
-    /// executed.
-    fn heal(&mut self) {
-        self.healed = true;
-        self.parted = None;
-        for index in 0..self.nodes.len() {
-            if self.nodes[index].replica.is_none() {
-                self.begin(index);
-            }
-        }
-        for node in self.nodes.iter_mut().filter(|n| !n.byzantine) {
-            let own = node.batches.values().filter(|b| b.origin == node.key);
-            let requests = own.flat_map(|b| super::ledger::decode(&b.payload));
-            node.taken =
-                requests.filter_map(|r| if let Request::Plain(n) = r { Some(n) } else { None }).collect();
         }
     }
 }
