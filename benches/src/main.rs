@@ -4,6 +4,7 @@
 //! QUIC connection over loopback. Absolute figures are of this machine; the ratios are the claim.
 
 mod backfill;
+mod consensus;
 mod disk;
 mod flood;
 mod large;
@@ -58,6 +59,13 @@ fn main() -> Result<()> {
         let (cut, code) = planner::encode()?;
         report.ratio("cut a chunk at 4+2, one core", cut, "the code alone", code, 0.9);
         if only.as_deref() == Some("planner") {
+            report.print();
+            return Ok(());
+        }
+    }
+    if wanted("consensus") {
+        consensus::run(&mut report)?;
+        if only.as_deref() == Some("consensus") {
             report.print();
             return Ok(());
         }

@@ -53,6 +53,17 @@ impl Report {
         self.0.push(format!("| {what} | {figure:.1} {unit} | | | at most {wanted} {unit} | {verdict} |"));
     }
 
+    /// Something that is to be no less than a number.
+    pub(crate) fn number(&mut self, what: &str, figure: f64, wanted: f64, unit: &str) {
+        let verdict = if figure >= wanted { "reached" } else { "falls short" };
+        self.0.push(format!("| {what} | {figure:.0}{unit} | | | at least {wanted}{unit} | {verdict} |"));
+    }
+
+    /// A figure of which nothing is demanded, and what it is to be compared with.
+    pub(crate) fn plain(&mut self, what: &str, figure: &str, beside: &str) {
+        self.0.push(format!("| {what} | {figure} | {beside} | | | |"));
+    }
+
     pub(crate) fn print(&self) {
         println!("| what | figure | reference | ratio | wanted | |");
         println!("|---|---|---|---|---|---|");
