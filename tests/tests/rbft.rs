@@ -13,7 +13,7 @@ use wmall_tests::rbft::{Any, Believes, Dice, Fault, Report, Run, SIZES, StubSign
 /// Seeds of a run of the tests; `WMALL_SEEDS` and `WMALL_FROM` choose others.
 const SEEDS: u64 = 5_000;
 /// Runs that shortening a failure may take.
-const SHORTENING: usize = 1000;
+const SHORTENING: usize = 400;
 /// Seeds within which each planted bug must be found.
 const HUNT: u64 = 1000;
 

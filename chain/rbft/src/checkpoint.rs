@@ -74,17 +74,25 @@ impl Rbft {
         self.repeat_checkpoint();
     }
 
-    /// The newest own checkpoint vote again, with what is archived by now.
+    /// The newest own checkpoint vote again, with what is archived by now. It may be the first time: what was executed while
+    /// nothing might be promised is still to be voted for, and nobody else may be left to make the quorum.
     pub(crate) fn repeat_checkpoint(&mut self) {
-        let Some(seat) = self.seat.filter(|_| self.may_vote()) else { return };
-        let own = self.checkpoints.values().rev().find_map(|votes| votes.get(&seat)).copied();
-        let own = own.or_else(|| {
-            let stable = self.durable.stable.as_ref().filter(|c| c.vote.epoch == self.epoch())?;
-            let (sequence, digest) = (stable.vote.sequence, stable.vote.digest);
-            self.vote(VoteKind::Checkpoint, crate::View(0), sequence, digest)
-        });
-        let message = own.map(|vote| Message::Checkpoint { vote, persisted: self.archived });
-        self.send(To::All, message.unwrap_or(self.own_archived()));
+        if !self.may_vote() {
+            return;
+        }
+        let newest = self.states.last_key_value().map(|(sequence, state)| (*sequence, *state));
+        if let Some((sequence, state)) = newest.filter(|(sequence, _)| *sequence > self.stable()) {
+            self.vote_checkpoint(sequence, state);
+            return self.count_checkpoint(sequence);
+        }
+        let stable = self.durable.stable.as_ref().filter(|c| c.vote.epoch == self.epoch());
+        let (sequence, digest) = match stable {
+            Some(stable) => (stable.vote.sequence, stable.vote.digest),
+            None => return self.send(To::All, self.own_archived()),
+        };
+        if let Some(vote) = self.vote(VoteKind::Checkpoint, crate::View(0), sequence, digest) {
+            self.send(To::All, Message::Checkpoint { vote, persisted: self.archived });
+        }
     }
 
     pub(crate) fn hears_archived(&mut self, from: PublicKey, epoch: Epoch, persisted: Sequence) {

@@ -377,7 +377,9 @@ impl Spec {
             let mut here = change.prepared.iter().filter(|p| p.proposal.sequence == vote.sequence);
             here.any(|p| p.certificate.vote.view >= vote.view)
         };
-        let mut bound = history.own.iter().filter(|v| v.kind == VoteKind::Commit && v.epoch.0 == epoch);
+        // What it has promised in that view itself may be on its disk by the time that this goes out.
+        let earlier = |v: &&Vote| v.kind == VoteKind::Commit && v.epoch.0 == epoch && v.view.0 < view;
+        let mut bound = history.own.iter().filter(earlier);
         let hidden = bound.find(|v| v.sequence.0 > low && !owns(v)).copied();
         if let Some(vote) = hidden {
             self.fail(node, format_args!("asks for view {view} and is silent on its {vote:?}"));
