@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use wmall_proto::layout::MAX_WEIGHT;
 use wmall_proto::topology::MetadataAddress;
 use wmall_proto::{NodeName, ZoneName};
 use wmall_runtime::config::{self, ConfigError};
@@ -54,7 +55,7 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// The most bytes it may use.
     pub max_bytes: u64,
-    /// Its share of the placement, relative to the other disks of the cluster.
+    /// Its share of the placement, relative to the other disks of the cluster: 1 to [`MAX_WEIGHT`].
     #[serde(default = "default_weight")]
     pub weight: u32,
 }
@@ -116,6 +117,13 @@ impl RawConfig {
             if disk.max_bytes < MIN_DISK_BYTES {
                 let (name, bytes) = (&disk.name, disk.max_bytes);
                 return Err(format!("disk {name} has `max_bytes` {bytes}; at least {MIN_DISK_BYTES}"));
+            }
+            if disk.weight == 0 || disk.weight > MAX_WEIGHT {
+                let (name, weight) = (&disk.name, disk.weight);
+                return Err(format!(
+                    "disk {name} has `weight` {weight}; it is 1 to {MAX_WEIGHT}, and a disk that is to hold nothing is \
+                     drained (`wmall disk drain`)"
+                ));
             }
             let twin = self.disks[..i].iter().find(|d| d.name == disk.name || d.path == disk.path);
             if let Some(twin) = twin {

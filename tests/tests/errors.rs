@@ -92,6 +92,9 @@ fn configurations_and_folders() {
     let failed = wmall_fails(&["--config", &wrong, "data-node", "check-config"]);
     failed.expect(78, "bad_config");
     assert!(failed.stderr.contains(&format!("line {line}")), "line {line}: {}", failed.stderr);
+    let weightless = cluster.write("weightless.toml", text.replace("weight = 100", "weight = 0").as_bytes());
+    let failed = wmall_fails(&["--config", &weightless, "data-node", "check-config"]);
+    assert!(failed.expect(78, "bad_config").stderr.contains("weight"), "{}", failed.stderr);
     let none = cluster.write("none.toml", text.replace("[[disks]]", "[[disks]]\nweigth = 1").as_bytes());
     let failed = wmall_fails(&["--config", &none, "data-node", "run"]);
     failed.expect(78, "bad_config");

@@ -15,6 +15,10 @@ struct Cluster {
     /// What each was told to do, in order, by name.
     told: Vec<Vec<&'static str>>,
     executed: Vec<Vec<Digest>>,
+    disks: Vec<Durable>,
+    now: u64,
+    /// Checkpoint votes do not get through.
+    hushed: bool,
 }
 
 fn name(output: &Output) -> &'static str {
@@ -45,14 +49,32 @@ impl Cluster {
         let replicas = (0..4).map(replica).collect();
         let sets = ValidatorSets::of(set.clone());
         let (told, executed) = (vec![Vec::new(); 4], vec![Vec::new(); 4]);
-        Self { replicas, keys, sets, config, batches: BTreeMap::new(), told, executed }
+        let (batches, disks) = (BTreeMap::new(), vec![Durable::new(set); 4]);
+        Self { replicas, keys, sets, config, batches, told, executed, disks, now: 1000, hushed: false }
+    }
+
+    /// All begin, or begin again, with what is on their disks.
+    fn start(&mut self) {
+        for (n, disk) in (0u16..).zip(&self.disks) {
+            let at = usize::from(n);
+            let own = (self.keys[at], Box::new(signer(n)) as Box<dyn Signer>);
+            self.replicas[at] = Rbft::new(CHAIN, self.config, own, disk.clone());
+        }
+        let known = |(digest, batch): (&Digest, &Batch)| KnownBatch {
+            digest: *digest,
+            origin: batch.origin,
+            done: false,
+        };
+        let batches: Vec<KnownBatch> = self.batches.iter().map(known).collect();
+        let secret = Nonce(self.now);
+        self.run((0..4).map(|n| (n, Input::Start { secret, change: None, batches: batches.clone() })));
     }
 
     /// Gives inputs, and what follows from them, until nothing follows any more.
     fn run(&mut self, inputs: impl IntoIterator<Item = (usize, Input)>) {
         let mut queue: VecDeque<(usize, Input)> = inputs.into_iter().collect();
         while let Some((at, input)) = queue.pop_front() {
-            for output in self.replicas[at].step(Time(1000), input) {
+            for output in self.replicas[at].step(Time(self.now), input) {
                 self.told[at].push(name(&output));
                 self.perform(at, output, &mut queue);
             }
@@ -62,7 +84,9 @@ impl Cluster {
     fn perform(&mut self, at: usize, output: Output, queue: &mut VecDeque<(usize, Input)>) {
         let from = self.keys[at];
         let (to, message) = match output {
+            Output::Send { message: Message::Checkpoint { .. }, .. } if self.hushed => return,
             Output::Send { to, message } => (to, message),
+            Output::Persist(record) => return self.disks[at].apply(&record),
             Output::SendBatch { to, digest } => (to, Message::Batch(self.batches[&digest].clone())),
             Output::StoreBatch(batch) => {
                 queue.push_back((at, Input::BatchStored(batch.digest())));
@@ -95,8 +119,7 @@ impl Cluster {
 #[test]
 fn a_batch_becomes_a_block_in_three_phases_and_each_promise_is_on_disk_first() {
     let mut cluster = Cluster::new();
-    let start = |n: usize| (n, Input::Start { secret: Nonce(n as u64), change: None, batches: Vec::new() });
-    cluster.run((0..4).map(start));
+    cluster.start();
     assert!(cluster.replicas.iter().all(|r| r.takes_part() && r.doing() == "active"));
     cluster.told.iter_mut().for_each(Vec::clear);
 
@@ -127,4 +150,26 @@ fn a_batch_becomes_a_block_in_three_phases_and_each_promise_is_on_disk_first() {
     cluster.told.iter_mut().for_each(Vec::clear);
     cluster.run((0..4).map(|n| (n, Input::Archived(Sequence(1)))));
     assert!(cluster.told.iter().all(|told| told.contains(&"drop batch")));
+}
+
+/// A window of blocks is executed and no checkpoint of it is stable, and then all restart: while they ask each other where they are
+/// they promise nothing, and what they execute meanwhile they have to vote for later, since nothing new can come.
+#[test]
+fn a_full_window_becomes_stable_after_all_have_restarted() {
+    let mut cluster = Cluster::new();
+    cluster.start();
+    cluster.hushed = true;
+    for n in 0..4u8 {
+        let batch = Batch::sign(&CHAIN, cluster.keys[2], vec![n], &signer(2));
+        cluster.run([(2, Input::Submit(batch))]);
+    }
+    let places = |cluster: &Cluster| -> Vec<(u64, u64)> {
+        cluster.replicas.iter().map(|r| (r.executed().0, r.stable().0)).collect()
+    };
+    assert_eq!(places(&cluster), [(4, 0); 4], "the window is full");
+    cluster.hushed = false;
+    cluster.start();
+    cluster.now += cluster.config.resend_ms;
+    cluster.run((0..4).map(|n| (n, Input::Tick)));
+    assert_eq!(places(&cluster), [(4, 4); 4]);
 }

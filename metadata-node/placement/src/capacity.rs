@@ -209,7 +209,7 @@ mod tests {
     }
 
     proptest! {
-        /// By hand: bytes one after another, each in slots on the emptiest nodes that the rule allows.
+        /// By hand: bytes one after another, each in slots on the emptiest nodes that the rule allows, or in the emptiest zones.
         #[test]
         fn usable_is_what_can_really_be_placed(
             spec in proptest::collection::vec((0u32..3, 0u64..12), 1..7),
@@ -219,25 +219,31 @@ mod tests {
             let all = disks(&spec);
             let zones: std::collections::BTreeSet<u32> = spec.iter().map(|s| s.0).collect();
             let per_zone = usize::from(width).div_ceil(zones.len());
-            let mut rooms: Vec<(u32, u64)> = spec.iter().map(|s| (s.0, s.1)).collect();
-            let mut placed = 0;
-            loop {
-                let mut order: Vec<usize> = (0..rooms.len()).filter(|&i| rooms[i].1 > 0).collect();
-                // Zones with the most room first would do as well; emptiest nodes first fills evenly.
-                order.sort_by_key(|&i| std::cmp::Reverse(rooms[i].1));
-                let mut taken: Vec<usize> = Vec::new();
-                for i in order {
-                    let in_zone = taken.iter().filter(|&&t| rooms[t].0 == rooms[i].0).count();
-                    if taken.len() < usize::from(width) && in_zone < per_zone {
-                        taken.push(i);
+            let place = |by_zone: bool| {
+                let mut rooms: Vec<(u32, u64)> = spec.iter().map(|s| (s.0, s.1)).collect();
+                let mut placed = 0;
+                loop {
+                    let zone = |zone: u32| rooms.iter().filter(|r| r.0 == zone).map(|r| r.1).sum::<u64>();
+                    let mut order: Vec<usize> = (0..rooms.len()).filter(|&i| rooms[i].1 > 0).collect();
+                    order.sort_by_key(|&i| {
+                        let first = if by_zone { zone(rooms[i].0) } else { 0 };
+                        std::cmp::Reverse((first, rooms[i].1))
+                    });
+                    let mut taken: Vec<usize> = Vec::new();
+                    for i in order {
+                        let in_zone = taken.iter().filter(|&&t| rooms[t].0 == rooms[i].0).count();
+                        if taken.len() < usize::from(width) && in_zone < per_zone {
+                            taken.push(i);
+                        }
                     }
+                    if taken.len() < usize::from(width) {
+                        return placed;
+                    }
+                    taken.iter().for_each(|&i| rooms[i].1 -= 1);
+                    placed += u64::from(width);
                 }
-                if taken.len() < usize::from(width) {
-                    break;
-                }
-                taken.iter().for_each(|&i| rooms[i].1 -= 1);
-                placed += u64::from(width);
-            }
+            };
+            let placed = place(false).max(place(true));
             let total = capacity(&all, &[PoolNeed { scheme: Scheme::Replicated { copies: width }, bytes: 1 }]).total_bytes;
             prop_assert!(total >= placed, "{} placed where {} should fit", placed, total);
             // Greed by single bytes may end a little early when zones are tight.

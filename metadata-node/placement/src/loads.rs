@@ -124,8 +124,22 @@ impl Loads {
         i128::from(self.slots(pool, disk.candidate.disk)) * weight - self.share(pool, disk)
     }
 
+    /// Whether it has less than its share.
+    pub(crate) fn lacks(&self, pool: PoolId, disk: &DiskFact) -> bool {
+        self.excess(pool, disk) < 0
+    }
+
     fn allowed(&self, pool: PoolId, disk: &DiskFact) -> i128 {
         (self.share(pool, disk) / i128::from(TOLERANCE)).max(i128::from(self.weight.max(1)))
+    }
+
+    /// Whether one disk has more of the pool than its share and the other less, by more than half a slot each: the first never
+    /// takes that back, and the second never gives it away; and whether one of them is off by more than is allowed.
+    pub(crate) fn is_direct(&self, pool: PoolId, from: &DiskFact, to: &DiskFact) -> bool {
+        let slot = i128::from(self.weight.max(1));
+        2 * self.excess(pool, from) > slot
+            && -2 * self.excess(pool, to) > slot
+            && self.evens_out(pool, from, to)
     }
 
     /// Whether moving a slot of the pool brings both disks nearer to their shares, and one of them was off by more than

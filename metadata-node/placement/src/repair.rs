@@ -11,9 +11,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
-use wmall_proto::DiskId;
 use wmall_proto::chunk::PieceState;
 use wmall_proto::pg::PgKey;
+use wmall_proto::{DiskId, PoolId};
 
 use crate::halt::{Halt, suspect_together, vanished_together};
 use crate::loads::Loads;
@@ -351,7 +351,11 @@ impl<'a> Planner<'a> {
         let tries = if reason == Reason::Lost { 2 } else { 1 };
         for rule in &rules[..tries] {
             let fits = |f: &&DiskFact| fits_at_all(f, rule) && !is_source(f);
-            let fitting: Vec<&DiskFact> = self.snapshot.disks.values().filter(fits).collect();
+            let mut fitting: Vec<&DiskFact> = self.snapshot.disks.values().filter(fits).collect();
+            // What can wait goes where it can stay, and waits for that.
+            if reason != Reason::Lost && fitting.iter().any(|f| self.loads.lacks(group.key.0, f)) {
+                fitting.retain(|f| self.loads.lacks(group.key.0, f));
+            }
             // Half of what may be on its way to a disk is for what is lost.
             let share =
                 if reason == Reason::Lost { self.budget.to_disk } else { self.budget.to_disk.div_ceil(2) };
@@ -380,38 +384,59 @@ impl<'a> Planner<'a> {
         PlannedMove { group: key, slot: slot as u8, from, to, row_version, reason }
     }
 
-    /// Moves slots of whole groups from disks above their share to disks below theirs, as long as that evens out.
+    /// Moves slots of whole groups from disks above their share to disks below theirs: no move of these has to be made again.
+    /// Only if none of that is possible, not even later, a slot goes from a disk to one that has less above its share, or lacks less,
+    /// so that the rows change and what stood in the way may be gone.
     fn balance(&mut self, moves: &mut Vec<PlannedMove>) {
-        let snapshot = self.snapshot;
-        if !self.loads.is_uneven(snapshot.disks.values()) {
+        if !self.loads.is_uneven(self.snapshot.disks.values()) {
             return;
         }
-        let rule_zones = snapshot.zones;
+        let later = self.even_out(moves, Loads::is_direct);
+        if moves.is_empty() && !later {
+            self.even_out(moves, Loads::evens_out);
+        }
+    }
+
+    /// One slot of each group that these pairs of disks are right for. Whether there were any more that have to wait.
+    fn even_out(
+        &mut self,
+        moves: &mut Vec<PlannedMove>,
+        right: fn(&Loads, PoolId, &DiskFact, &DiskFact) -> bool,
+    ) -> bool {
+        let snapshot = self.snapshot;
+        let mut later = false;
         for group in &snapshot.groups {
             if group.moves() || group.live() < group.slots.len() {
+                later |= group.moves();
                 continue;
             }
             let row: Vec<&DiskFact> = group.slots.iter().filter_map(|s| self.disk(s.disk)).collect();
             if row.len() < group.slots.len() {
                 continue;
             }
-            let rule = ZoneRule::new(row.len(), rule_zones);
+            let rule = ZoneRule::new(row.len(), snapshot.zones);
             let candidates: Vec<&Candidate> = row.iter().map(|f| &f.candidate).collect();
             let better = (0..row.len()).find_map(|slot| {
                 let from = row[slot];
                 // A drain that is paused is no matter of balance.
-                if from.draining || self.loads.from(from.candidate.disk) >= self.budget.from_disk {
+                if from.draining {
                     return None;
                 }
                 let others = without(&candidates, slot);
                 let fits = |to: &&DiskFact| {
                     to.takes()
-                        && self.loads.to(to.candidate.disk) < self.budget.to_disk.div_ceil(2)
+                        && right(&self.loads, group.key.0, from, to)
                         && self.loads.free(to.candidate.disk, Reason::Balance) >= group.slot_bytes
-                        && self.loads.evens_out(group.key.0, from, to)
                         && rule.allows(&others, &to.candidate)
                 };
-                let best = snapshot.disks.values().filter(fits);
+                let fitting: Vec<&DiskFact> = snapshot.disks.values().filter(fits).collect();
+                later |= !fitting.is_empty();
+                if self.loads.from(from.candidate.disk) >= self.budget.from_disk {
+                    return None;
+                }
+                let within =
+                    |to: &&&DiskFact| self.loads.to(to.candidate.disk) < self.budget.to_disk.div_ceil(2);
+                let best = fitting.iter().filter(within);
                 let best = best.min_by(|a, b| self.loads.compare(group.key, a, b))?;
                 Some((slot, best.candidate.disk))
             });
@@ -419,6 +444,7 @@ impl<'a> Planner<'a> {
                 moves.push(self.charge(group, slot, to, Reason::Balance));
             }
         }
+        later
     }
 }
 

@@ -1,4 +1,5 @@
-//! Histories of puts, deaths, wipes, rot, drains, moves and fills, drawn from seeds, on the real state machine and the
+//! Histories of puts, deaths, joins, wipes, rot, drains, quarantine, moves and fills, drawn from seeds, and of leaders whose last
+//! plan comes when another one leads; on the real state machine and the
 //! real planner with simulated disks. After every step: no piece counts that is not there, and the tally is the sum of
 //! what is said of each chunk. In the end everybody is back, and all of it must heal by itself.
 //!
@@ -72,6 +73,10 @@ struct Sim {
     /// A row of before, for puts that began then.
     old: Option<std::sync::Arc<Topology>>,
     moves: u64,
+    /// Moves that a leader of before has planned, and that are still on their way.
+    late: Vec<SlotMove>,
+    joins: u64,
+    quarantines: u64,
     /// Wipes, and pieces that rotted.
     harm: u64,
     /// A history without wipes and rot, in which nothing may ever be lost.
@@ -107,13 +112,18 @@ impl Sim {
             next: 0,
             old: None,
             moves: 0,
+            late: Vec::new(),
+            joins: 0,
+            quarantines: 0,
             harm: 0,
             strict,
         }
     }
 
     fn silent(&self) -> Silent {
-        self.disks.iter().filter(|(_, d)| !d.alive).map(|(id, _)| *id).collect()
+        let topology = self.m.state.topology();
+        let counts = |id: &DiskId, d: &SimDisk| d.alive && topology.disks[id].quarantined_ms.is_none();
+        self.disks.iter().filter(|(id, d)| !counts(id, d)).map(|(id, _)| *id).collect()
     }
 
     fn any_disk(&mut self) -> DiskId {
@@ -309,15 +319,18 @@ impl Sim {
         }
     }
 
-    fn plan(&mut self) -> bool {
+    fn plan(&mut self, may_be_late: bool) -> bool {
         let topology = self.m.state.topology();
         let fact = |(id, d): (&DiskId, &SimDisk)| {
+            let quarantined_ms = topology.disks[id].quarantined_ms;
             let state = match d.since_ms {
+                _ if quarantined_ms.is_some() => DiskState::Down,
                 _ if d.alive => DiskState::Up,
                 Some(since) if since + 5 > self.m.index => DiskState::Suspect,
                 _ => DiskState::Down,
             };
-            let down_since_ms = if state == DiskState::Down { d.since_ms } else { None };
+            let since = quarantined_ms.or(d.since_ms);
+            let down_since_ms = if state == DiskState::Down { since } else { None };
             let &DiskInfo { draining, drain_paused, successor, .. } = &topology.disks[id];
             (
                 *id,
@@ -346,7 +359,10 @@ impl Sim {
         let lost = plan.moves.iter().filter(|m| m.reason == Reason::Lost).count();
         let moves: Vec<SlotMove> = plan.moves.iter().map(SlotMove::from).collect();
         self.moves += moves.len() as u64;
-        if !moves.is_empty() {
+        if !moves.is_empty() && may_be_late && self.dice.one_in(4) {
+            // Its leader is none any more when this arrives, and others have planned meanwhile.
+            self.late = moves;
+        } else if !moves.is_empty() {
             self.m.run(Command::MoveSlots(moves)).unwrap();
         }
         lost > 0 || !plan.moves.is_empty()
@@ -356,7 +372,7 @@ impl Sim {
         let disk = self.any_disk();
         match self.dice.roll(24) {
             0..=6 => self.put(),
-            7..=9 => drop(self.plan()),
+            7..=9 => drop(self.plan(true)),
             10..=14 => self.fill(disk),
             15 | 16 => self.follow(disk),
             17 => self.old = Some(self.m.state.topology()),
@@ -366,7 +382,41 @@ impl Sim {
             22 => self.operate(disk),
             // A disk that failed and is back: what it holds is looked through.
             23 if self.dice.one_in(3) => drop(self.m.run(Command::Distrust(disk)).unwrap()),
+            23 if self.dice.one_in(3) => self.join(),
+            23 if self.dice.one_in(3) => self.quarantine_or_release(disk),
+            23 => self.hear_the_late(),
             _ => {}
+        }
+    }
+
+    /// Another node comes, with an empty disk.
+    fn join(&mut self) {
+        let n = self.disks.len() as u8 + 1;
+        if n <= 12 {
+            self.m.register(n, n).unwrap();
+            let joined = SimDisk { life: n, alive: true, feed: self.m.index, ..SimDisk::default() };
+            self.disks.insert(DiskId(u32::from(n)), joined);
+            self.joins += 1;
+        }
+    }
+
+    /// A disk has failed challenges; or somebody has looked at it, and believes it again.
+    fn quarantine_or_release(&mut self, disk: DiskId) {
+        if self.m.state.topology().disks[&disk].quarantined_ms.is_some() {
+            self.m.run(Command::Operate(Operate::Release { what: disk.to_string(), disk })).unwrap();
+        } else {
+            let incarnation = Incarnation([self.disks[&disk].life; 16]);
+            self.m.run(Command::Quarantine { disk, incarnation, why: "it lied".into() }).unwrap();
+            self.quarantines += 1;
+        }
+    }
+
+    /// What a leader of before has planned arrives.
+    fn hear_the_late(&mut self) {
+        let moves = std::mem::take(&mut self.late);
+        if !moves.is_empty() {
+            // It may be of rows of before: then nothing may come of it.
+            let _ = self.m.run(Command::MoveSlots(moves));
         }
     }
 
@@ -403,6 +453,8 @@ impl Sim {
             };
             let view = views.iter().find(|v| v.pool == SIM).unwrap();
             for piece in view.pieces.iter().filter(|p| p.state == PieceState::Live) {
+                let believed = !silent.contains(&piece.disk);
+                assert!(believed, "seed {seed}: {} is not believed, and counts", piece.disk);
                 let there = self.has(piece.disk, chunk, piece.slot) && self.disks[&piece.disk].alive;
                 assert!(there, "seed {seed}: slot {} of {chunk} counts on {}", piece.slot, piece.disk);
             }
@@ -423,14 +475,18 @@ impl Sim {
 
     /// Everybody is back: all that can be had comes to where it should be, and nowhere else.
     fn heal(&mut self, seed: u64) {
+        self.hear_the_late();
         let all: Vec<DiskId> = self.disks.keys().copied().collect();
         for &disk in &all {
+            if self.m.state.topology().disks[&disk].quarantined_ms.is_some() {
+                self.quarantine_or_release(disk);
+            }
             let there = self.disks.get_mut(&disk).unwrap();
             (there.alive, there.since_ms) = (true, None);
         }
         self.m.run(Command::Operate(Operate::Undrain { what: "all".into(), disks: all.clone() })).unwrap();
         for round in 0.. {
-            let busy = self.plan() | all.iter().any(|d| !self.m.state.work_of(&[*d]).is_empty());
+            let busy = self.plan(false) | all.iter().any(|d| !self.m.state.work_of(&[*d]).is_empty());
             all.iter().for_each(|&disk| self.fill(disk));
             self.check(seed);
             let gone = self.committed.iter().any(|c| self.reachable(c) < self.scheme.needed());
@@ -477,15 +533,15 @@ fn histories_of_moves_never_count_what_is_not_there_and_heal() {
             sim.check(seed);
         }
         sim.heal(seed);
-        sim.moves
+        [sim.moves, sim.joins, sim.quarantines]
     };
-    let moves: u64 = std::thread::scope(|scope| {
-        let halves: Vec<_> = (0..2u64)
-            .map(|half| {
-                scope.spawn(move || (from..from + count).filter(|s| s % 2 == half).map(one).sum::<u64>())
-            })
-            .collect();
-        halves.into_iter().map(|h| h.join().unwrap()).sum()
+    let add = |a: [u64; 3], b: [u64; 3]| [a[0] + b[0], a[1] + b[1], a[2] + b[2]];
+    let half = |half: u64| (from..from + count).filter(|s| s % 2 == half).map(one).fold([0; 3], add);
+    let [moves, joins, quarantines] = std::thread::scope(|scope| {
+        let halves = [0, 1].map(|n| scope.spawn(move || half(n)));
+        halves.map(|h| h.join().unwrap()).into_iter().fold([0; 3], add)
     });
-    assert!(moves > count, "{moves} moves in {count} histories: too few to show anything");
+    println!("{count} histories: {moves} moves, {joins} joins, {quarantines} quarantines");
+    let enough = moves > count && joins > count / 10 && quarantines > count / 10;
+    assert!(enough, "{moves} moves, {joins} joins, {quarantines} quarantines in {count} histories: too few");
 }
