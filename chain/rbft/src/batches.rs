@@ -26,6 +26,8 @@ struct Held {
     deadline: Time,
     /// Where it was committed.
     done: Option<Sequence>,
+    /// It was taken only because somebody proposed it: beyond its origin's quota, or of nobody who has one.
+    lent: bool,
 }
 
 /// All of them.
@@ -48,12 +50,13 @@ impl Batches {
             return false;
         }
         let open = self.open.entry(origin).or_default();
-        if open.len() >= quota && !wanted {
+        let lent = open.len() >= quota;
+        if lent && !wanted {
             return false;
         }
         open.push(digest);
-        let held =
-            Held { origin, stored: false, waiting: Waiting::Fresh, deadline: Time(u64::MAX), done: None };
+        let (waiting, deadline) = (Waiting::Fresh, Time(u64::MAX));
+        let held = Held { origin, stored: false, waiting, deadline, done: None, lent };
         self.held.insert(digest, held);
         true
     }
@@ -108,14 +111,16 @@ impl Batches {
         }
     }
 
+    /// How many say that they have it.
+    pub(crate) fn reports(&self, digest: &Digest) -> usize {
+        self.reports.get(digest).map_or(0, BTreeSet::len)
+    }
+
     /// What may be proposed: on disk here and, by their reports, at `others` more; not committed, not among `taken`. From
     /// each disseminator in turn.
     pub(crate) fn choose(&self, others: usize, taken: &BTreeSet<Digest>, limit: usize) -> Vec<Digest> {
-        let ready = |digest: &&Digest| {
-            self.has(digest)
-                && !taken.contains(*digest)
-                && self.reports.get(*digest).map_or(0, BTreeSet::len) >= others
-        };
+        let ready =
+            |digest: &&Digest| self.has(digest) && !taken.contains(*digest) && self.reports(digest) >= others;
         let mut queues: Vec<_> = self.open.values().map(|open| open.iter().filter(ready)).collect();
         let mut chosen = Vec::new();
         loop {
@@ -153,6 +158,23 @@ impl Batches {
             self.held.remove(digest);
             self.reports.remove(digest);
         }
+        gone
+    }
+
+    /// Forgets what was taken for proposals that are gone, and are not in use; returns what may go from the disk.
+    pub(crate) fn give_back(&mut self, in_use: &BTreeSet<Digest>) -> Vec<Digest> {
+        let over = |(digest, held): &(&Digest, &Held)| {
+            held.lent && held.stored && held.done.is_none() && !in_use.contains(*digest)
+        };
+        let gone: Vec<Digest> = self.held.iter().filter(over).map(|(digest, _)| *digest).collect();
+        for digest in &gone {
+            if let Some(held) = self.held.remove(digest)
+                && let Some(open) = self.open.get_mut(&held.origin)
+            {
+                open.retain(|d| d != digest);
+            }
+        }
+        self.open.retain(|_, open| !open.is_empty());
         gone
     }
 

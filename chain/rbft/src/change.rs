@@ -3,7 +3,7 @@
 use crate::core::{Phase, Rbft, planted};
 use crate::durable::Record;
 use crate::ids::View;
-use crate::io::To;
+use crate::io::{Output, To};
 use crate::message::{Message, NewView, Prepared, ViewChange};
 use crate::outcome::Outcome;
 
@@ -146,6 +146,10 @@ impl Rbft {
         let view = self.view();
         self.changes.retain(|_, change| change.view > view);
         self.begin_with(outcome);
+        let in_use = self.promised();
+        for digest in self.batches.give_back(&in_use) {
+            self.out.push(Output::DropBatch(digest));
+        }
         self.batches.begin_anew(self.now.plus(self.timeout()));
         self.progress_by = self.now.plus(self.timeout());
         self.repeat_stored();

@@ -28,6 +28,7 @@ impl Rbft {
         self.look_at = self.now.plus(2 * self.config.request_timeout_ms);
         self.fruitless = 0;
         self.progress_by = Time(u64::MAX);
+        self.end_update(sequence);
         self.is_due(change);
         if self.is_boundary(sequence) {
             self.states.insert(sequence, state);
@@ -111,7 +112,7 @@ impl Rbft {
         Message::Archived { epoch: self.epoch(), persisted: self.archived }
     }
 
-    pub(crate) fn take_checkpoint(&mut self, vote: SignedVote, persisted: Sequence) {
+    pub(crate) fn take_checkpoint(&mut self, from: &PublicKey, vote: SignedVote, persisted: Sequence) {
         let SignedVote { vote: said, seat, .. } = vote;
         if said.epoch > self.epoch() {
             return self.is_behind(seat);
@@ -119,7 +120,10 @@ impl Rbft {
         if said.epoch < self.epoch() {
             return;
         }
-        self.note_archived(seat, persisted);
+        // That is not under the signature: only who casts the vote may say it.
+        if self.durable.set.key(seat) == Some(from) {
+            self.note_archived(seat, persisted);
+        }
         if said.sequence <= self.stable() || !self.is_boundary(said.sequence) {
             return;
         }
@@ -230,7 +234,7 @@ impl Rbft {
         all.flat_map(|proposal| &proposal.batches).copied().collect()
     }
 
-    fn begin_epoch(&mut self, ended: Certificate) {
+    pub(crate) fn begin_epoch(&mut self, ended: Certificate) {
         let Some((base, change)) = self.pending.take() else { return };
         let next = Epoch(self.epoch().0 + 1);
         // Execution asks for sets that are ones; it was checked when the change was.

@@ -5,9 +5,9 @@ use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 
 use crate::message::Message;
 
-/// The most bytes that a message may have. The longest that is meant is the new view of 100 validators with a full window of
-/// the default checkpoint interval: 12 MB.
-pub const MAX_MESSAGE: usize = 16 << 20;
+/// The most bytes that a message may have. The longest that is meant is the new view of [`crate::MAX_VALIDATORS`] with a full
+/// window of proposals of 64 batches, by the default checkpoint interval: 27 MB.
+pub const MAX_MESSAGE: usize = 32 << 20;
 
 /// Why bytes are no message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

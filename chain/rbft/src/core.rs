@@ -217,11 +217,12 @@ impl Rbft {
     /// By when it wants to be ticked.
     pub fn next_deadline(&self) -> Option<Time> {
         let changing = match self.phase {
-            Phase::Changing { deadline } => deadline,
-            Phase::Active => None,
+            Phase::Changing { deadline } if self.may_vote() => deadline,
+            _ => None,
         };
-        let resend = Some(self.resend_at);
-        [changing, resend, self.batches.deadline(), Some(self.progress_by)].into_iter().flatten().min()
+        // A chain that waits for its archive is nobody's fault.
+        let batches = if self.is_waiting_for_the_archive() { None } else { self.batches.deadline() };
+        [changing, Some(self.resend_at), batches, Some(self.progress_by)].into_iter().flatten().min()
     }
 
     /// The present epoch.
@@ -295,7 +296,7 @@ impl Rbft {
             }
             Message::PrePrepare { proposal, vote } => self.proposed(proposal, vote),
             Message::Prepare(vote) | Message::Commit(vote) => self.take_vote(vote),
-            Message::Checkpoint { vote, persisted } => self.take_checkpoint(vote, persisted),
+            Message::Checkpoint { vote, persisted } => self.take_checkpoint(&from, vote, persisted),
             Message::Archived { epoch, persisted } => self.hears_archived(from, epoch, persisted),
             Message::ViewChange(change) => self.take_view_change(change),
             Message::NewView(new_view) => self.take_new_view(new_view),

@@ -10,6 +10,7 @@ use crate::ids::{Digest, Seat, Sequence};
 use crate::io::{Output, To};
 use crate::message::{Committed, Message, PqcEntry, Prepared};
 use crate::proposal::{Batch, Proposal};
+use crate::signature::PublicKey;
 use crate::vote::{SignedVote, VoteKind};
 
 impl Rbft {
@@ -20,11 +21,16 @@ impl Rbft {
             .values()
             .any(|s| s.proposal.as_ref().is_some_and(|(_, p)| p.batches.contains(&digest)))
             || self.durable.committed.values().any(|c| c.proposal.batches.contains(&digest));
-        let known = self.durable.set.seat_of(&batch.origin).is_some();
-        if (known || wanted) && self.batches.offer(digest, batch.origin, self.config.batches_per_seat, wanted)
-        {
+        let quota = self.quota_of(&batch.origin);
+        if self.batches.offer(digest, batch.origin, quota, wanted) {
             self.out.push(Output::StoreBatch(batch));
         }
+    }
+
+    /// Uncommitted batches that are held of a disseminator. Who has no seat has none, but for what is proposed.
+    pub(crate) fn quota_of(&self, origin: &PublicKey) -> usize {
+        let member = *origin == self.key || self.durable.set.seat_of(origin).is_some();
+        if member { self.config.batches_per_seat } else { 0 }
     }
 
     /// It is on disk: the others are told, and if it is our own they get it.
@@ -36,13 +42,18 @@ impl Rbft {
         if let Some(seat) = self.seat {
             self.batches.report(seat, &[digest], 4 * self.config.batches_per_seat);
         }
+        // It may have come after its block.
+        let block = self.durable.committed.values().find(|c| c.proposal.batches.contains(&digest));
+        if let Some(block) = block {
+            self.batches.committed(&block.proposal);
+        }
         self.send(To::All, Message::Stored(vec![digest]));
     }
 
     /// The primary proposes what enough others have, as long as the window has room.
     pub(crate) fn propose(&mut self) {
         // Also what the others have finished while this one recovered.
-        self.next = self.next.max(self.executed.next());
+        self.next = self.next.max(self.executed.max(self.voting_floor()).next());
         while self.phase == Phase::Active && self.is_primary() && self.may_vote() && self.next <= self.high()
         {
             if let Some((proposal, vote)) = self.proposed_before() {
@@ -83,12 +94,13 @@ impl Rbft {
     /// Whether an idle chain should go on to the next boundary all the same: an epoch is to end, or blocks are not archived.
     fn wants_nothing(&self) -> bool {
         let behind = self.executed < self.next && self.executed.next() != self.next;
+        self.is_short_of_a_boundary() && !behind && self.now >= self.last_proposed.plus(self.config.idle_ms)
+    }
+
+    /// Whether something waits for the next boundary, or for the end of the epoch.
+    pub(crate) fn is_short_of_a_boundary(&self) -> bool {
         let at_boundary = self.executed.0.is_multiple_of(self.config.checkpoint_interval);
-        let due = match &self.pending {
-            Some((end, _)) => self.executed < *end,
-            None => !at_boundary && self.archived < self.executed,
-        };
-        due && !behind && self.now >= self.last_proposed.plus(self.config.idle_ms)
+        self.is_ending() || (self.pending.is_none() && !at_boundary && self.archived < self.executed)
     }
 
     /// The primary has proposed something.
@@ -120,6 +132,13 @@ impl Rbft {
         epoch && vote.vote.view == self.view() && self.phase == Phase::Active && within
     }
 
+    /// Up to where it votes for nothing (PBFT section 4.4: min-s is the new h): its own checkpoint, and a later one that it has
+    /// the proof of, though not the state yet. What is below that is decided, and a vote for it could only be for something else.
+    fn voting_floor(&self) -> Sequence {
+        let ahead = self.ahead.as_ref().map_or(Sequence(0), |c| c.vote.sequence);
+        self.durable.low().max(ahead)
+    }
+
     /// Does for a sequence what has become possible.
     pub(crate) fn advance(&mut self, sequence: Sequence) {
         self.prepare(sequence);
@@ -135,6 +154,11 @@ impl Rbft {
         let voted = |s: &crate::core::Slot, seat| s.prepares.contains_key(&seat);
         let Some(seat) = self.seat.filter(|_| self.may_vote() && self.phase == Phase::Active) else { return };
         if self.slots.get(&sequence).is_some_and(|s| voted(s, seat)) || sequence > self.high() {
+            return;
+        }
+        let decided =
+            self.durable.committed.get(&sequence).is_some_and(|c| c.certificate.vote.digest != digest);
+        if decided || sequence <= self.voting_floor() {
             return;
         }
         if !self.batches.has_all(&proposal) && !planted!(self, PreparedWithoutData) {
@@ -163,6 +187,9 @@ impl Rbft {
     fn commit(&mut self, sequence: Sequence) {
         let Some(seat) = self.seat.filter(|_| self.may_vote() && self.phase == Phase::Active) else { return };
         let Some(slot) = self.slots.get(&sequence).filter(|s| !s.prepared) else { return };
+        if sequence <= self.voting_floor() {
+            return;
+        }
         let Some((digest, proposal)) = slot.proposal.clone() else { return };
         // It has voted itself, so it has the data.
         let own = slot.prepares.get(&seat).is_some_and(|v| v.vote.digest == digest);
@@ -227,16 +254,21 @@ impl Rbft {
     }
 
     /// What has waited too long is told to everybody: also by who wishes for another view alone, while the others go on. What
-    /// has waited twice too long is the primary's fault.
+    /// has waited twice too long is the primary's fault, if so many say that they have it that a correct primary would have
+    /// proposed it.
     pub(crate) fn overdue(&mut self, overdue: &[(Digest, Waiting)]) {
+        let (enough, active) = (self.durable.set.faulty() + 1, self.phase == Phase::Active);
+        let mut blamed = false;
         for (digest, waiting) in overdue {
-            if *waiting == Waiting::Fresh || self.phase != Phase::Active {
+            let could_have = self.batches.reports(digest) >= enough;
+            if *waiting == Waiting::Fresh || !active || !could_have {
                 self.out.push(Output::SendBatch { to: To::All, digest: *digest });
                 self.send(To::All, Message::Stored(vec![*digest]));
+            } else {
+                blamed = true;
             }
         }
-        let twice = overdue.iter().any(|(_, waiting)| *waiting == Waiting::Forwarded);
-        if twice && self.phase == Phase::Active && !planted!(self, NeverComplains) {
+        if blamed && !planted!(self, NeverComplains) {
             self.change_view(self.view().next());
         }
     }

@@ -38,13 +38,23 @@ impl Rbft {
         let deadline = self.now.plus(self.timeout());
         for KnownBatch { digest, origin, done } in batches {
             // What is on disk is there whatever the quota.
-            self.batches.offer(digest, origin, 0, true);
+            let quota = self.quota_of(&origin);
+            self.batches.offer(digest, origin, quota, true);
             self.batches.stored(&digest, deadline);
             if done {
                 self.batches.done(&digest, self.executed);
             }
         }
+        // Those are committed, and will be executed again; nobody waits for them.
+        for block in self.durable.committed.values() {
+            self.batches.committed(&block.proposal);
+        }
         self.resend_at = self.now.plus(self.config.resend_ms);
+        // The last record before the end of the epoch may be the last that is on disk.
+        let ended = self.durable.stable.clone().filter(|c| c.vote.epoch == self.epoch());
+        if let Some(ended) = ended.filter(|c| self.pending.as_ref().is_some_and(|p| p.0 == c.vote.sequence)) {
+            self.begin_epoch(ended);
+        }
         self.enter_again();
         // Blocks above the checkpoint are executed again by the shell's state, which is that of the checkpoint.
         self.negotiate();
@@ -212,7 +222,7 @@ impl Rbft {
             return;
         }
         let open = self.slots.values().any(|s| s.proposal.is_some() && !s.committed);
-        if !(self.is_ending() || open) || self.is_waiting_for_the_archive() {
+        if !(self.is_short_of_a_boundary() || open) || self.is_waiting_for_the_archive() {
             self.progress_by = Time(u64::MAX);
             return;
         }
@@ -248,11 +258,14 @@ impl Rbft {
         if open || self.ahead.is_some() {
             self.fetch();
         }
-        if (open || self.is_ending() || self.ahead.is_some()) && self.progress_by == Time(u64::MAX) {
+        let due = open || self.is_short_of_a_boundary() || self.ahead.is_some();
+        if due && self.progress_by == Time(u64::MAX) {
             self.progress_by = self.now.plus(self.timeout());
         }
+        self.propose_again();
         let at_its_beginning = self.executed == self.durable.base && self.epoch().0 > 0;
-        if !self.checkpoints.is_empty() || self.is_waiting_for_the_archive() || at_its_beginning {
+        let untold = !self.checkpoints.is_empty() || !self.states.is_empty();
+        if untold || self.is_waiting_for_the_archive() || at_its_beginning {
             self.repeat_checkpoint();
         }
         if let Some(nonce) = self.durable.amnesia
@@ -260,6 +273,19 @@ impl Rbft {
         {
             self.rejoin_at = self.now.plus(self.config.request_timeout_ms);
             self.out.push(Output::Rejoin(nonce));
+        }
+    }
+
+    /// The first of its own proposals that is still open: who has not heard of it asks for the rest.
+    fn propose_again(&mut self) {
+        if self.phase != Phase::Active || !self.is_primary() || !self.may_vote() {
+            return;
+        }
+        let open = self.slots.values().find(|s| !s.committed).and_then(|s| s.proposal.as_ref());
+        let own = open.and_then(|(_, proposal)| self.durable.accepted.get(&proposal.sequence));
+        let own = own.filter(|(_, vote)| vote.vote.view == self.view()).cloned();
+        if let Some((proposal, vote)) = own {
+            self.send(To::All, Message::PrePrepare { proposal, vote });
         }
     }
 }

@@ -173,3 +173,71 @@ fn a_full_window_becomes_stable_after_all_have_restarted() {
     cluster.run((0..4).map(|n| (n, Input::Tick)));
     assert_eq!(places(&cluster), [(4, 4); 4]);
 }
+
+/// A replica of seat 3, begun and at nothing, and four who sign.
+fn alone(interval: u64, durable: Durable, change: Option<SetChange>) -> Rbft {
+    let config = Config { checkpoint_interval: interval, ..Config::default() };
+    let own = (*durable.set.key(Seat(3)).unwrap(), Box::new(signer(3)) as Box<dyn Signer>);
+    let mut replica = Rbft::new(CHAIN, config, own, durable);
+    replica.step(Time(1000), Input::Start { secret: Nonce(1), change, batches: Vec::new() });
+    replica
+}
+
+fn checkpoint(sequence: u64) -> Certificate {
+    let (epoch, view, digest) = (set(4).epoch(), View(0), Digest([7; 32]));
+    let vote = Vote { epoch, kind: VoteKind::Checkpoint, view, sequence: Sequence(sequence), digest };
+    let votes: Vec<SignedVote> = (0..3).map(|n| vote.sign(&CHAIN, Seat(n), &signer(n))).collect();
+    Certificate::gather(3, 4, vote, &votes).unwrap()
+}
+
+/// PBFT section 4.4: what is below the checkpoint that a view begins from is decided, also where its state is not here yet. A vote
+/// for it could make a quorum for something else.
+#[test]
+fn nothing_is_voted_for_below_a_checkpoint_that_is_proven() {
+    let mut replica = alone(2, Durable::new(set(4)), None);
+    replica.recovery = None;
+    replica.certified(checkpoint(4));
+    let mut proposed = |sequence: u64| {
+        let proposal = Proposal::null(set(4).epoch(), Sequence(sequence));
+        let digest = proposal.digest(&CHAIN);
+        let vote = Vote {
+            epoch: proposal.epoch,
+            kind: VoteKind::Prepare,
+            view: View(0),
+            sequence: proposal.sequence,
+            digest,
+        };
+        let vote = vote.sign(&CHAIN, Seat(0), &signer(0));
+        replica.proposed(proposal, vote);
+        replica.advance(Sequence(sequence));
+        std::mem::take(&mut replica.out).iter().map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(proposed(3), [""; 0]);
+    assert_eq!(proposed(4), [""; 0]);
+    assert_eq!(proposed(5), ["persist accepted", "prepare"]);
+}
+
+/// What is archived is said by each for itself: it is under nobody's signature.
+#[test]
+fn nobody_says_what_is_archived_for_another_one() {
+    let mut replica = alone(2, Durable::new(set(4)), None);
+    let keys: Vec<PublicKey> = (0..4).map(|n| *set(4).key(Seat(n)).unwrap()).collect();
+    let vote = |seat: u16| checkpoint(2).vote.sign(&CHAIN, Seat(seat), &signer(seat));
+    for seat in 0..3 {
+        replica.take_checkpoint(&keys[2], vote(seat), Sequence(u64::MAX));
+    }
+    assert_eq!(replica.agreed_archived(), Sequence(0), "one of them has said so, and it may lie");
+    replica.take_checkpoint(&keys[1], vote(1), Sequence(9));
+    assert_eq!(replica.agreed_archived(), Sequence(9));
+}
+
+/// The end of an epoch is two records, and a crash may come between them.
+#[test]
+fn an_epoch_whose_end_is_on_disk_goes_over_at_the_next_start() {
+    let mut durable = Durable::new(set(4));
+    durable.apply(&Record::Stable(checkpoint(4)));
+    let keys: Vec<PublicKey> = (0..4).map(|n| *set(4).key(Seat(n)).unwrap()).collect();
+    let change = SetChange { asked: Sequence(0), keys, rejoined: Vec::new() };
+    let replica = alone(1, durable, Some(change));
+    assert_eq!((replica.epoch(), replica.durable.base), (Epoch(4), Sequence(4)));
+}

@@ -7,7 +7,7 @@ use crate::quorum::{Quorum, QuorumError};
 use crate::signature::PublicKey;
 
 /// Validators that a set may have: a certificate's bitmap and a message's size are bounded by it.
-pub const MAX_VALIDATORS: usize = 1024;
+pub const MAX_VALIDATORS: usize = 128;
 
 /// Why there is no such set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -50,7 +50,13 @@ impl Adversary {
             && let Some(old) = self.heard.get(dice.roll(self.heard.len().max(1) as u64) as usize)
         {
             self.fired += 1;
-            out.push(old.clone());
+            out.push(match old.clone() {
+                // In another one's name: its vote is real, and what comes with it is not.
+                Message::Checkpoint { vote, .. } if dice.one_in(2) => {
+                    Message::Checkpoint { vote, persisted: Sequence(u64::MAX) }
+                }
+                old => old,
+            });
         }
         if dice.one_in(self.omits) {
             self.fired += 1;

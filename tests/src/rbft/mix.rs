@@ -26,6 +26,8 @@ pub struct Mix {
     pub delay_ms: u64,
     /// The longest that a sync takes.
     pub sync_ms: u64,
+    /// The longest that it takes to execute a block.
+    pub execute_ms: u64,
     /// In one case of so many, who has prepared something is cut off at once, before others hear of it.
     pub cuts: u64,
     /// Crashes, against the number of partitions.
@@ -49,6 +51,7 @@ impl Mix {
             repeat: if dice.one_in(2) { 0 } else { 5 + dice.roll(60) },
             delay_ms: dice.pick(&[2, 10, 60, 250]),
             sync_ms: dice.pick(&[0, 1, 5, 40]),
+            execute_ms: dice.pick(&[0, 0, 3, 40]),
             cuts: if dice.one_in(3) { 1 + dice.roll(8) } else { 0 },
             crashes: if dice.one_in(4) { 0 } else { 1 + dice.roll(4) },
             partitions: if dice.one_in(2) { 0 } else { 1 + dice.roll(3) },

@@ -39,6 +39,8 @@ pub struct Node {
     pub snapshots: BTreeMap<Sequence, Ledger>,
     /// Validators that it can judge.
     pub sets: ValidatorSets,
+    /// When its last execution ends.
+    pub executed_at: u64,
     /// What it asked in its recovery last.
     pub asked: Option<Nonce>,
     /// When it is ticked next.
@@ -67,6 +69,7 @@ impl Node {
             snapshots: BTreeMap::from([(Sequence(0), ledger.clone())]),
             ledger,
             sets: ValidatorSets::of(set.clone()),
+            executed_at: 0,
             asked: None,
             tick_at: None,
             taken: Vec::new(),
@@ -103,16 +106,20 @@ impl Node {
         self.batches.iter().filter(|(_, b)| self.ledger.has_all_of(b)).map(|(digest, _)| *digest).collect()
     }
 
-    /// Loses what was not synced.
-    pub fn crash(&mut self) {
+    /// Loses what was not synced, but for so many records; returns those.
+    pub fn crash(&mut self, torn: usize) -> Vec<Record> {
         self.replica = None;
         self.life += 1;
-        self.unsynced.clear();
+        self.unsynced.truncate(torn);
+        let kept = std::mem::take(&mut self.unsynced);
+        kept.iter().for_each(|record| self.disk.apply(record));
+        self.executed_at = 0;
         self.waiting.clear();
         self.syncing = false;
         self.tick_at = None;
         // What was not synced, nobody has heard of.
         self.highest = (self.disk.set.epoch().0, self.disk.view.0);
+        kept
     }
 
     /// Loses everything, and knows it.

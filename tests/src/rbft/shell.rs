@@ -138,6 +138,8 @@ impl World {
             return;
         }
         if !node.byzantine {
+            let bound = self.archive_up_to + self.config.archive_bound;
+            self.watch.within_the_archive(index, block.proposal.sequence, bound);
             self.watch.executes(node, block, &self.chain, &node.batches);
             if let Some(spec) = &mut self.spec {
                 spec.executes(index, block);
@@ -163,7 +165,15 @@ impl World {
         if !node.byzantine {
             self.watch.has_state(index, sequence, state);
         }
-        self.step(index, Input::Executed { sequence, state, change });
+        let input = Input::Executed { sequence, state, change };
+        if self.mix.execute_ms == 0 {
+            return self.step(index, input);
+        }
+        let ms = self.streams.of(Stream::Node(index)).roll(self.mix.execute_ms + 1);
+        let node = &mut self.nodes[index];
+        node.executed_at = node.executed_at.max(self.now) + ms;
+        let (at, life) = (node.executed_at, node.life);
+        self.at(at, Event::Executed { node: index, life, input: Box::new(input) });
     }
 
     pub(super) fn update(&mut self, index: usize, certificate: &wmall_rbft::Certificate) {

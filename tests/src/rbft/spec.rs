@@ -226,6 +226,10 @@ impl Spec {
                 self.judge_vote(node, vote);
             }
             Record::Stable(certificate) => {
+                // A crash may have come between its own vote for that and the sending.
+                if self.histories.get(&node).is_some_and(|h| h.executed >= certificate.vote.sequence) {
+                    self.history(node).own.insert(certificate.vote);
+                }
                 self.genuine(node, certificate);
                 let Vote { sequence, digest, .. } = certificate.vote;
                 if *self.stable.entry(sequence).or_insert(digest) != digest {

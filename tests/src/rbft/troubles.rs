@@ -45,7 +45,11 @@ impl World {
         let choice = dice.roll(self.mix.crashes + self.mix.partitions);
         if choice < self.mix.crashes {
             let index = dice.roll(self.nodes.len() as u64) as usize;
-            self.crash(index, &mut dice);
+            // Now and then the power of all of them.
+            let all = dice.one_in(8);
+            for index in if all { 0..self.nodes.len() } else { index..index + 1 } {
+                self.crash(index, &mut dice);
+            }
         } else {
             let halves = (0..self.nodes.len()).map(|_| dice.one_in(2)).collect();
             self.parted = if self.parted.is_some() { None } else { Some(halves) };
@@ -58,7 +62,13 @@ impl World {
             return;
         }
         self.report.crashes += 1;
-        self.nodes[index].crash();
+        // Of what was written and not synced, some of it from the first on may be there all the same.
+        let torn = dice.roll(self.nodes[index].unsynced.len() as u64 + 1) as usize;
+        for record in self.nodes[index].crash(torn) {
+            if let Some(spec) = &mut self.spec {
+                spec.keeps(index, &record);
+            }
+        }
         self.trace(|| format!("{index} crashes"));
         let forgets = self.mix.amnesia && self.silent.is_none() && !self.has_adversaries() && dice.one_in(2);
         if forgets && index < self.report.size {

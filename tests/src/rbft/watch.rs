@@ -93,6 +93,13 @@ impl Watch {
         }
     }
 
+    /// Nothing is executed so far beyond what really is archived, whatever adversaries say of that.
+    pub fn within_the_archive(&mut self, node: usize, sequence: Sequence, bound: u64) {
+        if sequence.0 > bound {
+            self.fail(format!("node {node} executes {sequence}, and the archive allows {bound}"));
+        }
+    }
+
     /// A correct validator executes a block.
     pub fn executes(
         &mut self,

@@ -37,6 +37,7 @@ pub(super) enum Event {
     Tick { node: usize, life: u64 },
     Synced { node: usize, life: u64 },
     BatchSynced { node: usize, life: u64, batch: Box<Batch> },
+    Executed { node: usize, life: u64, input: Box<Input> },
     Update { node: usize, life: u64, certificate: Box<wmall_rbft::Certificate> },
     Client,
     Fault,
@@ -366,7 +367,11 @@ impl World {
             Event::Update { node, life, certificate } if self.is_of(node, life) => {
                 self.update(node, &certificate)
             }
-            Event::Synced { .. } | Event::BatchSynced { .. } | Event::Update { .. } => {}
+            Event::Executed { node, life, input } if self.is_of(node, life) => self.step(node, *input),
+            Event::Executed { .. }
+            | Event::Synced { .. }
+            | Event::BatchSynced { .. }
+            | Event::Update { .. } => {}
             Event::Client => self.client(),
             Event::Fault => self.fault(),
             Event::Restart { node } => {
