@@ -213,7 +213,7 @@ fn every_planted_bug_is_found() {
 /// A failure is told with what is needed for it, and that fails again in the same way.
 #[test]
 fn a_failure_is_shortened_and_shows_itself_again() {
-    let bug = Some(Bug::ViewInDigest);
+    let bug = Some(Bug::CheckpointByFew);
     let seed = (0..HUNT).find(|seed| run(*seed, bug).violation.is_some()).expect("a seed that finds it");
     let shrunk = shrink(seed, bug, SHORTENING).expect("it fails");
     let list = Fault::list(shrunk.kept());
