@@ -199,7 +199,7 @@ impl Filler {
         let mut running = JoinSet::new();
         let mut waiting = pieces.into_iter();
         loop {
-            while running.len() < PARALLEL
+            while running.len() < self.traffic.fetches(PARALLEL, Instant::now())
                 && let Some(piece) = waiting.next()
             {
                 let (filler, disk) = (self.clone(), disk.clone());
@@ -207,7 +207,7 @@ impl Filler {
                     let begun = Instant::now();
                     let outcome = filler.fetch(&disk, &piece).await;
                     let now = Instant::now();
-                    tokio::time::sleep(filler.traffic.rest(now - begun, now)).await;
+                    tokio::time::sleep(filler.traffic.rest_from_fetching(now - begun, now)).await;
                     outcome.map_err(|error| {
                         tracing::warn!(%error, chunk = %piece.chunk, "not fetched");
                         piece
