@@ -21,7 +21,7 @@ use wmall_transport::{Endpoint, Members};
 use crate::disk::DiskStore;
 use crate::map::Map;
 use crate::service::BadPiece;
-use crate::traffic::Traffic;
+use crate::traffic::{RECENT, Traffic};
 
 /// Fetches under way: with chunks of 16 MiB, 64 MiB of memory for copies, and twice that for shards.
 const PARALLEL: usize = 4;
@@ -214,7 +214,16 @@ impl Filler {
                     })
                 });
             }
-            match running.join_next().await {
+            // While clients are served there is one at a time; when they stop, there may be more, whatever that one does.
+            let ended = if waiting.len() > 0 && running.len() < PARALLEL {
+                match tokio::time::timeout(RECENT, running.join_next()).await {
+                    Ok(ended) => ended,
+                    Err(_) => continue,
+                }
+            } else {
+                running.join_next().await
+            };
+            match ended {
                 Some(Ok(Ok(receipt))) => receipts.push(receipt),
                 Some(Ok(Err(piece))) => missed.push(piece),
                 // Which piece that was is not known any more, so nothing of this pass is vouched for.

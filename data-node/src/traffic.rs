@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A client's call counts for so long.
-const RECENT: Duration = Duration::from_millis(200);
+pub(crate) const RECENT: Duration = Duration::from_millis(200);
 /// Of its time, what a scrub may take while clients are served: one part in so many.
 const SHARE: u32 = 4;
 /// The longest rest.

@@ -351,16 +351,17 @@ impl<'a> Planner<'a> {
         let tries = if reason == Reason::Lost { 2 } else { 1 };
         for rule in &rules[..tries] {
             let fits = |f: &&DiskFact| fits_at_all(f, rule) && !is_source(f);
-            let mut fitting: Vec<&DiskFact> = self.snapshot.disks.values().filter(fits).collect();
-            // What can wait goes where it can stay, and waits for that.
-            if reason != Reason::Lost && fitting.iter().any(|f| self.loads.lacks(group.key.0, f)) {
-                fitting.retain(|f| self.loads.lacks(group.key.0, f));
-            }
+            let fitting: Vec<&DiskFact> = self.snapshot.disks.values().filter(fits).collect();
             // Half of what may be on its way to a disk is for what is lost.
             let share =
                 if reason == Reason::Lost { self.budget.to_disk } else { self.budget.to_disk.div_ceil(2) };
             let within = |f: &&&DiskFact| self.loads.to(f.candidate.disk) < share;
-            let best = fitting.iter().filter(within).min_by(|a, b| self.loads.compare(group.key, a, b));
+            // Where it can stay, if one of these has room on the way; but nothing waits for a disk that may never get on.
+            let settled = |f: &DiskFact| !self.loads.lacks(group.key.0, f);
+            let best = fitting
+                .iter()
+                .filter(within)
+                .min_by(|a, b| settled(a).cmp(&settled(b)).then_with(|| self.loads.compare(group.key, a, b)));
             match best {
                 Some(best) => return Placed::On(best.candidate.disk),
                 None if !fitting.is_empty() => return Placed::Later,
@@ -406,8 +407,8 @@ impl<'a> Planner<'a> {
         let snapshot = self.snapshot;
         let mut later = false;
         for group in &snapshot.groups {
-            if group.moves() || group.live() < group.slots.len() {
-                later |= group.moves();
+            let moves_now = group.moves();
+            if !moves_now && group.live() < group.slots.len() {
                 continue;
             }
             let row: Vec<&DiskFact> = group.slots.iter().filter_map(|s| self.disk(s.disk)).collect();
@@ -430,8 +431,9 @@ impl<'a> Planner<'a> {
                         && rule.allows(&others, &to.candidate)
                 };
                 let fitting: Vec<&DiskFact> = snapshot.disks.values().filter(fits).collect();
+                // A group that moves may be what is waited for; what it is on its way to counts there already.
                 later |= !fitting.is_empty();
-                if self.loads.from(from.candidate.disk) >= self.budget.from_disk {
+                if moves_now || self.loads.from(from.candidate.disk) >= self.budget.from_disk {
                     return None;
                 }
                 let within =

@@ -75,6 +75,8 @@ struct Sim {
     moves: u64,
     /// Moves that a leader of before has planned, and that are still on their way.
     late: Vec<SlotMove>,
+    late_moves: u64,
+    stale_moves: u64,
     joins: u64,
     quarantines: u64,
     /// Wipes, and pieces that rotted.
@@ -113,6 +115,8 @@ impl Sim {
             old: None,
             moves: 0,
             late: Vec::new(),
+            late_moves: 0,
+            stale_moves: 0,
             joins: 0,
             quarantines: 0,
             harm: 0,
@@ -407,16 +411,32 @@ impl Sim {
         } else {
             let incarnation = Incarnation([self.disks[&disk].life; 16]);
             self.m.run(Command::Quarantine { disk, incarnation, why: "it lied".into() }).unwrap();
-            self.quarantines += 1;
+            self.quarantines += u64::from(self.m.state.topology().disks[&disk].quarantined_ms.is_some());
         }
     }
 
     /// What a leader of before has planned arrives.
     fn hear_the_late(&mut self) {
         let moves = std::mem::take(&mut self.late);
-        if !moves.is_empty() {
-            // It may be of rows of before: then nothing may come of it.
-            let _ = self.m.run(Command::MoveSlots(moves));
+        if moves.is_empty() {
+            return;
+        }
+        let before = self.m.state.topology();
+        // It may be of rows of before: then nothing may come of it.
+        let _ = self.m.run(Command::MoveSlots(moves.clone()));
+        let after = self.m.state.topology();
+        let row = |topology: &Topology, pg: PgId| topology.pools[&SIM].rows[pg.0 as usize].clone();
+        for planned in &moves {
+            let (then, now) = (row(&before, planned.group.1), row(&after, planned.group.1));
+            self.late_moves += 1;
+            if then.version != planned.row_version {
+                self.stale_moves += 1;
+                assert_eq!(
+                    (then.version, &then.slots),
+                    (now.version, &now.slots),
+                    "a move of a row of before"
+                );
+            }
         }
     }
 
@@ -533,15 +553,18 @@ fn histories_of_moves_never_count_what_is_not_there_and_heal() {
             sim.check(seed);
         }
         sim.heal(seed);
-        [sim.moves, sim.joins, sim.quarantines]
+        [sim.moves, sim.joins, sim.quarantines, sim.late_moves, sim.stale_moves]
     };
-    let add = |a: [u64; 3], b: [u64; 3]| [a[0] + b[0], a[1] + b[1], a[2] + b[2]];
-    let half = |half: u64| (from..from + count).filter(|s| s % 2 == half).map(one).fold([0; 3], add);
-    let [moves, joins, quarantines] = std::thread::scope(|scope| {
+    let add = |a: [u64; 5], b: [u64; 5]| std::array::from_fn(|i| a[i] + b[i]);
+    let half = |half: u64| (from..from + count).filter(|s| s % 2 == half).map(one).fold([0; 5], add);
+    let sums = std::thread::scope(|scope| {
         let halves = [0, 1].map(|n| scope.spawn(move || half(n)));
-        halves.map(|h| h.join().unwrap()).into_iter().fold([0; 3], add)
+        halves.map(|h| h.join().unwrap()).into_iter().fold([0; 5], add)
     });
-    println!("{count} histories: {moves} moves, {joins} joins, {quarantines} quarantines");
-    let enough = moves > count && joins > count / 10 && quarantines > count / 10;
-    assert!(enough, "{moves} moves, {joins} joins, {quarantines} quarantines in {count} histories: too few");
+    let words = ["moves", "joins", "quarantines", "moves that came late", "of rows of before"];
+    let floors = [count, count / 10, count / 20, count / 20, count / 50];
+    println!("{count} histories: {sums:?} {words:?}");
+    for ((sum, word), floor) in sums.iter().zip(words).zip(floors) {
+        assert!(*sum > floor, "only {sum} {word} in {count} histories");
+    }
 }
