@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use wmall_manifest::Stripe;
 use wmall_proto::chunk::{PieceDigest, UNKNOWN_DIGEST};
 use wmall_proto::rpc::{Query, QueryReply};
-use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError, Scheme};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError, Scheme};
 
 use crate::get::{SLOT_TIMEOUT, Wanted};
 use crate::map::SlotTarget;
@@ -25,6 +25,8 @@ struct Gathering {
     length: u32,
     /// By slot; none of them verified yet.
     pieces: Vec<Option<Vec<Bytes>>>,
+    /// By slot: which disk it came from. A slot that moves has two.
+    from: Vec<Option<DiskId>>,
     /// By slot, once they were needed.
     digests: Option<Vec<PieceDigest>>,
     /// Pieces of which nobody knows what they should be have been tried, and made no chunk.
@@ -112,7 +114,8 @@ impl Inner {
         length: u32,
     ) -> Result<Vec<Bytes>, RpcError> {
         let pieces = vec![None; scheme.width()];
-        let mut gathering = Gathering { scheme, pool, chunk, length, pieces, digests: None, doubted: false };
+        let (from, digests) = (vec![None; scheme.width()], None);
+        let mut gathering = Gathering { scheme, pool, chunk, length, pieces, from, digests, doubted: false };
         let mut waiting = slots.iter();
         let mut running = JoinSet::new();
         let mut last = RpcError::new(ErrorCode::Unavailable, "the row has too few slots");
@@ -128,7 +131,7 @@ impl Inner {
                 && let Some(slot) = waiting.next()
             {
                 let (store, slot, wanted) = (self.clone(), slot.clone(), gathering.wanted(slot.slot));
-                running.spawn(async move { (slot.slot, store.read_slot(&slot, wanted).await) });
+                running.spawn(async move { (slot.slot, slot.disk, store.read_slot(&slot, wanted).await) });
             }
             if running.is_empty() {
                 return Err(last);
@@ -136,8 +139,11 @@ impl Inner {
             let piece_length = scheme.piece_length(length);
             let hedge = if waiting.len() == 0 { SLOT_TIMEOUT } else { self.map.late_after(piece_length) };
             match tokio::time::timeout(hedge, running.join_next()).await {
-                Ok(Some(Ok((slot, Ok(parts))))) => gathering.pieces[usize::from(slot)] = Some(parts),
-                Ok(Some(Ok((_, Err(error))))) => last = error,
+                Ok(Some(Ok((slot, disk, Ok(parts))))) => {
+                    gathering.pieces[usize::from(slot)] = Some(parts);
+                    gathering.from[usize::from(slot)] = Some(disk);
+                }
+                Ok(Some(Ok((_, _, Err(error))))) => last = error,
                 Ok(Some(Err(error))) => last = RpcError::internal(error),
                 Ok(None) => {}
                 Err(_) => late += 1,
@@ -160,7 +166,8 @@ impl Inner {
         };
         for slot in gathering.drop_wrong(&digests) {
             tracing::warn!(slot, chunk = %gathering.chunk, "a wrong piece; asking for another one");
-            if let Some(target) = slots.iter().find(|s| s.slot == slot) {
+            let from = gathering.from.get(usize::from(slot)).copied().flatten();
+            if let Some(target) = slots.iter().find(|s| s.slot == slot && Some(s.disk) == from) {
                 let digest = digests.get(usize::from(slot)).copied().filter(|d| *d != UNKNOWN_DIGEST);
                 self.have_checked(target, &Wanted { digest, ..gathering.wanted(slot) });
             }
