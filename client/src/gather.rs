@@ -214,7 +214,8 @@ mod tests {
         let (id, length) = (ChunkId::of(chunk), chunk.len() as u32);
         let empty = vec![None; 6];
         let (pool, digests, doubted) = (PoolId(1), None, false);
-        (Gathering { scheme, pool, chunk: id, length, pieces: empty, digests, doubted }, pieces)
+        let from = vec![None; scheme.width()];
+        (Gathering { scheme, pool, chunk: id, length, pieces: empty, from, digests, doubted }, pieces)
     }
 
     #[test]
