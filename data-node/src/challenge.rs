@@ -21,7 +21,7 @@ pub(crate) fn answer(disk: &Arc<DiskStore>, challenge: &Challenge) -> Result<Cha
     for _ in 0..LOOKS {
         let located = disk.locate(&key)?.ok_or_else(missing)?;
         // Copies are the same in every slot, and are kept when a slot goes to another one.
-        if located.shard.is_some() && located.slot != challenge.slot {
+        if !located.fits(challenge.slot) {
             return Err(missing());
         }
         let piece = disk.read(&located, 0, located.length as usize);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use wmall_proto::layout::MAX_WEIGHT;
+use wmall_proto::layout::{MAX_WEIGHT, is_weight};
 use wmall_proto::topology::MetadataAddress;
 use wmall_proto::{NodeName, ZoneName};
 use wmall_runtime::config::{self, ConfigError};
@@ -118,7 +118,7 @@ impl RawConfig {
                 let (name, bytes) = (&disk.name, disk.max_bytes);
                 return Err(format!("disk {name} has `max_bytes` {bytes}; at least {MIN_DISK_BYTES}"));
             }
-            if disk.weight == 0 || disk.weight > MAX_WEIGHT {
+            if !is_weight(disk.weight) {
                 let (name, weight) = (&disk.name, disk.weight);
                 return Err(format!(
                     "disk {name} has `weight` {weight}; it is 1 to {MAX_WEIGHT}, and a disk that is to hold nothing is \

@@ -48,7 +48,7 @@ pub(crate) fn page(
 /// speaks for all of it, so it says no only if it is what it should be and long enough to tell.
 fn is_block(store: &DiskStore, key: &PoolChunk, located: &Located) -> bool {
     let chunk_length = located.shard.map_or(located.length, |s| s.chunk_length);
-    if !may_be_block(chunk_length) || (located.shard.is_some() && located.slot != 0) {
+    if !may_be_block(chunk_length) || !located.fits(0) {
         return false;
     }
     let begins = || store.read(located, 0, HEAD).is_ok_and(|bytes| begins_block(&bytes));

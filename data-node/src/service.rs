@@ -53,7 +53,7 @@ impl Service {
     ) -> Result<Option<(Arc<DiskStore>, Located)>, RpcError> {
         let asked = |store: &&Arc<DiskStore>| disk.is_none() || store.id().is_none_or(|id| Some(id) == disk);
         for disk in self.disks.iter().filter(asked) {
-            let fits = |l: &Located| l.shard.is_none() || slot.is_none_or(|s| s == l.slot);
+            let fits = |l: &Located| slot.is_none_or(|slot| l.fits(slot));
             if let Some(located) = disk.locate(key)?.filter(fits) {
                 return Ok(Some((disk.clone(), located)));
             }

@@ -8,7 +8,7 @@ use wmall_placement::{Candidate, propose_rows};
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::identity::{Actor, MAX_SCOPES, TokenRecord};
 use wmall_proto::join::JoinAddress;
-use wmall_proto::layout::MAX_WEIGHT;
+use wmall_proto::layout::{MAX_WEIGHT, is_weight};
 use wmall_proto::pg::MAX_PG_BITS;
 use wmall_proto::rpc::{
     Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, QueryReply, Registration, Request,
@@ -350,7 +350,7 @@ impl Service {
             let reason = format!("a node registers 1 to {MAX_DISKS} disks");
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
         }
-        if let Some(disk) = registration.disks.iter().find(|d| d.weight == 0 || d.weight > MAX_WEIGHT) {
+        if let Some(disk) = registration.disks.iter().find(|d| !is_weight(d.weight)) {
             let reason =
                 format!("disk {} with a weight of {}; it is 1 to {MAX_WEIGHT}", disk.name, disk.weight);
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));

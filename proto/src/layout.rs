@@ -10,6 +10,11 @@ use crate::names::{NodeName, ZoneName};
 /// The largest weight that a disk may have.
 pub const MAX_WEIGHT: u32 = 1_000_000;
 
+/// Whether a disk may have this weight: 1 to [`MAX_WEIGHT`].
+pub fn is_weight(weight: u32) -> bool {
+    (1..=MAX_WEIGHT).contains(&weight)
+}
+
 /// What an operator does with the draft.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum LayoutChange {

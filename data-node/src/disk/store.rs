@@ -330,10 +330,8 @@ impl DiskStore {
         slot: u8,
         nonce: [u8; 16],
     ) -> Result<Option<SignedAttestation>, RpcError> {
-        let fits = |l: &Located| l.shard.is_none() || l.slot == slot;
-        let (Some(located), Some(disk)) = (self.locate(key)?.filter(fits), self.id()) else {
-            return Ok(None);
-        };
+        let fitting = self.locate(key)?.filter(|l| l.fits(slot));
+        let (Some(located), Some(disk)) = (fitting, self.id()) else { return Ok(None) };
         let attestation = Attestation {
             disk,
             incarnation: self.superblock.incarnation,
@@ -458,8 +456,7 @@ impl DiskStore {
             let page = self.indexed(self.reader.pieces_between(pool, range, after.as_ref(), PAGE))?;
             for key in &page {
                 let located = self.indexed(self.reader.get(key))?;
-                let fits = |l: &Located| l.shard.is_none() || l.slot == slot;
-                if located.is_some_and(|l| l.state == PieceState::Live && fits(&l)) {
+                if located.is_some_and(|l| l.state == PieceState::Live && l.fits(slot)) {
                     live.push(key.chunk);
                 }
             }

@@ -5,7 +5,7 @@
 use wmall_proto::capacity::UsageSample;
 use wmall_proto::event::EventKind;
 use wmall_proto::job::{Job, JobChange, JobState, MAX_JOBS};
-use wmall_proto::layout::{LayoutDraft, MAX_WEIGHT};
+use wmall_proto::layout::{LayoutDraft, MAX_WEIGHT, is_weight};
 use wmall_proto::rpc::Response;
 use wmall_proto::status::Mute;
 use wmall_proto::topology::{DiskInfo, Topology};
@@ -200,7 +200,7 @@ impl Context<'_> {
 
     fn stage_weight(&mut self, disk: DiskId, weight: u32) -> Outcome {
         let present = self.known_disk(disk)?.weight;
-        if weight == 0 || weight > MAX_WEIGHT {
+        if !is_weight(weight) {
             let reason = format!("a weight of {weight}; it is 1 to {MAX_WEIGHT}");
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason)
                 .hint("to empty a disk: `wmall disk drain NODE/DISK`")

@@ -32,6 +32,11 @@ pub(crate) struct Located {
 }
 
 impl Located {
+    /// Whether it serves a slot: a copy is as good in any, a shard only in its own.
+    pub(crate) fn fits(&self, slot: u8) -> bool {
+        self.shard.is_none() || self.slot == slot
+    }
+
     /// Whether a piece that comes now is of another slot, by a row of before: a write that was under way for long while
     /// the slot moved.
     pub(super) fn is_later_than(&self, header: &PieceHeader) -> bool {
