@@ -45,6 +45,12 @@ impl Store {
         }
     }
 
+    /// Whether that would be done now; if not, the error that it would end with. Nothing is changed.
+    pub async fn rehearse(&self, operation: Operation) -> Result<(), ClientError> {
+        self.inner.read(Query::Rehearse(operation)).await?;
+        Ok(())
+    }
+
     /// All jobs, the newest first.
     pub async fn jobs(&self) -> Result<Vec<JobView>, ClientError> {
         match self.inner.read(Query::Jobs).await? {

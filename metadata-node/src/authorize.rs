@@ -95,6 +95,7 @@ fn of_query(query: &Query) -> Need<'_> {
         }
         Query::Known { .. } => Need::Some(Access::Write),
         Query::Drain(_)
+        | Query::Rehearse(_)
         | Query::Jobs
         | Query::Layout
         | Query::Grades(_)

@@ -24,8 +24,18 @@ use crate::state::slots_and_sources;
 const MAX_WHILE_MS: u64 = 30 * 86_400_000;
 
 impl Service {
+    /// Judges an operation as if it were to be done, and does nothing.
+    pub(crate) async fn rehearse(&self, operation: Operation) -> Result<(), RpcError> {
+        let operate = self.planned(operation).await?;
+        self.state.rehearse(operate, now_ms())
+    }
+
     /// The command that an operation becomes.
     pub(crate) async fn operate(&self, operation: Operation) -> Result<Command, RpcError> {
+        self.planned(operation).await.map(Command::Operate)
+    }
+
+    async fn planned(&self, operation: Operation) -> Result<Operate, RpcError> {
         self.reads.wait().await?;
         let topology = self.state.topology();
         let operate = match operation {
@@ -61,7 +71,7 @@ impl Service {
                 Operate::Release { what: place.to_string(), disk: disk_at(&topology, &place)? }
             }
         };
-        Ok(Command::Operate(operate))
+        Ok(operate)
     }
 
     /// A drain that can't end is refused: it would leave the disks half empty for ever.

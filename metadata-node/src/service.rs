@@ -190,12 +190,21 @@ impl Service {
     async fn read(&self, linearizable: bool, query: &Query) -> Result<Response, RpcError> {
         if matches!(
             query,
-            Query::Drain(_) | Query::Jobs | Query::Layout | Query::Grades(_) | Query::Groups { .. }
+            Query::Drain(_)
+                | Query::Rehearse(_)
+                | Query::Jobs
+                | Query::Layout
+                | Query::Grades(_)
+                | Query::Groups { .. }
         ) {
             self.must_lead()?;
         }
         let planned = match query {
             Query::Drain(place) => Some(QueryReply::Drain(self.drain_view(place).await?)),
+            Query::Rehearse(operation) => {
+                self.rehearse(operation.clone()).await?;
+                Some(QueryReply::Rehearsed)
+            }
             Query::Jobs => Some(QueryReply::Jobs(self.job_views().await?)),
             Query::Layout => Some(QueryReply::Layout(self.layout_view().await?)),
             _ => None,

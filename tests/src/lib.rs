@@ -45,16 +45,18 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
 pub struct Failed {
     /// Its exit code.
     pub exit: i32,
+    /// Its stdout.
+    pub stdout: String,
     /// Its stderr.
     pub stderr: String,
 }
 
 impl Failed {
     fn of(output: Output, args: &[&str]) -> Self {
-        let stdout = String::from_utf8_lossy(&output.stdout);
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(!output.status.success(), "wmall {args:?} succeeded: {stdout}");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        Self { exit: output.status.code().unwrap_or(-1), stderr }
+        Self { exit: output.status.code().unwrap_or(-1), stdout, stderr }
     }
 
     /// Asserts the exit code and the stable error code.
@@ -149,6 +151,21 @@ impl Cluster {
     pub fn fails(&self, args: &[&str]) -> Failed {
         let config = self.config();
         wmall_fails(&self.args(&config, args))
+    }
+
+    /// Runs a command at a terminal, where somebody answers what it asks.
+    pub fn at_a_terminal(&self, args: &[&str], answer: &str) -> (i32, String) {
+        let config = self.config();
+        let line: Vec<String> = self.args(&config, args).iter().map(|arg| format!("'{arg}'")).collect();
+        let mut command = Command::new("script");
+        command.args(["-qec", &format!("'{}' {}", binary().display(), line.join(" ")), "/dev/null"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("script, of the package bsdutils");
+        let mut stdin = child.stdin.take().unwrap();
+        std::io::Write::write_all(&mut stdin, format!("{answer}\n").as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        drop(stdin);
+        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Starts a command and lets it run.

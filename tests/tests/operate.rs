@@ -91,6 +91,17 @@ fn a_disk_is_added_the_old_one_replaced_by_it_and_forgotten() {
     cluster.fails(&["disk", "replace", "data-1/disk-1", "--with", "data-9/disk-1"]).expect(1, "not_found");
     cluster.fails(&["disk", "drain", "data-1/disk-9"]).expect(1, "not_found");
     cluster.fails(&["disk", "rm", "data-1/disk-1"]).expect(5, "unsafe");
+    // A dry run ends as the real one would, and changes nothing.
+    let small = ["disk", "replace", "data-1/disk-1", "--with", "data-1/disk-3", "--dry-run"];
+    cluster.fails(&small).expect(5, "unsafe");
+    cluster.fails(&["disk", "rm", "data-1/disk-1", "--dry-run"]).expect(5, "unsafe");
+    let dry = cluster.json(&["disk", "replace", "data-1/disk-1", "--with", "data-1/disk-2", "--dry-run"]);
+    assert!(dry["stuck"] == 0 && dry["slots"].as_u64() > Some(0) && dry["draining"] == false, "{dry}");
+    // So does who thinks again.
+    let (exit, told) =
+        cluster.at_a_terminal(&["disk", "replace", "data-1/disk-1", "--with", "data-1/disk-2"], "n");
+    assert!(exit == 1 && told.contains("Go on? [y/N]") && told.contains("error[declined]"), "{exit} {told}");
+    assert_eq!(cluster.json(&["job", "ls"]).as_array().unwrap().len(), 0);
     cluster.wait_status("everything is quiet", LONG, is_quiet);
     let before = disk(&cluster.json(&["status"]), "data-1", "disk-1")["slots"].as_u64().unwrap();
     assert!(before > 0);
@@ -103,7 +114,10 @@ fn a_disk_is_added_the_old_one_replaced_by_it_and_forgotten() {
     cluster.reconfigure("data-1", |config| {
         config["disks"].as_array_mut().unwrap().retain(|d| d["name"].as_str() != Some("disk-1"));
     });
-    cluster.run(&["disk", "rm", "data-1/disk-1"]);
+    cluster.run(&["disk", "rm", "data-1/disk-1", "--dry-run"]);
+    assert_eq!(cluster.json(&["node", "show", "data-1"])["disks"].as_array().unwrap().len(), 3);
+    let (exit, told) = cluster.at_a_terminal(&["disk", "rm", "data-1/disk-1"], "y");
+    assert_eq!(exit, 0, "{told}");
     cluster.wait_status("everything is quiet", LONG, is_quiet);
     assert_eq!(cluster.json(&["node", "show", "data-1"])["disks"].as_array().unwrap().len(), 2);
     for (cid, content) in &files {
@@ -134,7 +148,10 @@ fn a_layout_is_staged_shown_and_applied_by_its_version() {
     cluster.fails(&["layout", "apply", "--draft", &version]).expect(1, "precondition_failed");
     cluster.run(&["layout", "revert"]);
     let staged = cluster.json(&["layout", "stage", "data-1/disk-1", "--weight", "50"]);
-    cluster.run(&["layout", "apply", "--draft", &staged["version"].to_string()]);
+    cluster.fails(&["layout", "apply", "--draft", &version, "--dry-run"]).expect(1, "precondition_failed");
+    let draft = staged["version"].to_string();
+    assert_eq!(cluster.json(&["layout", "apply", "--draft", &draft, "--dry-run"]), staged);
+    cluster.run(&["layout", "apply", "--draft", &draft, "--yes"]);
     let foretold = slots(&staged, "draft_slots");
     cluster.wait_status("it is as was foretold", LONG, |s| {
         let now = disk(s, "data-1", "disk-1")["slots"].as_u64().unwrap();

@@ -1,6 +1,8 @@
 //! Batches: which are known, which are on disk, who else has them, and for how long they have waited.
 //!
-//! Bodies are the shell's; here are digests. Owned by the core, bounded by the quota of each disseminator.
+//! Bodies are the shell's; here are digests. Owned by the core. Each batch is held on the account of who sent it here, not of
+//! who made it: what somebody repeats of another's takes nothing from that one, and what one of us forwards the others can
+//! take, however much of it its origin has strewn among them. Each account is bounded, so all of it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,17 +19,28 @@ pub(crate) enum Waiting {
     Forwarded,
 }
 
+/// On whose account a batch is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Account {
+    /// It is from this one, who made it.
+    Made(PublicKey),
+    /// It is from this one, who had it from somebody else.
+    Forwarded(PublicKey),
+    /// It was taken only because somebody proposed it.
+    Lent,
+}
+
 /// A batch.
 #[derive(Debug, Clone)]
 struct Held {
-    origin: PublicKey,
+    account: Account,
     stored: bool,
     waiting: Waiting,
+    /// Since when it waits, in whoever's turn.
+    since: Time,
     deadline: Time,
     /// Where it was committed.
     done: Option<Sequence>,
-    /// It was taken only because somebody proposed it: beyond its origin's quota, or of nobody who has one.
-    lent: bool,
 }
 
 /// All of them.
@@ -38,34 +51,52 @@ pub(crate) struct Batches {
     reports: BTreeMap<Digest, BTreeSet<Seat>>,
     /// Per seat, what it has reported, in order: the oldest go.
     reported: BTreeMap<Seat, Vec<Digest>>,
-    /// Per disseminator, what is not committed, in the order in which it came.
-    open: BTreeMap<PublicKey, Vec<Digest>>,
+    /// Per account, what is not committed, in the order in which it came. Empty ones are not kept.
+    open: BTreeMap<Account, Vec<Digest>>,
 }
 
 impl Batches {
-    /// A batch has come. True if it is to be put on disk: it is new, and its origin has not used up its quota, or somebody
-    /// has proposed it.
-    pub(crate) fn offer(&mut self, digest: Digest, origin: PublicKey, quota: usize, wanted: bool) -> bool {
-        if self.held.contains_key(&digest) {
+    /// A batch has come. True if it is to be put on disk: it is new, and there is room on the account, or somebody has
+    /// proposed it.
+    pub(crate) fn offer(&mut self, digest: Digest, account: Account, room: usize, wanted: bool) -> bool {
+        let full = self.open.get(&account).map_or(0, Vec::len) >= room;
+        if self.held.contains_key(&digest) || (full && !wanted) {
             return false;
         }
-        let open = self.open.entry(origin).or_default();
-        let lent = open.len() >= quota;
-        if lent && !wanted {
-            return false;
-        }
-        open.push(digest);
-        let (waiting, deadline) = (Waiting::Fresh, Time(u64::MAX));
-        let held = Held { origin, stored: false, waiting, deadline, done: None, lent };
-        self.held.insert(digest, held);
+        self.hold(digest, if full { Account::Lent } else { account });
         true
     }
 
-    /// It is on disk; from now on it waits. Returns whose it is.
-    pub(crate) fn stored(&mut self, digest: &Digest, deadline: Time) -> Option<PublicKey> {
+    /// One that is on disk at the start: it is there, whatever the account.
+    pub(crate) fn found(&mut self, digest: Digest, origin: PublicKey, now: Time, deadline: Time) {
+        if !self.held.contains_key(&digest) {
+            self.hold(digest, Account::Made(origin));
+            self.stored(&digest, now, deadline);
+        }
+    }
+
+    fn hold(&mut self, digest: Digest, account: Account) {
+        self.open.entry(account).or_default().push(digest);
+        let (waiting, never) = (Waiting::Fresh, Time(u64::MAX));
+        let held = Held { account, stored: false, waiting, since: never, deadline: never, done: None };
+        self.held.insert(digest, held);
+    }
+
+    /// It is not open any more.
+    fn close(&mut self, digest: &Digest, account: &Account) {
+        if let Some(open) = self.open.get_mut(account) {
+            open.retain(|d| d != digest);
+            if open.is_empty() {
+                self.open.remove(account);
+            }
+        }
+    }
+
+    /// It is on disk; from now on it waits. Returns on whose account.
+    pub(crate) fn stored(&mut self, digest: &Digest, now: Time, deadline: Time) -> Option<Account> {
         let held = self.held.get_mut(digest)?;
-        (held.stored, held.deadline) = (true, deadline);
-        Some(held.origin)
+        (held.stored, held.since, held.deadline) = (true, now, deadline);
+        Some(held.account)
     }
 
     /// Whether it has come.
@@ -73,13 +104,12 @@ impl Batches {
         self.held.contains_key(digest)
     }
 
-    /// One that was on disk before the start, or of which the state that was fetched has everything: it waits for nobody.
+    /// It is committed or in the state by `at`: it waits for nobody.
     pub(crate) fn done(&mut self, digest: &Digest, at: Sequence) {
         if let Some(held) = self.held.get_mut(digest) {
-            held.done = Some(held.done.unwrap_or(at));
-            if let Some(open) = self.open.get_mut(&held.origin) {
-                open.retain(|d| d != digest);
-            }
+            held.done = Some(held.done.map_or(at, |done| done.max(at)));
+            let account = held.account;
+            self.close(digest, &account);
         }
     }
 
@@ -117,7 +147,7 @@ impl Batches {
     }
 
     /// What may be proposed: on disk here and, by their reports, at `others` more; not committed, not among `taken`. From
-    /// each disseminator in turn.
+    /// each account in turn.
     pub(crate) fn choose(&self, others: usize, taken: &BTreeSet<Digest>, limit: usize) -> Vec<Digest> {
         let ready =
             |digest: &&Digest| self.has(digest) && !taken.contains(*digest) && self.reports(digest) >= others;
@@ -138,14 +168,7 @@ impl Batches {
 
     /// A proposal is committed: nobody waits for its batches any more.
     pub(crate) fn committed(&mut self, proposal: &Proposal) {
-        for digest in &proposal.batches {
-            if let Some(held) = self.held.get_mut(digest) {
-                held.done = Some(held.done.map_or(proposal.sequence, |s| s.max(proposal.sequence)));
-                if let Some(open) = self.open.get_mut(&held.origin) {
-                    open.retain(|d| d != digest);
-                }
-            }
-        }
+        proposal.batches.iter().for_each(|digest| self.done(digest, proposal.sequence));
     }
 
     /// Forgets what was committed up to here and is not in use; returns what may go from the disk.
@@ -163,18 +186,12 @@ impl Batches {
 
     /// Forgets what was taken for proposals that are gone, and are not in use; returns what may go from the disk.
     pub(crate) fn give_back(&mut self, in_use: &BTreeSet<Digest>) -> Vec<Digest> {
-        let over = |(digest, held): &(&Digest, &Held)| {
-            held.lent && held.stored && held.done.is_none() && !in_use.contains(*digest)
-        };
-        let gone: Vec<Digest> = self.held.iter().filter(over).map(|(digest, _)| *digest).collect();
+        let lent = self.open.get(&Account::Lent).into_iter().flatten();
+        let gone: Vec<Digest> = lent.filter(|d| self.has(d) && !in_use.contains(*d)).copied().collect();
         for digest in &gone {
-            if let Some(held) = self.held.remove(digest)
-                && let Some(open) = self.open.get_mut(&held.origin)
-            {
-                open.retain(|d| d != digest);
-            }
+            self.held.remove(digest);
+            self.close(digest, &Account::Lent);
         }
-        self.open.retain(|_, open| !open.is_empty());
         gone
     }
 
@@ -183,16 +200,17 @@ impl Batches {
         self.held.iter().filter(|(_, h)| h.stored && h.done.is_none()).map(|(digest, _)| digest)
     }
 
-    /// What has waited too long, and how; each gets a new deadline.
+    /// What has waited too long, and how, the oldest first; each gets a new deadline.
     pub(crate) fn overdue(&mut self, now: Time, next: Time) -> Vec<(Digest, Waiting)> {
         let mut overdue = Vec::new();
         for (digest, held) in &mut self.held {
             if held.stored && held.done.is_none() && held.deadline <= now {
-                overdue.push((*digest, held.waiting));
+                overdue.push((held.since, *digest, held.waiting));
                 (held.waiting, held.deadline) = (Waiting::Forwarded, next);
             }
         }
-        overdue
+        overdue.sort_by_key(|(since, digest, _)| (*since, *digest));
+        overdue.into_iter().map(|(_, digest, waiting)| (digest, waiting)).collect()
     }
 
     /// Seats are others now.
@@ -215,6 +233,21 @@ impl Batches {
 
     /// Everything here, for the bound on memory.
     pub(crate) fn size(&self) -> usize {
-        self.held.len() + self.reports.len()
+        let reports: usize = self.reported.values().map(Vec::len).sum();
+        let open: usize = self.open.values().map(|open| open.len() + 1).sum();
+        self.held.len() + open + reports.max(self.reports.len())
+    }
+
+    /// What is held on a peer's accounts.
+    #[cfg(feature = "testing")]
+    pub(crate) fn held_for(&self, key: &PublicKey) -> usize {
+        let accounts = [Account::Made(*key), Account::Forwarded(*key)];
+        accounts.iter().filter_map(|account| self.open.get(account)).map(Vec::len).sum()
+    }
+
+    /// What is remembered of a seat's reports.
+    #[cfg(feature = "testing")]
+    pub(crate) fn reported_by(&self, seat: Seat) -> usize {
+        self.reported.get(&seat).map_or(0, Vec::len)
     }
 }

@@ -142,7 +142,8 @@ impl Rbft {
                 return;
             }
         }
-        self.checkpoints.entry(said.sequence).or_default().entry(seat).or_insert(vote);
+        let first = *self.checkpoints.entry(said.sequence).or_default().entry(seat).or_insert(vote);
+        self.hold_against(first, vote);
         self.count_checkpoint(said.sequence);
     }
 

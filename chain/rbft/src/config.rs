@@ -18,7 +18,7 @@ pub struct Config {
     pub max_timeout_ms: u64,
     /// Between repetitions of what may have been lost.
     pub resend_ms: u64,
-    /// Batches of one disseminator that a replica holds uncommitted.
+    /// Batches that a replica holds uncommitted from one peer: so many that the peer has made, and so many that it forwards.
     pub batches_per_seat: usize,
     /// How long an idle primary waits before it proposes nothing, where something waits for the next boundary.
     pub idle_ms: u64,

@@ -197,14 +197,7 @@ impl Rbft {
                     self.is_behind(seat);
                 }
             }
-            Input::Submit(batch) => {
-                let digest = batch.digest();
-                if self.batches.offer(digest, batch.origin, self.config.batches_per_seat, false) {
-                    self.out.push(Output::StoreBatch(batch));
-                } else if !self.batches.knows(&digest) {
-                    self.out.push(Output::Busy(digest));
-                }
-            }
+            Input::Submit(batch) => self.submitted(batch),
             Input::BatchStored(digest) => self.batch_stored(digest),
             Input::Executed { sequence, state, change } => self.has_executed(sequence, state, change),
             Input::Archived(sequence) => self.has_archived(sequence),
@@ -281,9 +274,20 @@ impl Rbft {
         votes + checkpoints + self.changes.len() + self.batches.size() + self.durable.committed.len()
     }
 
+    /// Entries that are here because of one peer, for the bound on what it can make this one hold.
+    #[cfg(feature = "testing")]
+    pub fn held_for(&self, key: &PublicKey) -> usize {
+        let Some(seat) = self.durable.set.seat_of(key) else { return self.batches.held_for(key) };
+        let own = |votes: &BTreeMap<Seat, SignedVote>| usize::from(votes.contains_key(&seat));
+        let votes: usize = self.slots.values().map(|s| own(&s.prepares) + own(&s.commits)).sum();
+        let checkpoints: usize = self.checkpoints.values().map(own).sum();
+        let change = self.changes.get(&seat).map_or(0, |change| 1 + change.prepared.len());
+        votes + checkpoints + change + self.batches.held_for(key) + self.batches.reported_by(seat)
+    }
+
     fn receive(&mut self, from: PublicKey, message: Message) {
         match message {
-            Message::Batch(batch) => self.take_batch(batch),
+            Message::Batch(batch) => self.take_batch(from, batch),
             Message::Stored(digests) => {
                 if let Some(seat) = self.durable.set.seat_of(&from) {
                     self.batches.report(seat, &digests, 4 * self.config.batches_per_seat);
@@ -419,9 +423,15 @@ impl Rbft {
         let slot = self.slots.entry(vote.vote.sequence).or_default();
         let votes = if vote.vote.kind == VoteKind::Commit { &mut slot.commits } else { &mut slot.prepares };
         let first = *votes.entry(vote.seat).or_insert(vote);
-        if first.vote != vote.vote && !self.accused.contains_key(&vote.seat) {
-            let evidence = Evidence { seat: vote.seat, first, second: vote };
-            self.accused.insert(vote.seat, evidence);
+        self.hold_against(first, vote);
+    }
+
+    /// Two votes of a seat in one place: if they are for different things, that is shown, once for each seat.
+    pub(crate) fn hold_against(&mut self, first: SignedVote, second: SignedVote) {
+        let seat = first.seat;
+        if first.vote != second.vote && !self.accused.contains_key(&seat) {
+            let evidence = Evidence { seat, first, second };
+            self.accused.insert(seat, evidence);
             self.out.push(Output::Evidence(Box::new(evidence)));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::batches::Waiting;
+use crate::batches::{Account, Waiting};
 use crate::certificate::Certificate;
 use crate::core::{Phase, Rbft, planted};
 use crate::durable::Record;
@@ -14,29 +14,36 @@ use crate::signature::PublicKey;
 use crate::vote::{SignedVote, VoteKind};
 
 impl Rbft {
-    pub(crate) fn take_batch(&mut self, batch: Batch) {
+    pub(crate) fn take_batch(&mut self, from: PublicKey, batch: Batch) {
         let digest = batch.digest();
         let wanted = self
             .slots
             .values()
             .any(|s| s.proposal.as_ref().is_some_and(|(_, p)| p.batches.contains(&digest)))
             || self.durable.committed.values().any(|c| c.proposal.batches.contains(&digest));
-        let quota = self.quota_of(&batch.origin);
-        if self.batches.offer(digest, batch.origin, quota, wanted) {
+        let account = if from == batch.origin { Account::Made(from) } else { Account::Forwarded(from) };
+        // Who has no seat has no account.
+        let member = self.durable.set.seat_of(&from).is_some();
+        let room = if member { self.config.batches_per_seat } else { 0 };
+        if self.batches.offer(digest, account, room, wanted) {
             self.out.push(Output::StoreBatch(batch));
         }
     }
 
-    /// Uncommitted batches that are held of a disseminator. Who has no seat has none, but for what is proposed.
-    pub(crate) fn quota_of(&self, origin: &PublicKey) -> usize {
-        let member = *origin == self.key || self.durable.set.seat_of(origin).is_some();
-        if member { self.config.batches_per_seat } else { 0 }
+    /// A client's.
+    pub(crate) fn submitted(&mut self, batch: Batch) {
+        let digest = batch.digest();
+        if self.batches.offer(digest, Account::Made(self.key), self.config.batches_per_seat, false) {
+            self.out.push(Output::StoreBatch(batch));
+        } else if !self.batches.knows(&digest) {
+            self.out.push(Output::Busy(digest));
+        }
     }
 
     /// It is on disk: the others are told, and if it is our own they get it.
     pub(crate) fn batch_stored(&mut self, digest: Digest) {
         let deadline = self.now.plus(self.timeout());
-        if self.batches.stored(&digest, deadline) == Some(self.key) {
+        if self.batches.stored(&digest, self.now, deadline) == Some(Account::Made(self.key)) {
             self.out.push(Output::SendBatch { to: To::All, digest });
         }
         if let Some(seat) = self.seat {
@@ -239,6 +246,13 @@ impl Rbft {
         }
         self.batches.committed(&committed.proposal);
         self.persist(Record::Committed(committed));
+    }
+
+    /// Whether something is committed behind a sequence that is not. Nothing waits for that one but all that came later: a
+    /// primary that leaves it out stops the chain, and the next view fills it (PBFT section 4.4: the null request).
+    pub(crate) fn has_gap(&self) -> bool {
+        let next = self.executing.next();
+        self.durable.committed.range(next..).next().is_some_and(|(sequence, _)| *sequence != next)
     }
 
     /// Hands out what comes next, as long as it is all there.

@@ -37,10 +37,7 @@ impl Rbft {
         self.is_due(change);
         let deadline = self.now.plus(self.timeout());
         for KnownBatch { digest, origin, done } in batches {
-            // What is on disk is there whatever the quota.
-            let quota = self.quota_of(&origin);
-            self.batches.offer(digest, origin, quota, true);
-            self.batches.stored(&digest, deadline);
+            self.batches.found(digest, origin, self.now, deadline);
             if done {
                 self.batches.done(&digest, self.executed);
             }
@@ -222,7 +219,8 @@ impl Rbft {
             return;
         }
         let open = self.slots.values().any(|s| s.proposal.is_some() && !s.committed);
-        if !(self.is_short_of_a_boundary() || open) || self.is_waiting_for_the_archive() {
+        let due = self.is_short_of_a_boundary() || open || self.has_gap();
+        if !due || self.is_waiting_for_the_archive() {
             self.progress_by = Time(u64::MAX);
             return;
         }
@@ -254,7 +252,7 @@ impl Rbft {
         if !missing.is_empty() {
             self.send(To::All, Message::FetchBatches(missing));
         }
-        let open = self.slots.values().any(|s| !s.committed);
+        let open = self.slots.values().any(|s| !s.committed) || self.has_gap();
         if open || self.ahead.is_some() {
             self.fetch();
         }

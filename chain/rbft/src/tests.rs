@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
+use crate::batches::{Account, Batches};
 use crate::validators::tests::{set, signer};
 use crate::vote::tests::CHAIN;
 
@@ -240,4 +241,71 @@ fn an_epoch_whose_end_is_on_disk_goes_over_at_the_next_start() {
     let change = SetChange { asked: Sequence(0), keys, rejoined: Vec::new() };
     let replica = alone(1, durable, Some(change));
     assert_eq!((replica.epoch(), replica.durable.base), (Epoch(4), Sequence(4)));
+}
+
+/// A primary that leaves a sequence out: no request waits for that one, and nothing behind it can be executed.
+#[test]
+fn a_gap_behind_which_blocks_are_committed_is_complained_about() {
+    let mut replica = alone(10, Durable::new(set(4)), None);
+    replica.recovery = None;
+    let committed = |sequence: u64| {
+        let proposal = Proposal::null(set(4).epoch(), Sequence(sequence));
+        Committed { proposal, certificate: checkpoint(sequence) }
+    };
+    let ticks = |replica: &mut Rbft, from: u64| -> Vec<&'static str> {
+        let times = (from..from + 10_000).step_by(500);
+        times.flat_map(|now| replica.step(Time(now), Input::Tick)).map(|o| name(&o)).collect()
+    };
+    assert!(!ticks(&mut replica, 2_000).contains(&"view_change"), "there is nothing to wait for");
+    replica.committed(committed(3));
+    assert!(ticks(&mut replica, 20_000).contains(&"view_change"));
+    assert_eq!(replica.executing, Sequence(0));
+}
+
+#[test]
+fn two_checkpoint_votes_for_different_states_are_shown() {
+    let mut replica = alone(2, Durable::new(set(4)), None);
+    replica.out.clear();
+    let key = *set(4).key(Seat(1)).unwrap();
+    let vote = checkpoint(2).vote;
+    for digest in [Digest([7; 32]), Digest([7; 32]), Digest([8; 32])] {
+        assert!(replica.out.is_empty(), "once is no equivocation");
+        replica.take_checkpoint(&key, Vote { digest, ..vote }.sign(&CHAIN, Seat(1), &signer(1)), Sequence(0));
+    }
+    let shown = replica.out.iter().any(|o| matches!(o, Output::Evidence(e) if e.seat == Seat(1)));
+    assert!(shown, "{:?}", replica.out);
+}
+
+#[test]
+fn a_batch_is_held_on_the_account_of_who_sent_it() {
+    let (a, b) = ([1; 32], [2; 32]);
+    let mut batches = Batches::default();
+    let digest = |n: u8| Digest([n; 32]);
+    let offer = |batches: &mut Batches, n, account, wanted| batches.offer(digest(n), account, 2, wanted);
+    // What b repeats of a's takes nothing from a.
+    assert!(offer(&mut batches, 0, Account::Forwarded(b), false));
+    assert!(offer(&mut batches, 1, Account::Forwarded(b), false));
+    assert!(!offer(&mut batches, 2, Account::Forwarded(b), false));
+    assert!(offer(&mut batches, 3, Account::Made(a), false));
+    assert!(offer(&mut batches, 4, Account::Made(b), false));
+    // What is proposed is taken all the same, until the view is over.
+    assert!(offer(&mut batches, 2, Account::Forwarded(b), true));
+    batches.stored(&digest(2), Time(0), Time(1));
+    assert_eq!(batches.give_back(&[digest(2)].into()), []);
+    assert_eq!(batches.give_back(&[].into()), [digest(2)]);
+    // What is committed makes room.
+    batches.done(&digest(0), Sequence(1));
+    assert!(offer(&mut batches, 2, Account::Forwarded(b), false));
+}
+
+/// Keys cost nothing: who has no seat makes nobody hold anything.
+#[test]
+fn batches_of_strangers_leave_nothing_behind() {
+    let mut replica = alone(2, Durable::new(set(4)), None);
+    let before = replica.size();
+    for n in 0..50u8 {
+        let stranger = [n; 32];
+        replica.take_batch(stranger, Batch { origin: stranger, payload: vec![n], signature: [0; 64] });
+    }
+    assert_eq!(replica.size(), before);
 }

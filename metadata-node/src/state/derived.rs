@@ -133,6 +133,24 @@ impl Answers {
 }
 
 impl Derived {
+    /// As much of it as operations on nodes and disks go by and change, to try one.
+    pub(super) fn copy_for_operations(&self) -> Self {
+        Self {
+            applied: Applied::default(),
+            topology: self.topology.clone(),
+            counters: self.counters.clone(),
+            groups: HashMap::new(),
+            tickets: HashMap::new(),
+            answers: Answers::default(),
+            feed: FeedRing::new(0),
+            join_tokens: BTreeMap::new(),
+            jobs: self.jobs.clone(),
+            draft: self.draft.clone(),
+            mutes: self.mutes.clone(),
+            samples: VecDeque::new(),
+        }
+    }
+
     pub(super) fn load(store: &dyn Store) -> Result<Self, StoreError> {
         let applied = match store.get(keys::APPLIED)? {
             Some(bytes) => serde_json::from_slice(&bytes)

@@ -12,13 +12,28 @@ use wmall_proto::topology::{DiskInfo, Topology};
 use wmall_proto::{DiskId, ErrorCode, Incarnation, NodeName, RpcError};
 
 use super::apply::{Context, Outcome, Refusal};
-use super::keys;
+use super::{State, keys};
 use crate::command::Operate;
 
 /// At most one disk in so many is in quarantine, and one anyway.
 const QUARANTINED_PART: usize = 4;
 /// Samples that are kept: one an hour for thirty days.
 pub(crate) const MAX_SAMPLES: usize = 720;
+
+impl State {
+    /// What applying this would be answered with, by the very same judgement; nothing is changed.
+    pub(crate) fn rehearse(&self, operate: Operate, now_ms: u64) -> Result<(), RpcError> {
+        let mut copy = self.read().copy_for_operations();
+        let index = copy.counters.topology_version.saturating_add(1);
+        let mut context = Context::new(&*self.store, &mut copy, index);
+        context.now_ms = now_ms;
+        match context.operate(operate) {
+            Ok(_) => Ok(()),
+            Err(Refusal::Answer(error)) => Err(error),
+            Err(Refusal::Store(error)) => Err(RpcError::internal(error)),
+        }
+    }
+}
 
 impl Context<'_> {
     pub(super) fn operate(&mut self, operate: Operate) -> Outcome {

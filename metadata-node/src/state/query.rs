@@ -97,7 +97,12 @@ impl State {
                 Ok(QueryReply::Events { events, more })
             }
             // Who answers, the leader alone knows.
-            Query::Drain(_) | Query::Jobs | Query::Layout | Query::Grades(_) | Query::Groups { .. } => {
+            Query::Drain(_)
+            | Query::Rehearse(_)
+            | Query::Jobs
+            | Query::Layout
+            | Query::Grades(_)
+            | Query::Groups { .. } => {
                 Err(RpcError::new(wmall_proto::ErrorCode::NotLeader, "only the leader makes plans").into())
             }
             Query::Known { pool, chunk } => {

@@ -116,6 +116,8 @@ pub enum Query {
         /// The chunk.
         chunk: ChunkId,
     },
+    /// Whether an operation would be done now; if not, its error is the answer. Nothing is changed.
+    Rehearse(Operation),
 }
 
 /// The answer to a [`Query`].
@@ -192,6 +194,8 @@ pub enum QueryReply {
     },
     /// To [`Query::Known`].
     Known(bool),
+    /// To [`Query::Rehearse`]: it would.
+    Rehearsed,
 }
 
 /// What must hold of a name for a change of it to take effect, judged when it is applied.

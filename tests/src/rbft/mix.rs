@@ -30,6 +30,8 @@ pub struct Mix {
     pub execute_ms: u64,
     /// In one case of so many, who has prepared something is cut off at once, before others hear of it.
     pub cuts: u64,
+    /// The longest that clients pause.
+    pub pause_ms: u64,
     /// Crashes, against the number of partitions.
     pub crashes: u64,
     /// Partitions, against the number of crashes.
@@ -40,6 +42,8 @@ pub struct Mix {
     pub amnesia: bool,
     /// The archive may hold the chain up.
     pub archive: bool,
+    /// The most that a clock is ahead of the slowest one at the beginning.
+    pub skew_ms: u64,
 }
 
 impl Mix {
@@ -53,11 +57,13 @@ impl Mix {
             sync_ms: dice.pick(&[0, 1, 5, 40]),
             execute_ms: dice.pick(&[0, 0, 3, 40]),
             cuts: if dice.one_in(3) { 1 + dice.roll(8) } else { 0 },
+            pause_ms: dice.pick(&[if size > 10 { 400 } else { 100 }, 400, 400, 1_200]),
             crashes: if dice.one_in(4) { 0 } else { 1 + dice.roll(4) },
             partitions: if dice.one_in(2) { 0 } else { 1 + dice.roll(3) },
             changes: dice.one_in(3),
             amnesia: dice.one_in(4),
             archive: dice.one_in(2) && size <= 10,
+            skew_ms: if dice.one_in(3) { 1_000 } else { 0 },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod adversary;
 mod any;
+mod compose;
 mod dice;
 mod fault;
 mod keys;
@@ -23,7 +24,7 @@ pub use any::{Any, Believes};
 pub use dice::Dice;
 pub use fault::{Fault, FaultKind};
 pub use keys::Keys;
-pub use report::Report;
+pub use report::{Count, Report};
 pub use shrink::{Shrunk, shrink};
 pub use spec::Spec;
 pub use stub::{StubChecker, StubSigner};

@@ -1,6 +1,6 @@
 //! A simulated validator: the core, a disk that forgets what was not synced, and a ledger.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use wmall_rbft::{
     Batch, ChainId, Config, Digest, Durable, Input, KnownBatch, Nonce, Output, PublicKey, Rbft, Record,
@@ -8,7 +8,7 @@ use wmall_rbft::{
 };
 
 use super::keys::Keys;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Request, decode};
 
 /// The validator.
 pub struct Node {
@@ -21,6 +21,8 @@ pub struct Node {
     pub byzantine: bool,
     /// The core; none while it is down.
     pub replica: Option<Rbft>,
+    /// It crashes amid its next sync.
+    pub doomed: bool,
     /// Told from earlier lives of it.
     pub life: u64,
     /// What is on disk.
@@ -45,8 +47,11 @@ pub struct Node {
     pub asked: Option<Nonce>,
     /// When it is ticked next.
     pub tick_at: Option<Time>,
-    /// Requests that it has taken from clients, and that have to be executed in the end.
-    pub taken: Vec<u64>,
+    /// Requests that it has on disk, and that have to be executed in the end.
+    pub taken: BTreeSet<u64>,
+    /// How far its clock is ahead at the beginning, and how fast it goes, in thousandths.
+    pub ahead_ms: u64,
+    pub rate: u64,
     /// The highest epoch and view of this life, and on disk of the ones before.
     pub highest: (u64, u64),
 }
@@ -60,6 +65,7 @@ impl Node {
             seal: (keys, number),
             byzantine: false,
             replica: None,
+            doomed: false,
             life: 0,
             disk: Durable::new(set.clone()),
             unsynced: Vec::new(),
@@ -72,7 +78,9 @@ impl Node {
             executed_at: 0,
             asked: None,
             tick_at: None,
-            taken: Vec::new(),
+            taken: BTreeSet::new(),
+            ahead_ms: 0,
+            rate: 1000,
             highest: (0, 0),
         }
     }
@@ -93,6 +101,12 @@ impl Node {
         let batches = self.batches.iter().map(known).collect();
         let outputs = replica.step(now, Input::Start { secret: Nonce(secret), change, batches });
         (replica, outputs)
+    }
+
+    /// The requests of a batch must be executed in the end.
+    pub fn takes(&mut self, batch: &Batch) {
+        let plain = |request| if let Request::Plain(n) = request { Some(n) } else { None };
+        self.taken.extend(decode(&batch.payload).into_iter().filter_map(plain));
     }
 
     /// Signs as this validator.

@@ -3,8 +3,10 @@
 
 use wmall_rbft::{Batch, Input, Message, Output, To};
 
+use super::adversary::Place;
 use super::fault::FaultKind;
 use super::ledger::{Request, encode};
+use super::report::Count;
 use super::streams::Stream;
 use super::world::{Event, World};
 
@@ -23,13 +25,18 @@ impl World {
                     let free = prepared && !self.healed && self.now >= self.cut.1;
                     if free && dice.one_in(self.mix.cuts) && self.faults.strikes(FaultKind::Cut, index) {
                         self.cut = (index, self.now + 200 + dice.roll(4_000));
-                        self.report.partitions += 1;
+                        self.report[Count::Cuts] += 1;
                     }
                     node.unsynced.push(record);
                     if !node.syncing {
                         node.syncing = true;
                         let life = node.life;
                         let ms = if self.mix.sync_ms == 0 { 0 } else { dice.roll(self.mix.sync_ms + 1) };
+                        self.report[Count::SlowSyncs] += u64::from(ms > self.mix.delay_ms);
+                        if std::mem::take(&mut self.nodes[index].doomed) {
+                            let amid = dice.roll(ms + 1);
+                            self.later(amid, Event::Crash { node: index });
+                        }
                         self.later(ms, Event::Synced { node: index, life });
                     }
                 }
@@ -48,10 +55,10 @@ impl World {
                 spec.keeps(index, &record);
             }
             if let wmall_rbft::Record::Stable(_) = record {
-                self.report.checkpoints += 1;
+                self.report[Count::Checkpoints] += 1;
             }
             if let wmall_rbft::Record::Entered(_) = record {
-                self.report.views += 1;
+                self.report[Count::Views] += 1;
             }
         }
         // What comes of these may have to wait for another sync.
@@ -78,7 +85,7 @@ impl World {
                 let life = self.nodes[index].life;
                 self.later(ms, Event::BatchSynced { node: index, life, batch: Box::new(batch) });
             }
-            Output::Busy(_) => self.report.busy += 1,
+            Output::Busy(_) => self.report[Count::Busy] += 1,
             Output::DropBatch(digest) => {
                 self.trace(|| format!("{index} drops {digest:?}"));
                 self.nodes[index].batches.remove(&digest);
@@ -95,7 +102,7 @@ impl World {
                 self.submit(index, &[Request::Rejoin(key, nonce), Request::Plain(self.requests - 1)]);
             }
             Output::Evidence(evidence) => {
-                self.report.evidence += 1;
+                self.report[Count::Evidence] += 1;
                 let set = self.nodes[index].replica.as_ref().map(|r| r.set().clone());
                 let accused = set.and_then(|set| set.key(evidence.seat).copied());
                 let guilty =
@@ -110,15 +117,14 @@ impl World {
                 }
             }
             Output::Epoch(set) => {
-                self.report.epochs += 1;
+                self.report[Count::Epochs] += 1;
                 if !self.nodes[index].byzantine {
                     self.watch.begins(index, &set);
                 }
                 self.nodes[index].sets.insert(set);
                 let replica = self.nodes[index].replica.as_ref();
-                if self.silent == Some(index) && replica.is_some_and(wmall_rbft::Rbft::takes_part) {
-                    self.silent = None;
-                    self.report.rejoins += 1;
+                if replica.is_some_and(wmall_rbft::Rbft::takes_part) && self.silent.remove(&index) {
+                    self.report[Count::Rejoins] += 1;
                 }
             }
         }
@@ -179,7 +185,7 @@ impl World {
     pub(super) fn update(&mut self, index: usize, certificate: &wmall_rbft::Certificate) {
         let (sequence, digest) = (certificate.vote.sequence, certificate.vote.digest);
         let Some(state) = self.states.get(&(sequence, digest)).cloned() else { return };
-        self.report.updates += 1;
+        self.report[Count::Updates] += 1;
         let node = &mut self.nodes[index];
         if sequence > node.ledger.sequence {
             node.ledger = state.clone();
@@ -213,19 +219,28 @@ impl World {
             }
         };
         for receiver in receivers {
-            let mut messages = vec![message.clone()];
-            if let Some(adversary) = self.adversaries.get_mut(&from) {
-                let before = adversary.fired;
-                let mut dice = self.streams.once(Stream::Lie(from));
-                let said = adversary.says(message.clone(), receiver, &mut dice);
-                if adversary.fired == before || self.faults.strikes(FaultKind::Lie, from) {
-                    messages = said;
-                }
-            }
-            for message in messages {
+            for message in self.said(from, receiver, &message) {
                 self.transmit(from, receiver, message);
             }
         }
+    }
+
+    /// What an adversary really sends; others send what they should.
+    fn said(&mut self, from: usize, to: usize, message: &Message) -> Vec<Message> {
+        let node = &self.nodes[from];
+        if let Some(adversary) = self.adversaries.get_mut(&from)
+            && let Some(replica) = &node.replica
+        {
+            let mut dice = self.streams.once(Stream::Lie(from));
+            let (view, stable, window) = (replica.view(), replica.stable(), self.config.window());
+            let at = Place { set: replica.set(), key: node.key, view, stable, window };
+            let said = adversary.says(message.clone(), to, &at, &mut dice);
+            if said.acts.is_empty() || self.faults.strikes(FaultKind::Lie, from) {
+                said.acts.iter().for_each(|act| self.report[*act] += 1);
+                return said.messages;
+            }
+        }
+        vec![message.clone()]
     }
 
     pub(super) fn transmit(&mut self, from: usize, to: usize, message: Message) {
@@ -237,16 +252,19 @@ impl World {
         let cut = self.now < self.cut.1 && !self.healed && (from == self.cut.0 || to == self.cut.0);
         let lost = hushed || dice.one_in(loss);
         if apart || cut || lost && self.faults.strikes(FaultKind::Loss, link) {
-            self.report.lost += 1;
+            self.report[Count::Lost] += 1;
             return;
         }
         let twice = !self.healed && dice.one_in(self.mix.repeat);
         let copies = if twice && self.faults.strikes(FaultKind::Repeat, link) { 2 } else { 1 };
-        self.report.repeated += copies - 1;
+        self.report[Count::Repeated] += copies - 1;
         let key = self.nodes[from].key;
         for _ in 0..copies {
             let most = if self.healed { self.mix.delay_ms.min(20) } else { self.mix.delay_ms };
             let ms = 1 + dice.roll(most);
+            let before = self.links.entry((from, to)).or_default();
+            self.report[Count::Overtaken] += u64::from(*before > self.now + ms);
+            *before = self.now + ms;
             self.later(ms, Event::Deliver { to, from: key, message: Box::new(message.clone()) });
         }
     }

@@ -6,6 +6,7 @@ use wmall_rbft::{Input, Nonce, Sequence};
 use super::dice::Dice;
 use super::fault::FaultKind;
 use super::ledger::Request;
+use super::report::Count;
 use super::streams::Stream;
 use super::world::{Event, World, chaos_ms};
 
@@ -28,7 +29,8 @@ impl World {
         }
         if self.now < chaos_ms(self.report.size) + 2_000 {
             // A block of many validators is many messages.
-            let ms = (20 + self.streams.of(Stream::Client).roll(400)) * (1 + self.report.size as u64 / 6);
+            let pause = 20 + self.streams.of(Stream::Client).roll(self.mix.pause_ms);
+            let ms = pause * (1 + self.report.size as u64 / 6);
             self.later(ms, Event::Client);
         }
     }
@@ -47,35 +49,46 @@ impl World {
             let index = dice.roll(self.nodes.len() as u64) as usize;
             // Now and then the power of all of them.
             let all = dice.one_in(8);
+            self.report[Count::PowerCuts] += u64::from(all);
             for index in if all { 0..self.nodes.len() } else { index..index + 1 } {
-                self.crash(index, &mut dice);
+                // Amid a sync, or between two.
+                if !all && self.mix.sync_ms > 0 && dice.one_in(2) {
+                    self.nodes[index].doomed = true;
+                } else {
+                    self.crash(index, &mut dice);
+                }
             }
         } else {
             let halves = (0..self.nodes.len()).map(|_| dice.one_in(2)).collect();
             self.parted = if self.parted.is_some() { None } else { Some(halves) };
-            self.report.partitions += 1;
+            self.report[Count::Partitions] += u64::from(self.parted.is_some());
         }
     }
 
-    fn crash(&mut self, index: usize, dice: &mut Dice) {
-        if self.nodes[index].replica.is_none() || self.nodes[index].byzantine {
+    pub(super) fn crash(&mut self, index: usize, dice: &mut Dice) {
+        if self.healed || self.nodes[index].replica.is_none() || self.nodes[index].byzantine {
             return;
         }
-        self.report.crashes += 1;
+        self.report[Count::Crashes] += 1;
         // Of what was written and not synced, some of it from the first on may be there all the same.
         let torn = dice.roll(self.nodes[index].unsynced.len() as u64 + 1) as usize;
+        self.report[Count::Torn] += u64::from(torn < self.nodes[index].unsynced.len());
         for record in self.nodes[index].crash(torn) {
             if let Some(spec) = &mut self.spec {
                 spec.keeps(index, &record);
             }
         }
         self.trace(|| format!("{index} crashes"));
-        let forgets = self.mix.amnesia && self.silent.is_none() && !self.has_adversaries() && dice.one_in(2);
-        if forgets && index < self.report.size {
+        // With the adversaries, up to F: more need an operator.
+        let (set, seats) = (&self.genesis.0, 0..self.report.size);
+        let faulty = self.nodes[seats].iter().filter(|n| n.byzantine).count() + self.silent.len();
+        let forgets = self.mix.amnesia && faulty < set.faulty() && dice.one_in(2);
+        if forgets && index < self.report.size && !self.silent.contains(&index) {
             let (set, ledger) = self.genesis.clone();
             let nonce = Nonce(dice.any());
             self.nodes[index].forget(&set, ledger, nonce);
-            self.silent = Some(index);
+            self.silent.insert(index);
+            self.report[Count::Forgotten] += 1;
         }
         let ms = dice.roll(4_000);
         self.later(ms, Event::Restart { node: index });
@@ -87,6 +100,7 @@ impl World {
             self.correct().filter_map(|n| n.replica.as_ref()).map(|r| r.stable().0).max().unwrap_or(0);
         let holds_up = self.mix.archive && !self.healed && self.streams.of(Stream::Archive).one_in(3);
         let holds_up = holds_up && self.faults.strikes(FaultKind::Hold, 0);
+        self.report[Count::Held] += u64::from(holds_up);
         if !holds_up {
             self.archive_up_to = self.archive_up_to.max(stable);
         }
@@ -110,10 +124,8 @@ impl World {
             }
         }
         for node in self.nodes.iter_mut().filter(|n| !n.byzantine) {
-            let own = node.batches.values().filter(|b| b.origin == node.key);
-            let requests = own.flat_map(|b| super::ledger::decode(&b.payload));
-            node.taken =
-                requests.filter_map(|r| if let Request::Plain(n) = r { Some(n) } else { None }).collect();
+            let held: Vec<_> = node.batches.values().cloned().collect();
+            held.iter().for_each(|batch| node.takes(batch));
         }
     }
 }

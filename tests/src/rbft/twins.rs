@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::dice::Dice;
 use super::node::Node;
+use super::report::Count;
 use super::world::World;
 
 /// The pairs of a world, and who hears whom.
@@ -49,7 +50,7 @@ impl World {
         let is_twin = |n: usize| second.contains_key(&n) || second.values().any(|s| *s == n);
         let side = audience.contains(&from);
         if is_twin(from) {
-            self.report.twins += 1;
+            self.report[Count::Twins] += 1;
         }
         match second.get(&to) {
             Some(other) => Some(if side { *other } else { to }),

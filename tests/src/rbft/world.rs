@@ -16,7 +16,7 @@ use super::keys::Keys;
 use super::ledger::Ledger;
 use super::mix::Mix;
 use super::node::Node;
-use super::report::Report;
+use super::report::{Count, Report};
 use super::spec::Spec;
 use super::streams::{Stream, Streams};
 use super::twins::Twins;
@@ -24,9 +24,9 @@ use super::watch::Watch;
 
 /// Numbers of validators that seeds draw from.
 pub const SIZES: [usize; 6] = [4, 5, 6, 7, 10, 21];
-/// How long there are faults, in virtual milliseconds; half as long where a block is a thousand messages.
+/// How long there are faults, in virtual milliseconds; a third of it where a block is a thousand messages.
 pub(super) fn chaos_ms(size: usize) -> u64 {
-    if size > 10 { 10_000 } else { 20_000 }
+    if size > 10 { 7_000 } else { 20_000 }
 }
 /// And how long there is after that for everything to be executed.
 const HEAL_MS: u64 = 300_000;
@@ -41,6 +41,7 @@ pub(super) enum Event {
     Update { node: usize, life: u64, certificate: Box<wmall_rbft::Certificate> },
     Client,
     Fault,
+    Crash { node: usize },
     Restart { node: usize },
     Archive,
     Heal,
@@ -98,7 +99,11 @@ pub struct World {
     /// Virtual milliseconds of which a trace is printed: `WMALL_TRACE=from-to`.
     pub(super) traced: std::ops::Range<u64>,
     /// Validators that have forgotten and not rejoined yet.
-    pub(super) silent: Option<usize>,
+    pub(super) silent: BTreeSet<usize>,
+    /// When each link delivers what was sent last.
+    pub(super) links: BTreeMap<(usize, usize), u64>,
+    /// How far the chain had come when all was executed first; all that must be final.
+    complete: Option<Sequence>,
 }
 
 fn traced() -> std::ops::Range<u64> {
@@ -176,7 +181,8 @@ impl World {
         // Two that are no validators yet.
         let nodes: Vec<Node> = (0..size + 2).map(|n| Node::new(n, (keys, n), &set, ledger.clone())).collect();
         let by_key = nodes.iter().map(|n| (n.key, n.index)).collect();
-        let report = Report { size, sealed: u64::from(keys == Keys::Real), ..Report::default() };
+        let mut report = Report::of(size);
+        report[Count::Sealed] = u64::from(keys == Keys::Real);
         let mut world = Self {
             chain,
             config,
@@ -202,7 +208,9 @@ impl World {
             healed: false,
             archive_up_to: 0,
             traced: traced(),
-            silent: None,
+            silent: BTreeSet::new(),
+            links: BTreeMap::new(),
+            complete: None,
             streams: Streams::new(seed, order),
         };
         let faulty = dice.roll(set.faulty() as u64 + 1) as usize;
@@ -219,6 +227,13 @@ impl World {
             let correct = world.correct().map(|n| (n.key, n.index)).collect();
             let interval = config.checkpoint_interval;
             world.spec = Some(Spec::new(chain, keys.checker(), interval, set.clone(), correct));
+        }
+        if world.mix.skew_ms > 0 {
+            let mut dice = Dice::new(seed.rotate_left(17));
+            for node in &mut world.nodes {
+                (node.ahead_ms, node.rate) = (dice.roll(world.mix.skew_ms), 998 + dice.roll(5));
+                world.report[Count::Skewed] += 1;
+            }
         }
         for index in 0..world.nodes.len() {
             world.begin(index);
@@ -254,7 +269,7 @@ impl World {
                 return;
             }
             self.now = time;
-            self.report.events += 1;
+            self.report[Count::Events] += 1;
             self.handle(event);
         }
         self.watch.fail("nothing happens any more".into());
@@ -262,27 +277,48 @@ impl World {
 
     fn finish(mut self) -> (Report, Vec<Fault>) {
         if let Some(spec) = self.spec {
-            self.report.judged = spec.judged;
+            self.report[Count::Judged] = spec.judged;
             self.watch.violation = self.watch.violation.or(spec.violation);
         }
-        self.report.blocks = self.watch.height().0;
-        self.report.mischief = self.adversaries.values().map(|a| a.fired).sum();
+        self.report[Count::Blocks] = self.watch.height().0;
         self.report.violation = self.watch.violation;
         (self.report, self.faults.into_struck())
-    }
-
-    pub(super) fn has_adversaries(&self) -> bool {
-        self.nodes.iter().any(|n| n.byzantine)
     }
 
     pub(super) fn correct(&self) -> impl Iterator<Item = &Node> {
         self.nodes.iter().filter(|n| !n.byzantine)
     }
 
-    /// Every request that a correct validator has taken is executed by every correct one that is a validator now.
-    fn is_done(&self) -> bool {
+    /// Every request that a correct validator has on disk is executed by every correct one that is a validator now, and all
+    /// of that is final.
+    fn is_done(&mut self) -> bool {
         // Looked at now and then: it costs.
-        self.report.events.is_multiple_of(64) && self.missing().is_empty()
+        if !self.report[Count::Events].is_multiple_of(64) || !self.missing().is_empty() {
+            return false;
+        }
+        let heights =
+            self.members().into_iter().map(|node| (node.ledger.sequence, node.disk.stable_sequence()));
+        let (executed, stable): (Vec<_>, Vec<_>) = heights.unzip();
+        let complete = *self.complete.get_or_insert(executed.into_iter().max().unwrap_or_default());
+        stable.into_iter().all(|stable| stable >= complete)
+    }
+
+    /// Correct ones that are validators now.
+    fn members(&self) -> Vec<&Node> {
+        let newest = self.correct().filter_map(|n| n.replica.as_ref()).max_by_key(|r| r.epoch());
+        let Some(newest) = newest else { return Vec::new() };
+        self.correct().filter(|n| newest.set().seat_of(&n.key).is_some()).collect()
+    }
+
+    /// A node's clock, which may be wrong; and when it shows a time.
+    fn clock(&self, index: usize) -> Time {
+        let node = &self.nodes[index];
+        Time(self.now * node.rate / 1000 + node.ahead_ms)
+    }
+
+    fn when(&self, index: usize, clock: Time) -> u64 {
+        let node = &self.nodes[index];
+        (clock.0.saturating_sub(node.ahead_ms) as u128 * 1000).div_ceil(u128::from(node.rate)) as u64
     }
 
     /// What is missing, and how all of them are.
@@ -303,10 +339,10 @@ impl World {
     }
 
     fn missing(&self) -> String {
-        let newest = self.correct().filter_map(|n| n.replica.as_ref()).max_by_key(|r| r.epoch());
-        let Some(newest) = newest else { return "all are down".into() };
-        let members = self.correct().filter(|n| newest.set().seat_of(&n.key).is_some());
-        let members: Vec<&Node> = members.collect();
+        let members = self.members();
+        if members.is_empty() {
+            return "all are down".into();
+        }
         for node in &members {
             let Some(replica) = &node.replica else { return format!("node {} is down", node.index) };
             if !replica.takes_part() {
@@ -333,7 +369,7 @@ impl World {
 
     pub(super) fn begin(&mut self, index: usize) {
         let secret = self.streams.of(Stream::Node(index)).any();
-        let (chain, config, now) = (self.chain, self.config, Time(self.now));
+        let (chain, config, now) = (self.chain, self.config, self.clock(index));
         let node = &mut self.nodes[index];
         let (mut replica, outputs) = node.begin(chain, config, secret, now);
         replica.plant(if node.byzantine { None } else { self.bug });
@@ -358,6 +394,10 @@ impl World {
             Event::Synced { node, life } if self.is_of(node, life) => self.synced(node),
             Event::BatchSynced { node, life, batch } if self.is_of(node, life) => {
                 let digest = batch.digest();
+                let theirs = self.by_key.get(&batch.origin).is_some_and(|n| self.nodes[*n].byzantine);
+                if self.healed && !theirs {
+                    self.nodes[node].takes(&batch);
+                }
                 if let Some(spec) = &mut self.spec {
                     spec.stores(node, digest);
                 }
@@ -374,6 +414,10 @@ impl World {
             | Event::Update { .. } => {}
             Event::Client => self.client(),
             Event::Fault => self.fault(),
+            Event::Crash { node } => {
+                let mut dice = self.streams.once(Stream::Fault);
+                self.crash(node, &mut dice);
+            }
             Event::Restart { node } => {
                 if self.nodes[node].replica.is_none() {
                     self.begin(node);
@@ -423,6 +467,7 @@ impl World {
                     spec.hears(to, verified.message());
                 }
                 self.step(to, Input::Message(verified));
+                self.watch_peer(to, &from);
                 if stale && !self.nodes[to].byzantine && doing(self) != before {
                     self.watch
                         .fail(format!("node {to} goes by the answer to something that it has not asked"));
@@ -439,22 +484,43 @@ impl World {
     }
 
     pub(super) fn step(&mut self, index: usize, input: Input) {
-        let now = Time(self.now);
+        let now = self.clock(index);
         let Some(replica) = &mut self.nodes[index].replica else { return };
         let outputs = replica.step(now, input);
         self.perform(index, outputs);
         self.watch_step(index);
     }
 
+    /// What one peer may make another hold: its votes of a window, a checkpoint vote for each boundary and one beyond, a
+    /// view change, batches on its two accounts, and what it says that it has.
+    fn most_of_a_peer(&self) -> usize {
+        3 * self.config.window() as usize + 8 + 6 * self.config.batches_per_seat
+    }
+
+    fn watch_peer(&mut self, index: usize, peer: &PublicKey) {
+        let node = &self.nodes[index];
+        let adversary = self.by_key.get(peer).is_some_and(|n| self.nodes[*n].byzantine);
+        // Of correct ones a sample is enough.
+        if node.byzantine || !(adversary || self.report[Count::Events].is_multiple_of(16)) {
+            return;
+        }
+        let held = node.replica.as_ref().map_or(0, |replica| replica.held_for(peer));
+        if held > self.most_of_a_peer() {
+            let peer = self.by_key[peer];
+            self.watch.fail(format!("node {index} holds {held} entries because of node {peer}"));
+        }
+    }
+
     fn watch_step(&mut self, index: usize) {
-        let bound = 40 * self.config.window() as usize * self.report.size + 40_000;
+        let bound = (self.report.size + 2) * (self.most_of_a_peer() + self.config.window() as usize);
         let window = self.config.window() + self.config.checkpoint_interval;
         let node = &mut self.nodes[index];
         if !node.byzantine {
             self.watch.stepped(node, window, bound);
         }
         let Some(next) = node.replica.as_ref().and_then(wmall_rbft::Rbft::next_deadline) else { return };
-        let next = Time(next.0.clamp(self.now + 1, self.now + 5_000));
+        let next = Time(self.when(index, next).clamp(self.now + 1, self.now + 5_000));
+        let node = &mut self.nodes[index];
         if node.tick_at.is_none_or(|at| next < at) {
             node.tick_at = Some(next);
             let life = node.life;

@@ -20,7 +20,8 @@ pub(crate) use identity::{
     AuditArgs, ClusterIssueArgs, DataJoinArgs, JoinArgs, MetadataJoinArgs, TokenCommand, UserCommand,
 };
 pub(crate) use operate::{
-    CapacityCommand, DiskCommand, DrainArgs, HealthCommand, JobCommand, LayoutCommand, NodeCommand, PgCommand,
+    CapacityCommand, Consent, DiskCommand, DrainArgs, HealthCommand, JobCommand, LayoutCommand, NodeCommand,
+    PgCommand,
 };
 
 /// A storage cluster for chain data: what goes in is durable in several places and comes out proven.

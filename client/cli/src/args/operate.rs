@@ -6,12 +6,22 @@ use wmall_proto::{NodeName, PoolName};
 
 use super::identity::{RoleName, TokenCommand};
 
+/// Whether to do it.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Consent {
+    /// Say what would happen, or why it would be refused, and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask first. Only who sits at a terminal is asked.
+    #[arg(long, short, conflicts_with = "dry_run")]
+    pub(crate) yes: bool,
+}
+
 /// How to empty something.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DrainArgs {
-    /// Say what would move, and change nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) consent: Consent,
     /// Wait until it is empty, a day at most or as long as is said.
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", num_args = 0..=1)]
     #[arg(default_missing_value = "1day")]
@@ -53,6 +63,8 @@ pub(crate) enum NodeCommand {
         /// Although chunks could not be read meanwhile.
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Tokens, with which new nodes and users join.
     #[command(subcommand)]
@@ -95,10 +107,8 @@ pub(crate) enum DiskCommand {
         /// NODE/DISK that takes over, as large or larger.
         #[arg(long)]
         with: Place,
-        /// Wait until the old one is empty, a day at most or as long as is said.
-        #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME", num_args = 0..=1)]
-        #[arg(default_missing_value = "1day")]
-        wait: Option<std::time::Duration>,
+        #[command(flatten)]
+        args: DrainArgs,
     },
     /// Let a disk out of quarantine. What it holds counts once it has been looked through.
     Release {
@@ -109,6 +119,8 @@ pub(crate) enum DiskCommand {
     Rm {
         /// NODE/DISK.
         disk: Place,
+        #[command(flatten)]
+        consent: Consent,
     },
 }
 
@@ -129,6 +141,8 @@ pub(crate) enum LayoutCommand {
         /// The draft, by its number in `layout show`: what has changed since is not applied unseen.
         #[arg(long, value_name = "N")]
         draft: u64,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Drop the draft.
     Revert,

@@ -1,45 +1,63 @@
 //! Emptying nodes and disks: `drain`, `undrain`, `replace`.
 
-use std::time::Duration;
-
+use wmall_client::Store;
 use wmall_proto::job::{Operation, Place};
 use wmall_proto::status::DrainView;
 
-use super::{Context, job};
+use super::{Context, consent, job};
 use crate::args::DrainArgs;
 use crate::exit::Failure;
 use crate::output::bytes;
 
 pub(crate) async fn drain(context: &Context, place: Place, args: DrainArgs) -> Result<(), Failure> {
     let store = context.connect().await?;
-    if !args.dry_run {
-        // One that is under way already is waited for like a new one.
-        let before = store.drain_view(place.clone()).await?;
-        let number = match before.job {
-            Some(number) => Some(number),
-            None => store.operate(Operation::Drain(place.clone())).await?,
-        };
-        if let (Some(limit), Some(number)) = (args.wait, number) {
-            job::until_ended(context, &store, number, limit).await?;
-        }
-    }
-    let view = store.drain_view(place).await?;
+    let view = store.drain_view(place.clone()).await?;
+    let operation = Operation::Drain(place.clone());
+    // One that is under way already is waited for like a new one.
+    let under_way = view.job.filter(|_| !args.consent.dry_run);
+    empty(context, &store, (place, operation, under_way), args, text(&view, true)).await?;
     store.close().await;
-    context.format.print(&view, |view| text(view, args.dry_run))
+    Ok(())
 }
 
 pub(crate) async fn replace(
     context: &Context,
     (old, new): (Place, Place),
-    wait: Option<Duration>,
+    args: DrainArgs,
 ) -> Result<(), Failure> {
     let store = context.connect().await?;
-    let number = store.operate(Operation::Replace { old: old.clone(), new }).await?;
-    if let (Some(limit), Some(number)) = (wait, number) {
-        job::until_ended(context, &store, number, limit).await?;
-    }
-    let view = store.drain_view(old).await?;
+    let view = store.drain_view(old.clone()).await?;
+    let what = format!("{}; {new} takes over what it can", text(&view, true));
+    let operation = Operation::Replace { old: old.clone(), new };
+    empty(context, &store, (old, operation, None), args, what).await?;
     store.close().await;
+    Ok(())
+}
+
+/// Has a place emptied, and tells how that stands; or tells what it would come to.
+async fn empty(
+    context: &Context,
+    store: &Store,
+    (place, operation, under_way): (Place, Operation, Option<u64>),
+    args: DrainArgs,
+    what: String,
+) -> Result<(), Failure> {
+    if args.consent.dry_run {
+        // The figures first, also of what would be refused.
+        context.format.print(&store.drain_view(place).await?, |_| what.clone())?;
+        return consent::given(args.consent, store, &operation, &what).await.map(|_| ());
+    }
+    let number = match under_way {
+        Some(number) => Some(number),
+        None => {
+            consent::given(args.consent, store, &operation, &what).await?;
+            store.operate(operation).await?
+        }
+    };
+    if let (Some(limit), Some(number)) = (args.wait, number) {
+        job::until_ended(context, store, number, limit).await?;
+    }
+    let view = store.drain_view(place).await?;
     context.format.print(&view, |view| text(view, false))
 }
 

@@ -3,7 +3,7 @@
 use wmall_proto::job::Operation;
 use wmall_proto::layout::{LayoutChange, LayoutDisk, LayoutView};
 
-use super::Context;
+use super::{Context, consent};
 use crate::args::LayoutCommand;
 use crate::exit::Failure;
 use crate::output::{bytes, table};
@@ -13,7 +13,12 @@ pub(super) async fn run(context: &Context, command: LayoutCommand) -> Result<(),
     let change = match command {
         LayoutCommand::Show => None,
         LayoutCommand::Stage { disk, weight } => Some(LayoutChange::Stage { disk, weight }),
-        LayoutCommand::Apply { draft } => Some(LayoutChange::Apply { version: draft }),
+        LayoutCommand::Apply { draft, consent } => {
+            let change = LayoutChange::Apply { version: draft };
+            let what = describe(&store.layout().await?);
+            let given = consent::given(consent, &store, &Operation::Layout(change.clone()), &what).await?;
+            given.then_some(change)
+        }
         LayoutCommand::Revert => Some(LayoutChange::Revert),
     };
     if let Some(change) = change {

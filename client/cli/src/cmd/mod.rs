@@ -1,6 +1,7 @@
 //! What the commands do.
 
 mod capacity;
+mod consent;
 mod data;
 mod devnet;
 mod drain;

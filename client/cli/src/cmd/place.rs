@@ -7,8 +7,8 @@ use wmall_proto::status::{DiskStatus, NodeStatus};
 use wmall_proto::{DiskId, PgId, PgRow, PoolId, RpcError};
 
 use super::show::{fetch_status, nodes};
-use super::{Context, drain, identity};
-use crate::args::{DiskCommand, NodeCommand, PgCommand};
+use super::{Context, consent, drain, identity};
+use crate::args::{Consent, DiskCommand, NodeCommand, PgCommand};
 use crate::exit::Failure;
 use crate::output::{bytes, table};
 
@@ -44,9 +44,14 @@ pub(super) async fn node(context: &Context, command: NodeCommand) -> Result<(), 
         NodeCommand::Token(command) => identity::token(context, command).await,
         NodeCommand::Drain { name, args } => drain::drain(context, Place::node(name), args).await,
         NodeCommand::Undrain { name } => drain::undrain(context, Place::node(name)).await,
-        NodeCommand::Maintenance { name, time, end, force } => {
+        NodeCommand::Maintenance { name, time, end, force, consent } => {
             let for_ms = (!end).then_some(time.as_millis() as u64);
-            operate(context, Operation::Maintenance { node: name, for_ms, force }).await
+            let what = match end {
+                true => format!("{name} is expected to be up again: its silence is a failure from now on"),
+                false => format!("{name} may be silent for {}", humantime::format_duration(time)),
+            };
+            operate(context, Operation::Maintenance { node: name, for_ms, force }, Some((consent, what)))
+                .await
         }
         NodeCommand::Revoke { name, role } => identity::revoke(context, name, role.into()).await,
         NodeCommand::Ls => context.format.print(&fetch_status(context).await?.nodes, |all| nodes(all)),
@@ -66,9 +71,24 @@ pub(super) async fn node(context: &Context, command: NodeCommand) -> Result<(), 
     }
 }
 
-async fn operate(context: &Context, operation: Operation) -> Result<(), Failure> {
+/// Has something done that has no figures of its own; if it is said what that is, only with consent.
+async fn operate(
+    context: &Context,
+    operation: Operation,
+    what: Option<(Consent, String)>,
+) -> Result<(), Failure> {
     let store = context.connect().await?;
-    store.operate(operation).await?;
+    let given = match &what {
+        Some((consent, what)) => consent::given(*consent, &store, &operation, what).await?,
+        None => true,
+    };
+    if given {
+        store.operate(operation).await?;
+    } else if let Some((_, what)) = what {
+        context
+            .format
+            .print(&serde_json::json!({ "would": what }), |_| format!("it would be done: {what}"))?;
+    }
     store.close().await;
     Ok(())
 }
@@ -93,9 +113,13 @@ pub(super) async fn disk(context: &Context, command: DiskCommand) -> Result<(), 
         }
         DiskCommand::Drain { disk, args } => drain::drain(context, disk, args).await,
         DiskCommand::Undrain { disk } => drain::undrain(context, disk).await,
-        DiskCommand::Replace { old, with, wait } => drain::replace(context, (old, with), wait).await,
-        DiskCommand::Release { disk } => operate(context, Operation::Release(disk)).await,
-        DiskCommand::Rm { disk } => operate(context, Operation::Forget(disk)).await,
+        DiskCommand::Replace { old, with, args } => drain::replace(context, (old, with), args).await,
+        DiskCommand::Release { disk } => operate(context, Operation::Release(disk), None).await,
+        DiskCommand::Rm { disk, consent } => {
+            let what =
+                format!("{disk} is empty, and would be forgotten; it would come back only as a new disk");
+            operate(context, Operation::Forget(disk), Some((consent, what))).await
+        }
     }
 }
 
