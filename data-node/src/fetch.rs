@@ -2,7 +2,7 @@
 //! from another slot, or a shard that is made from others.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -12,12 +12,12 @@ use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{ReadRequest, Request};
 use wmall_proto::{ChunkId, DiskId, ErrorCode, RpcError, Scheme, UploadId};
 use wmall_runtime::clock::now_ms;
-use wmall_transport::{Endpoint, Target, collect};
+use wmall_transport::{Target, collect};
 
 use crate::disk::{DiskStore, PieceHeader};
 use crate::fill::Filler;
 
-/// How long one fetch may take.
+/// How long the reading of one piece may take, rests included.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pieces fetched for a backfill belong to no client's upload: to one of their own, which tells when.
 const BACKFILL: [u8; 10] = [0xff; 10];
@@ -51,11 +51,60 @@ impl Filler {
             }
         };
         let header = header(digest);
-        match vouched(disk, header).await? {
-            // Only now is it known what it should be.
-            Some(receipt) => Ok(receipt),
-            None => disk.put(header, parts, crc).await,
+        // Only now is it known what it should be.
+        if let Some(receipt) = vouched(disk, header).await? {
+            return Ok(receipt);
         }
+        let begun = Instant::now();
+        let receipt = disk.put(header, parts, crc).await?;
+        self.give_way(begun).await;
+        Ok(receipt)
+    }
+
+    /// Rests from a step that began then, if clients are served.
+    async fn give_way(&self, begun: Instant) {
+        let now = Instant::now();
+        tokio::time::sleep(self.traffic.rest(now - begun, now)).await;
+    }
+
+    /// Reads a piece from another disk and holds it against its digest: in steps, with rests in between, while clients are
+    /// served here.
+    async fn read(
+        &self,
+        target: &Target,
+        piece: &MissingPiece,
+        (disk, slot): (DiskId, Option<u8>),
+        length: u32,
+    ) -> Result<(Vec<Bytes>, u32), RpcError> {
+        let &MissingPiece { pool, chunk, .. } = piece;
+        let digest = slot.and_then(|s| piece.digests.get(usize::from(s))).copied().unwrap_or(piece.chunk.0);
+        let (mut parts, mut hasher, mut crc, mut at) = (Vec::new(), blake3::Hasher::new(), 0, 0);
+        let mut round_trip = Duration::ZERO;
+        let reading = async {
+            while at < length {
+                let begun = Instant::now();
+                let step = self.traffic.step(begun, round_trip).min(length - at);
+                let read = ReadRequest { pool, chunk, disk: Some(disk), slot, offset: at, length: step };
+                let call = self.endpoint.open(target, &Request::ReadPiece(read), FETCH_TIMEOUT).await?;
+                round_trip = call.round_trip();
+                let mut reply = call.finish().await?;
+                let take = |part: &Bytes| {
+                    hasher.update(part);
+                    crc = crc32c::crc32c_append(crc, part);
+                };
+                parts.extend(collect(&mut reply.body, step as usize, take).await?);
+                at += step;
+                self.give_way(begun).await;
+            }
+            Ok(())
+        };
+        let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} sends too slowly", target.node));
+        tokio::time::timeout(FETCH_TIMEOUT, reading).await.map_err(late)??;
+        if digest == UNKNOWN_DIGEST || *hasher.finalize().as_bytes() == digest {
+            return Ok((parts, crc));
+        }
+        let reason = format!("{} sent bytes that are not those of {}", target.node, piece.chunk);
+        Err(RpcError::new(ErrorCode::HashMismatch, reason))
     }
 
     /// Who may have pieces, of those that are not silent, with their slots: first the disk that the slot comes from, whose
@@ -74,7 +123,7 @@ impl Filler {
     async fn copy(&self, piece: &MissingPiece) -> Result<(Vec<Bytes>, u32), RpcError> {
         let mut last = RpcError::new(ErrorCode::Unavailable, "no other slot has the piece");
         for (_, disk, target) in self.others(piece)? {
-            match read(&self.endpoint, &target, piece, (disk, None), piece.length).await {
+            match self.read(&target, piece, (disk, None), piece.length).await {
                 Ok(copy) => return Ok(copy),
                 Err(error) => last = error,
             }
@@ -96,7 +145,7 @@ impl Filler {
         // Where the slot comes from, the very shard may be: nothing has to be read but that, and nothing made.
         while let Some((slot, disk, target)) = waiting.next_if(|(slot, ..)| *slot == piece.slot) {
             let length = scheme.piece_length(piece.length);
-            let own = read(&self.endpoint, &target, piece, (disk, Some(slot)), length).await;
+            let own = self.read(&target, piece, (disk, Some(slot)), length).await;
             let wanted = piece.digests[usize::from(slot)];
             match own {
                 Ok((parts, crc)) if wanted != UNKNOWN_DIGEST => {
@@ -112,10 +161,10 @@ impl Filler {
             while had + running.len() < scheme.needed()
                 && let Some((slot, disk, target)) = waiting.next()
             {
-                let (endpoint, piece) = (self.endpoint.clone(), piece.clone());
+                let (filler, piece) = (self.clone(), piece.clone());
                 let length = scheme.piece_length(piece.length);
                 running.spawn(async move {
-                    (slot, read(&endpoint, &target, &piece, (disk, Some(slot)), length).await)
+                    (slot, filler.read(&target, &piece, (disk, Some(slot)), length).await)
                 });
             }
             match running.join_next().await {
@@ -171,35 +220,4 @@ fn make(
 async fn vouched(disk: &Arc<DiskStore>, header: PieceHeader) -> Result<Option<SignedReceipt>, RpcError> {
     let store = disk.clone();
     tokio::task::spawn_blocking(move || store.vouch(header)).await.map_err(RpcError::internal)?
-}
-
-/// Reads a piece from another disk and holds it against its digest.
-async fn read(
-    endpoint: &Endpoint,
-    target: &Target,
-    piece: &MissingPiece,
-    (disk, slot): (DiskId, Option<u8>),
-    length: u32,
-) -> Result<(Vec<Bytes>, u32), RpcError> {
-    let &MissingPiece { pool, chunk, .. } = piece;
-    let read = ReadRequest { pool, chunk, disk: Some(disk), slot, offset: 0, length: u32::MAX };
-    let call = endpoint.open(target, &Request::ReadPiece(read), FETCH_TIMEOUT).await?;
-    let digest = slot.and_then(|s| piece.digests.get(usize::from(s))).copied().unwrap_or(piece.chunk.0);
-    let receiving = async {
-        let mut reply = call.finish().await?;
-        let mut hasher = blake3::Hasher::new();
-        let mut crc = 0;
-        let parts = collect(&mut reply.body, length as usize, |part: &Bytes| {
-            hasher.update(part);
-            crc = crc32c::crc32c_append(crc, part);
-        })
-        .await?;
-        if digest == UNKNOWN_DIGEST || *hasher.finalize().as_bytes() == digest {
-            return Ok((parts, crc));
-        }
-        let reason = format!("{} sent bytes that are not those of {}", target.node, piece.chunk);
-        Err(RpcError::new(ErrorCode::HashMismatch, reason))
-    };
-    let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} sends too slowly", target.node));
-    tokio::time::timeout(FETCH_TIMEOUT, receiving).await.map_err(late)?
 }

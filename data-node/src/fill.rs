@@ -1,9 +1,9 @@
 //! Fetches what this node's disks should hold and do not: tickets, and the chunks of dirty groups.
 //!
-//! One task, at most [`PARALLEL`] fetches at once, which rest while clients are served (`traffic.rs`). Each piece is hashed before it is written, and the
+//! One task, at most [`PARALLEL`] fetches at once; one, in small steps, while clients are served (`traffic.rs`). Each piece is hashed before it is written, and the
 //! ticket is closed by a receipt, never by the end of a job.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::ids::IdPage;
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{Request, Response};
-use wmall_proto::{DiskId, PgId, PoolId, RpcError};
+use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RpcError};
 use wmall_runtime::Shutdown;
 use wmall_transport::{Endpoint, Members};
 
@@ -34,6 +34,20 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Between passes over work that did not end well, growing up to the second number.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// So many groups that are left out end a pass: the next one begins after a pause, with the most urgent ones again.
+const MOST_LEFT_OUT: usize = 1000;
+
+/// A placement group.
+type Group = (PoolId, PgId);
+
+/// What came of filling some groups.
+#[derive(Default)]
+struct Filled {
+    groups: Vec<Group>,
+    /// Those of them that are not complete.
+    missed: BTreeSet<Group>,
+}
 
 /// The filler.
 #[derive(Clone)]
@@ -74,45 +88,57 @@ impl Filler {
         }
     }
 
-    /// One pass over what a disk misses. True if nothing is left of it. A group is closed as soon as all of it has been
-    /// listed and fetched.
+    /// One pass over what a disk misses, the most urgent groups first. True if nothing is left of it.
     async fn fill(&self, disk: &Arc<DiskStore>) -> Result<bool, RpcError> {
         let Some(id) = disk.id() else { return Ok(true) };
-        let mut after = None;
+        // What could not be had is for the next pass; so is, after a second time, what is not done with although it was had.
+        let (mut but, mut seen, mut complete) = (BTreeSet::new(), BTreeSet::new(), true);
+        while but.len() < MOST_LEFT_OUT {
+            let Filled { groups, missed } = self.fill_some(disk, id, &but).await?;
+            if groups.is_empty() {
+                return Ok(complete);
+            }
+            complete &= missed.is_empty();
+            but.extend(missed);
+            but.extend(groups.into_iter().filter(|group| !seen.insert(*group)));
+        }
+        Ok(false)
+    }
+
+    /// The most urgent groups but these. Each is closed as soon as all of it has been listed and fetched.
+    async fn fill_some(
+        &self,
+        disk: &Arc<DiskStore>,
+        id: DiskId,
+        but: &BTreeSet<Group>,
+    ) -> Result<Filled, RpcError> {
+        let (but, mut after): (Vec<Group>, _) = (but.iter().copied().collect(), None);
+        let mut filled = Filled::default();
         // Groups of which pieces could not be had keep their marks; the others need not wait for them.
-        let mut failed: BTreeMap<(PoolId, PgId), Vec<MissingPiece>> = BTreeMap::new();
-        let mut complete = true;
-        let mut open: Option<(u64, Vec<(PoolId, PgId)>)> = None;
+        let mut failed: BTreeMap<Group, Vec<MissingPiece>> = BTreeMap::new();
+        let mut open: Option<(u64, Vec<Group>)> = None;
         loop {
-            let request = Request::ListMissing { disk: id, after: after.clone() };
+            let groups = filled.groups.clone();
+            let request = Request::ListMissing { disk: id, groups, but: but.clone(), after: after.clone() };
             let Response::Missing { pieces, next, groups, as_of } = self.metadata.call(&request).await?
             else {
                 return Err(RpcError::internal("the listing got another answer"));
             };
-            let (begun, open) = open.get_or_insert((as_of, groups));
+            let (begun, open) = open.get_or_insert_with(|| (as_of, groups.clone()));
+            filled.groups = groups;
             if !pieces.is_empty() {
                 // A deletion that is still on its way would take what is vouched for now.
                 if !self.wait_abreast(disk, as_of).await {
-                    return Ok(false);
+                    return Err(RpcError::new(ErrorCode::Timeout, "the feed is behind the listing"));
                 }
                 tracing::info!(disk = %disk.name, pieces = pieces.len(), "filling");
-                let (receipts, missed) = self.fetch_all(disk, pieces).await?;
-                complete &= missed.is_empty();
+                let missed = self.fetch_page(disk, id, (pieces, as_of)).await?;
                 for piece in missed {
                     if let Some(group) = self.group_of(&piece) {
+                        filled.missed.insert(group);
                         failed.entry(group).or_default().push(piece);
                     }
                 }
-                // Where the slot has moved on meanwhile, nobody asks for the piece: it stays a claim, and ends as one.
-                let known = self.map.get();
-                let ours = |r: &&SignedReceipt| {
-                    known.row(r.receipt.pool, &r.receipt.chunk, r.receipt.row_version).is_ok()
-                };
-                let committed: Vec<FeedItem> = receipts.iter().filter(ours).map(committed).collect();
-                // Only committed chunks are ever listed as missing. Before the tickets go: a comparison in between would
-                // miss what is there.
-                disk.follow(committed, None);
-                self.close(id, receipts, Vec::new(), as_of).await?;
             }
             after = next;
             let mut done = self.take_done(open, after.as_ref());
@@ -122,9 +148,29 @@ impl Filler {
                 self.close(id, Vec::new(), done, *begun).await?;
             }
             if after.is_none() {
-                return Ok(complete);
+                return Ok(filled);
             }
         }
+    }
+
+    /// Fetches the pieces of a page and closes their tickets; returns those that can't be had.
+    async fn fetch_page(
+        &self,
+        disk: &Arc<DiskStore>,
+        id: DiskId,
+        (pieces, as_of): (Vec<MissingPiece>, u64),
+    ) -> Result<Vec<MissingPiece>, RpcError> {
+        let (receipts, missed) = self.fetch_all(disk, pieces).await?;
+        // Where the slot has moved on meanwhile, nobody asks for the piece: it stays a claim, and ends as one.
+        let known = self.map.get();
+        let ours =
+            |r: &&SignedReceipt| known.row(r.receipt.pool, &r.receipt.chunk, r.receipt.row_version).is_ok();
+        let committed: Vec<FeedItem> = receipts.iter().filter(ours).map(committed).collect();
+        // Only committed chunks are ever listed as missing. Before the tickets go: a comparison in between would
+        // miss what is there.
+        disk.follow(committed, None);
+        self.close(id, receipts, Vec::new(), as_of).await?;
+        Ok(missed)
     }
 
     /// A group of which all but a few pieces could be had does not keep its mark for them, which would have all of it read
@@ -132,8 +178,8 @@ impl Filler {
     async fn set_aside(
         &self,
         disk: DiskId,
-        done: &[(PoolId, PgId)],
-        failed: &mut BTreeMap<(PoolId, PgId), Vec<MissingPiece>>,
+        done: &[Group],
+        failed: &mut BTreeMap<Group, Vec<MissingPiece>>,
     ) -> Result<(), RpcError> {
         for group in done {
             let Some(pieces) = failed.get(group).filter(|pieces| pieces.len() <= FEW) else { continue };
@@ -145,15 +191,11 @@ impl Filler {
         Ok(())
     }
 
-    /// Takes out the groups that a listing which goes on here has behind it. Dirty groups are listed in order, after all
-    /// tickets.
-    fn take_done(&self, open: &mut Vec<(PoolId, PgId)>, next: Option<&IdPage>) -> Vec<(PoolId, PgId)> {
+    /// Takes out the groups that a listing which goes on here has behind it: they are listed in order.
+    fn take_done(&self, open: &mut Vec<Group>, next: Option<&IdPage>) -> Vec<Group> {
         let Some(next) = next else { return std::mem::take(open) };
-        if !next.dirty {
-            return Vec::new();
-        }
         let topology = self.map.get().topology;
-        let listed = |&(pool, pg): &(PoolId, PgId)| {
+        let listed = |&(pool, pg): &Group| {
             let bits = topology.pools.get(&pool).map(|t| t.pool.pg_bits);
             bits.is_some_and(|bits| (pool, pg.range(bits).1) <= (next.pool, next.chunk))
         };
@@ -174,7 +216,7 @@ impl Filler {
         true
     }
 
-    fn group_of(&self, piece: &MissingPiece) -> Option<(PoolId, PgId)> {
+    fn group_of(&self, piece: &MissingPiece) -> Option<Group> {
         self.map.get().topology.row_of(piece.pool, &piece.chunk).map(|(group, _)| group)
     }
 
@@ -182,7 +224,7 @@ impl Filler {
         &self,
         disk: DiskId,
         receipts: Vec<SignedReceipt>,
-        clean: Vec<(PoolId, PgId)>,
+        clean: Vec<Group>,
         as_of: u64,
     ) -> Result<(), RpcError> {
         let request = Request::CloseTickets { disk, receipts, clean, as_of };
@@ -204,11 +246,7 @@ impl Filler {
             {
                 let (filler, disk) = (self.clone(), disk.clone());
                 running.spawn(async move {
-                    let begun = Instant::now();
-                    let outcome = filler.fetch(&disk, &piece).await;
-                    let now = Instant::now();
-                    tokio::time::sleep(filler.traffic.rest_from_fetching(now - begun, now)).await;
-                    outcome.map_err(|error| {
+                    filler.fetch(&disk, &piece).await.map_err(|error| {
                         tracing::warn!(%error, chunk = %piece.chunk, "not fetched");
                         piece
                     })

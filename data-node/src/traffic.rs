@@ -5,8 +5,14 @@ use std::time::{Duration, Instant};
 
 /// A client's call counts for so long.
 pub(crate) const RECENT: Duration = Duration::from_millis(200);
-/// Of its time, what a scrub may take while clients are served: one part in so many.
+/// Of its time, what a scrub or a fetch may take while clients are served: one part in so many.
 const SHARE: u32 = 4;
+/// Bytes that are read at once then, from a peer in the same room: well below a millisecond of a core on either side.
+const SMALL_STEP: u32 = 64 << 10;
+/// From any other.
+const LARGEST_STEP: u32 = 1 << 20;
+/// A peer that is so far away in milliseconds is in another room. Where all is busy, next door is a few of them.
+const NEAR_MS: u128 = 4;
 /// The longest rest.
 const LONGEST_REST: Duration = Duration::from_secs(2);
 
@@ -44,9 +50,15 @@ impl Traffic {
         if self.is_busy(now) { 1 } else { most }
     }
 
-    /// How long to rest after one of these: half the time of one is about a quarter of what all of them would do.
-    pub(crate) fn rest_from_fetching(&self, took: Duration, now: Instant) -> Duration {
-        if self.is_busy(now) { took.min(LONGEST_REST) } else { Duration::ZERO }
+    /// How much of a piece is read at once: while clients are served no more than one of them may have to wait for.
+    /// From a peer that is far away it is more, since most of such a step is no work for anybody.
+    pub(crate) fn step(&self, now: Instant, round_trip: Duration) -> u32 {
+        let far = (round_trip.as_millis() / NEAR_MS) as u32;
+        if self.is_busy(now) {
+            SMALL_STEP.saturating_mul(far.saturating_add(1)).min(LARGEST_STEP)
+        } else {
+            u32::MAX
+        }
     }
 }
 
@@ -66,7 +78,8 @@ mod tests {
         assert_eq!(traffic.rest(Duration::from_secs(60), at(1100)), LONGEST_REST);
         assert_eq!(traffic.rest(took, at(1200)), Duration::ZERO);
         assert_eq!((traffic.fetches(4, at(1100)), traffic.fetches(4, at(1200))), (1, 4));
-        let rest = |ms| traffic.rest_from_fetching(took, at(ms));
-        assert_eq!((rest(1100), rest(1200)), (took, Duration::ZERO));
+        let step = |ms, far| traffic.step(at(ms), Duration::from_micros(far));
+        assert_eq!([step(1100, 300), step(1100, 12_000), step(1100, 90_000)], [64 << 10, 256 << 10, 1 << 20]);
+        assert_eq!(step(1200, 300), u32::MAX);
     }
 }

@@ -27,7 +27,7 @@ use crate::join::Door;
 use crate::leader::{Liveness, Proposer, ReadIndex, Repairer, not_leader};
 use crate::raft;
 use crate::receipts::KeyCache;
-use crate::state::{NO_EPOCH, QueryError, Silent, State};
+use crate::state::{Listing, NO_EPOCH, QueryError, Silent, State};
 use crate::status::StatusSource;
 use crate::types::Raft;
 
@@ -118,10 +118,13 @@ impl Service {
                 self.own_disk(peer, disk)?;
                 self.close_tickets(disk, receipts, clean, as_of).await
             }
-            Request::ListMissing { disk, after } => {
+            Request::ListMissing { disk, groups, but, after } => {
                 self.own_disk(peer, disk)?;
+                bounded(groups.len().max(but.len()))?;
                 self.reads.wait().await?;
-                self.state.list_missing(disk, after.as_ref()).map_err(|e| store_failed(&e))
+                let silent = self.silent(&self.state.topology());
+                let listing = Listing { groups: &groups, but: &but, after: after.as_ref() };
+                self.state.list_missing(disk, listing, &silent).map_err(|e| store_failed(&e))
             }
             Request::CheckCommitted { disk, chunks } => {
                 self.own_disk(peer, disk)?;

@@ -242,8 +242,6 @@ impl fmt::Display for DiskId {
 /// Where a listing of missing pieces goes on: opaque to the caller, who sends it back as it came.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct IdPage {
-    /// Tickets come first, then the chunks of dirty groups.
-    pub dirty: bool,
     /// The pool of the last piece.
     pub pool: PoolId,
     /// The chunk of the last piece.

@@ -17,7 +17,7 @@ const SEEDS: u64 = 5_000;
 /// Runs that shortening a failure may take.
 const SHORTENING: usize = 400;
 /// Seeds within which each planted bug must be found.
-const HUNT: u64 = 1000;
+const HUNT: u64 = 2_500;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise)

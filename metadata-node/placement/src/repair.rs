@@ -352,9 +352,7 @@ impl<'a> Planner<'a> {
         for rule in &rules[..tries] {
             let fits = |f: &&DiskFact| fits_at_all(f, rule) && !is_source(f);
             let fitting: Vec<&DiskFact> = self.snapshot.disks.values().filter(fits).collect();
-            // Half of what may be on its way to a disk is for what is lost.
-            let share =
-                if reason == Reason::Lost { self.budget.to_disk } else { self.budget.to_disk.div_ceil(2) };
+            let share = self.share(reason, want.rank.1);
             let within = |f: &&&DiskFact| self.loads.to(f.candidate.disk) < share;
             // Where it can stay, if one of these has room on the way; but nothing waits for a disk that may never get on.
             let settled = |f: &DiskFact| !self.loads.lacks(group.key.0, f);
@@ -374,6 +372,17 @@ impl<'a> Planner<'a> {
             Placed::Later
         } else {
             Placed::Nowhere
+        }
+    }
+
+    /// Of what may be on its way to a disk, half is for what is lost, and a quarter of all for what the next loss would lose: that
+    /// need not wait until something else has come.
+    fn share(&self, reason: Reason, margin: usize) -> usize {
+        let all = self.budget.to_disk;
+        match (reason, margin) {
+            (Reason::Lost, 0) => all,
+            (Reason::Lost, _) => all - all / 4,
+            _ => all.div_ceil(2),
         }
     }
 

@@ -1,12 +1,11 @@
 //! Tickets and dirty groups: what disks should hold and do not.
 
-use wmall_proto::chunk::{ChunkRecord, MissingPiece, Ticket, TicketReason};
-use wmall_proto::ids::IdPage;
+use wmall_proto::chunk::{ChunkRecord, Ticket, TicketReason};
 use wmall_proto::pg::PgKey;
 use wmall_proto::rpc::Response;
 use wmall_proto::{ChunkId, DiskId, ErrorCode, Incarnation, PgId, PoolId, RpcError};
 
-use super::apply::{Context, Outcome, Refusal, groups_of};
+use super::apply::{Context, Outcome, Refusal};
 use super::txn::decode;
 use super::{State, keys};
 use crate::command::FetchedPiece;
@@ -14,8 +13,6 @@ use wmall_runtime::view::StoreError;
 
 /// Above so many tickets a slot of a group becomes dirty instead.
 const MAX_TICKETS_PER_SLOT: u32 = 1024;
-/// Pieces that one page of a listing names.
-const PAGE: usize = 1024;
 
 impl Context<'_> {
     /// Writes a ticket, or marks the slot dirty where there are too many. Returns whether it is a new one.
@@ -150,86 +147,6 @@ impl Context<'_> {
 }
 
 impl State {
-    /// What a disk should hold and does not, a page at a time: its tickets, then every chunk of its dirty
-    /// groups that was committed since they became so.
-    pub fn list_missing(&self, disk: DiskId, after: Option<&IdPage>) -> Result<Response, StoreError> {
-        let derived = self.read();
-        let topology = &derived.topology;
-        let mut dirty = groups_of(topology, disk);
-        dirty.retain(|&(pool, pg)| {
-            let row = &topology.pools[&pool].rows[pg.0 as usize];
-            row.slot_of(disk).is_some_and(|s| row.dirty_at[usize::from(s)].is_some())
-        });
-        let piece = |pool: PoolId, chunk: ChunkId, length: u32| {
-            let (_, row) = topology.row_of(pool, &chunk)?;
-            let slot = row.slot_of(disk)?;
-            let row_version = row.version;
-            Some(self.digests(pool, &chunk).map(|digests| MissingPiece {
-                pool,
-                chunk,
-                length,
-                slot,
-                row_version,
-                digests,
-            }))
-        };
-        let mut pieces = Vec::new();
-        if !after.is_some_and(|a| a.dirty) {
-            let start = after.map(|a| keys::ticket(disk, a.pool, &a.chunk));
-            let page = self.store.scan(&keys::tickets_of(disk), start.as_deref(), PAGE)?;
-            for (key, _) in &page {
-                let Some((_, pool, chunk)) = keys::parse_ticket(key) else { continue };
-                if let Some(record) = self.chunk_record(pool, &chunk)? {
-                    pieces.extend(piece(pool, chunk, record.length).transpose()?);
-                }
-            }
-            if page.len() == PAGE || !pieces.is_empty() {
-                let next = page.last().and_then(|(k, _)| keys::parse_ticket(k));
-                let next = next.map(|(_, pool, chunk)| IdPage { dirty: false, pool, chunk });
-                return Ok(Response::Missing { pieces, next, groups: dirty, as_of: derived.index() });
-            }
-        }
-        let after_dirty = after.filter(|a| a.dirty);
-        for &(pool, pg) in &dirty {
-            let bits = topology.pools[&pool].pool.pg_bits;
-            let (low, high) = pg.range(bits);
-            // Groups come in order, so those before the last piece are done.
-            let done = |a: &&IdPage| (a.pool, a.chunk) >= (pool, low);
-            let start = after_dirty.filter(done);
-            if after_dirty.is_some_and(|a| (a.pool, a.chunk) >= (pool, high)) {
-                continue;
-            }
-            let mut from = start.map(|a| keys::chunk(pool, &a.chunk));
-            loop {
-                // A first key just below the group's lowest, so that the lowest itself is not skipped.
-                let lower = from.clone().unwrap_or_else(|| below(&keys::chunk(pool, &low)));
-                let page = self.store.scan(&keys::chunks(pool), Some(&lower), PAGE)?;
-                let full = page.len() == PAGE;
-                let mut ended = !full;
-                for (key, value) in &page {
-                    let Some(chunk) = key.get(3..).and_then(|k| k.try_into().ok()).map(ChunkId) else {
-                        continue;
-                    };
-                    if chunk > high {
-                        ended = true;
-                        break;
-                    }
-                    from = Some(key.clone());
-                    let record: ChunkRecord = decode(value)?;
-                    pieces.extend(piece(pool, chunk, record.length).transpose()?);
-                    if pieces.len() >= PAGE {
-                        let next = Some(IdPage { dirty: true, pool, chunk });
-                        return Ok(Response::Missing { pieces, next, groups: dirty, as_of: derived.index() });
-                    }
-                }
-                if ended {
-                    break;
-                }
-            }
-        }
-        Ok(Response::Missing { pieces, next: None, groups: dirty, as_of: derived.index() })
-    }
-
     pub(super) fn chunk_record(
         &self,
         pool: PoolId,

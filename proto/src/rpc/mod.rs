@@ -90,11 +90,16 @@ pub enum Request {
         /// `as_of` of the listing's page, or of its first page for groups: what went missing later stays so.
         as_of: u64,
     },
-    /// What a disk should hold and does not, a page at a time: tickets, and the chunks of its dirty
+    /// What a disk should hold and does not, some groups at a time: the chunks of tickets, and all chunks of its dirty
     /// groups.
     ListMissing {
         /// The disk.
         disk: DiskId,
+        /// Of these groups, which the first page of the listing named; empty for the first page, which is of the most
+        /// urgent ones.
+        groups: Vec<(crate::PoolId, crate::PgId)>,
+        /// Then, of none of these.
+        but: Vec<(crate::PoolId, crate::PgId)>,
         /// Go on after this one.
         after: Option<IdPage>,
     },
@@ -340,7 +345,7 @@ pub enum Response {
         pieces: Vec<MissingPiece>,
         /// Where to go on; none at the end.
         next: Option<IdPage>,
-        /// Dirty groups that this listing covers from its first page to its last.
+        /// The groups that this listing covers from its first page to its last; none if the disk lacks nothing.
         groups: Vec<(crate::PoolId, crate::PgId)>,
         /// Raft index that the page is of.
         as_of: u64,

@@ -30,6 +30,7 @@ pub struct Call {
     send: SendStream,
     receive: RecvStream,
     deadline: Instant,
+    round_trip: Duration,
 }
 
 /// The answer to a call, with the bytes behind it.
@@ -74,13 +75,19 @@ impl Endpoint {
             let (mut send, receive) = connection.open_bi().await.map_err(|e| connection_error(target, &e))?;
             let frame = Bytes::from(codec::encode_frame(request));
             send.write_chunk(frame).await.map_err(|e| not_written(target, e))?;
-            Ok(Call { target: target.clone(), send, receive, deadline })
+            let round_trip = connection.rtt();
+            Ok(Call { target: target.clone(), send, receive, deadline, round_trip })
         };
         within(target, deadline, opening).await
     }
 }
 
 impl Call {
+    /// How far away the peer is, as far as is known.
+    pub fn round_trip(&self) -> Duration {
+        self.round_trip
+    }
+
     /// Sends bulk bytes.
     pub async fn write(&mut self, part: Bytes) -> Result<(), RpcError> {
         let Self { target, send, deadline, .. } = self;

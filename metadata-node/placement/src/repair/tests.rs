@@ -117,6 +117,21 @@ fn there_is_no_grace_at_margin_zero_and_the_next_loss_goes_first() {
     assert!(moved(&all).contains(&(2, 0, 1, 3, Reason::Lost)), "{all:?}");
 }
 
+/// What comes into danger while much is on its way finds room on the way at once.
+#[test]
+fn a_part_of_each_budget_is_for_what_the_next_loss_would_lose() {
+    let mut c = cluster(&[1, 2, 3, 4], &[&[1, 2, 3][..]; 6]);
+    let budget = Budget { to_disk: 4, from_disk: 4 };
+    silence(&mut c, 1, DiskState::Down, 0);
+    let first = plan_repairs(&c, &POLICY, &budget);
+    assert_eq!((first.moves.len(), first.waiting[&Reason::Lost]), (3, 3));
+    apply(&mut c, &first);
+    assert_eq!(plan_repairs(&c, &POLICY, &budget).moves, [], "they wait for one another");
+    silence(&mut c, 2, DiskState::Suspect, 0);
+    let planned = plan_repairs(&c, &POLICY, &budget);
+    assert_eq!(moved(&planned), [(3, 0, 1, 4, Reason::Lost)], "one piece left");
+}
+
 #[test]
 fn what_is_suspect_together_is_not_replaced_in_haste() {
     let rows: &[&[u32]] = &[&[1, 2, 3], &[1, 4, 5], &[2, 3, 4], &[3, 4, 5]];

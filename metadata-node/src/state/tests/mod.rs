@@ -109,10 +109,34 @@ impl Machine {
         }
     }
 
+    /// All that a disk lacks, whatever its urgency; of its groups, the dirty ones.
     fn missing(&self, disk: u32) -> (Vec<ChunkId>, Vec<(PoolId, PgId)>, u64) {
+        let (disk, mut all, mut seen, mut first) = (DiskId(disk), Vec::new(), Vec::new(), None);
+        loop {
+            let (pieces, groups, as_of) = self.most_urgent(disk, &seen);
+            let first = *first.get_or_insert(as_of);
+            all.extend(pieces);
+            if groups.is_empty() {
+                let topology = self.state.topology();
+                let dirty = |(pool, pg): &(PoolId, PgId)| {
+                    let row = &topology.pools[pool].rows[pg.0 as usize];
+                    row.dirty_at[usize::from(row.slot_of(disk).unwrap())].is_some()
+                };
+                seen.retain(dirty);
+                seen.sort_unstable();
+                return (all, seen, first);
+            }
+            seen.extend(groups);
+        }
+    }
+
+    /// What a disk lacks of the most urgent groups, all pages.
+    fn most_urgent(&self, disk: DiskId, but: &[(PoolId, PgId)]) -> (Vec<ChunkId>, Vec<(PoolId, PgId)>, u64) {
         let (mut all, mut after, mut first) = (Vec::new(), None, None);
         loop {
-            let listed = self.state.list_missing(DiskId(disk), after.as_ref()).unwrap();
+            let known = first.as_ref().map_or_else(Vec::new, |(groups, _): &(Vec<_>, u64)| groups.clone());
+            let listing = Listing { groups: &known, but, after: after.as_ref() };
+            let listed = self.state.list_missing(disk, listing, &Silent::new()).unwrap();
             let Response::Missing { pieces, next, groups, as_of } = listed else { panic!("{listed:?}") };
             first.get_or_insert((groups, as_of));
             all.extend(pieces.into_iter().map(|p| p.chunk));
@@ -274,6 +298,30 @@ fn too_many_tickets_become_a_dirty_mark_that_later_misses_renew() {
     assert!(listed.contains(&id(6000)) && groups.len() == 1);
     m.close(3, &listed, groups, as_of);
     assert!(m.missing(3).0.is_empty() && m.missing(3).1.is_empty());
+}
+
+/// A disk that has a lot to fetch begins with what the next loss would lose, whatever its keys.
+#[test]
+fn the_groups_that_are_nearest_to_a_loss_are_listed_first() {
+    let mut m = Machine::new();
+    let (other, rows) = (PoolId(2), [[1, 2, 4], [1, 2, 3]]);
+    let rows = rows.map(|row| row.map(DiskId).to_vec()).to_vec();
+    let (name, scheme) = ("other".parse().unwrap(), "3x".parse().unwrap());
+    let based_on = m.state.topology().version;
+    m.run(Command::CreatePool { name, scheme, pg_bits: 1, rows, based_on }).unwrap();
+    m.register(1, 11).unwrap();
+    m.register(3, 33).unwrap();
+    let (_, first, _) = m.most_urgent(DiskId(1), &[]);
+    assert_eq!(first, [(POOL, PgId(0)), (other, PgId(1))], "one copy is left of these");
+    let (_, second, _) = m.most_urgent(DiskId(1), &first);
+    assert_eq!(second, [(other, PgId(0))], "and two of this one");
+    let all = [first, second].concat();
+    assert_eq!(m.most_urgent(DiskId(1), &all).1, []);
+    // What nobody has now is no reason to let the others wait.
+    let silent: Silent = [DiskId(2), DiskId(3)].into();
+    let listed = m.state.list_missing(DiskId(1), Listing::default(), &silent).unwrap();
+    let Response::Missing { groups, .. } = listed else { panic!("{listed:?}") };
+    assert_eq!(groups, [(other, PgId(0))]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use wmall_placement::{Budget, Candidate, DiskFact, DiskState, Policy, Reason, Sn
 use wmall_proto::feed::{FeedItem, FeedPage};
 use wmall_proto::grade::GradeCounts;
 use wmall_proto::job::{JobChange, JobKind};
+use wmall_proto::pg::PgKey;
 use wmall_proto::topology::DiskInfo;
 use wmall_proto::{Scheme, Topology};
 
@@ -253,9 +254,29 @@ impl Sim {
             return;
         }
         self.follow(disk);
+        // What can't be had is not asked for again; nor, more than once, what was listed before.
+        let (mut but, mut seen) = (BTreeSet::new(), BTreeSet::new());
+        loop {
+            let asked: Vec<(PoolId, PgId)> = but.iter().copied().collect();
+            match self.fill_some(disk, &asked) {
+                Some((groups, failed)) if !groups.is_empty() => {
+                    but.extend(failed);
+                    but.extend(groups.into_iter().filter(|group| !seen.insert(*group)));
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// The same of the most urgent groups: which those were, and which could not be had; none if it was cut off.
+    fn fill_some(&mut self, disk: DiskId, but: &[PgKey]) -> Option<(Vec<PgKey>, BTreeSet<PgKey>)> {
         let (mut after, mut begun, mut failed) = (None, None, BTreeSet::new());
         loop {
-            let listed = self.m.state.list_missing(disk, after.as_ref()).unwrap();
+            let known: Vec<(PoolId, PgId)> =
+                begun.as_ref().map_or_else(Vec::new, |(_, groups): &(u64, Vec<_>)| groups.clone());
+            let listing = Listing { groups: &known, but, after: after.as_ref() };
+            let silent = self.silent();
+            let listed = self.m.state.list_missing(disk, listing, &silent).unwrap();
             let Response::Missing { pieces, next, groups, as_of } = listed else { panic!() };
             let (first, _) = begun.get_or_insert((as_of, groups));
             let (first, mut got) = (*first, Vec::new());
@@ -275,15 +296,15 @@ impl Sim {
                 got.push(FetchedPiece { pool: SIM, chunk: piece.chunk, slot: piece.slot, digest });
             }
             if self.dice.one_in(8) {
-                return;
+                return None;
             }
             self.close(disk, got, vec![], as_of);
             after = next;
             if after.is_none() {
                 let (_, groups) = begun.unwrap_or_default();
-                let clean = groups.into_iter().filter(|g| !failed.contains(g)).collect();
+                let clean = groups.iter().filter(|g| !failed.contains(*g)).copied().collect();
                 self.close(disk, vec![], clean, first);
-                return;
+                return Some((groups, failed));
             }
         }
     }

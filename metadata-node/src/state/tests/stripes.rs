@@ -52,7 +52,7 @@ fn close(m: &mut Machine, disk: u32, chunk: ChunkId, digest: PieceDigest) {
 }
 
 fn listed(m: &Machine, disk: u32) -> Vec<(u8, Vec<PieceDigest>)> {
-    match m.state.list_missing(DiskId(disk), None).unwrap() {
+    match m.state.list_missing(DiskId(disk), Listing::default(), &Silent::new()).unwrap() {
         Response::Missing { pieces, .. } => pieces.into_iter().map(|p| (p.slot, p.digests)).collect(),
         other => panic!("{other:?}"),
     }
