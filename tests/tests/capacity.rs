@@ -80,6 +80,15 @@ fn the_alarm_is_raised_writes_stop_in_turn_and_deletes_lead_back() {
         std::thread::sleep(Duration::from_millis(1200));
     }
     assert!(more > 0 && ratio(&cluster).0 >= 0.95, "{more} {:?}", ratio(&cluster));
+    // What is lost is made anew all the same.
+    cluster.devnet("stop", "data-3", &[]);
+    cluster.devnet("start", "data-3", &["--wipe"]);
+    let grades =
+        |s: &Value, names: &[&str]| names.iter().map(|g| s["chunks"][g].as_u64().unwrap()).sum::<u64>();
+    cluster.wait_status("its pieces are missed", LONG, |s| grades(s, &["warning"]) > 0);
+    let bad = ["warning", "danger", "unavailable", "lost"];
+    cluster.wait_status("its disk is full again", LONG, |s| grades(s, &bad) == 0);
+    assert!(ratio(&cluster).0 >= 0.95, "{:?}", ratio(&cluster));
     // Reads go on, deletes go on, and what they free is room again.
     cluster.run(&["get", &files[0], "-O", &cluster.path("out")]);
     for file in &files[..files.len() / 2] {
