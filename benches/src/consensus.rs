@@ -142,7 +142,7 @@ impl<'a> Net<'a> {
                     Output::StoreBatch(batch) => {
                         let digest = batch.digest();
                         self.batches.insert(digest, batch);
-                        inputs.push(Input::BatchStored(digest));
+                        inputs.push(Input::BatchStored { digest, done: false });
                     }
                     Output::Execute(block) => {
                         self.executed += 1;

@@ -17,7 +17,7 @@ use wmall_transport::{Target, collect};
 use crate::disk::{DiskStore, PieceHeader};
 use crate::fill::Filler;
 
-/// How long the reading of one piece may take, rests included.
+/// How long the reading of one piece may take, without the rests in between.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pieces fetched for a backfill belong to no client's upload: to one of their own, which tells when.
 const BACKFILL: [u8; 10] = [0xff; 10];
@@ -30,7 +30,7 @@ impl Filler {
         disk: &Arc<DiskStore>,
         piece: &MissingPiece,
     ) -> Result<SignedReceipt, RpcError> {
-        let digest = piece.digests.get(usize::from(piece.slot)).copied();
+        let (digest, begun) = (piece.digests.get(usize::from(piece.slot)).copied(), Instant::now());
         let header = |digest: Option<PieceDigest>| PieceHeader {
             pool: piece.pool,
             chunk: piece.chunk,
@@ -42,6 +42,8 @@ impl Filler {
         if digest != Some(UNKNOWN_DIGEST)
             && let Some(receipt) = vouched(disk, header(digest)).await?
         {
+            // That was a piece read and hashed.
+            self.give_way(begun).await;
             return Ok(receipt);
         }
         let (parts, crc, digest) = match digest {
@@ -50,12 +52,12 @@ impl Filler {
                 self.rebuild(piece).await.map(|(shard, crc, digest)| (vec![shard], crc, Some(digest)))?
             }
         };
-        let header = header(digest);
+        let (header, begun) = (header(digest), Instant::now());
         // Only now is it known what it should be.
         if let Some(receipt) = vouched(disk, header).await? {
+            self.give_way(begun).await;
             return Ok(receipt);
         }
-        let begun = Instant::now();
         let receipt = disk.put(header, parts, crc).await?;
         self.give_way(begun).await;
         Ok(receipt)
@@ -79,27 +81,27 @@ impl Filler {
         let &MissingPiece { pool, chunk, .. } = piece;
         let digest = slot.and_then(|s| piece.digests.get(usize::from(s))).copied().unwrap_or(piece.chunk.0);
         let (mut parts, mut hasher, mut crc, mut at) = (Vec::new(), blake3::Hasher::new(), 0, 0);
-        let mut round_trip = Duration::ZERO;
-        let reading = async {
-            while at < length {
-                let begun = Instant::now();
-                let step = self.traffic.step(begun, round_trip).min(length - at);
-                let read = ReadRequest { pool, chunk, disk: Some(disk), slot, offset: at, length: step };
-                let call = self.endpoint.open(target, &Request::ReadPiece(read), FETCH_TIMEOUT).await?;
+        let (mut round_trip, mut left) = (Duration::ZERO, FETCH_TIMEOUT);
+        while at < length {
+            let begun = Instant::now();
+            let step = self.traffic.step(begun, round_trip).min(length - at);
+            let read = ReadRequest { pool, chunk, disk: Some(disk), slot, offset: at, length: step };
+            let reading = async {
+                let call = self.endpoint.open(target, &Request::ReadPiece(read), left).await?;
                 round_trip = call.round_trip();
                 let mut reply = call.finish().await?;
                 let take = |part: &Bytes| {
                     hasher.update(part);
                     crc = crc32c::crc32c_append(crc, part);
                 };
-                parts.extend(collect(&mut reply.body, step as usize, take).await?);
-                at += step;
-                self.give_way(begun).await;
-            }
-            Ok(())
-        };
-        let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} sends too slowly", target.node));
-        tokio::time::timeout(FETCH_TIMEOUT, reading).await.map_err(late)??;
+                collect(&mut reply.body, step as usize, take).await
+            };
+            let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} sends too slowly", target.node));
+            parts.extend(tokio::time::timeout(left, reading).await.map_err(late)??);
+            at += step;
+            left = left.saturating_sub(begun.elapsed());
+            self.give_way(begun).await;
+        }
         if digest == UNKNOWN_DIGEST || *hasher.finalize().as_bytes() == digest {
             return Ok((parts, crc));
         }
@@ -178,8 +180,11 @@ impl Filler {
                 None => return Err(last),
             }
         }
-        let piece = piece.clone();
-        tokio::task::spawn_blocking(move || make(scheme, &piece, shards)).await.map_err(RpcError::internal)?
+        let (piece, begun) = (piece.clone(), Instant::now());
+        let making = tokio::task::spawn_blocking(move || make(scheme, &piece, shards));
+        let made = making.await.map_err(RpcError::internal)?;
+        self.give_way(begun).await;
+        made
     }
 }
 

@@ -36,7 +36,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// So many groups that are left out end a pass: the next one begins after a pause, with the most urgent ones again.
-const MOST_LEFT_OUT: usize = 1000;
+const MOST_LEFT_OUT: usize = 4000;
+/// For so long a group is left out of which something could not be had, if there is other work.
+const LEFT_OUT: Duration = Duration::from_secs(30);
 
 /// A placement group.
 type Group = (PoolId, PgId);
@@ -91,16 +93,18 @@ impl Filler {
     /// One pass over what a disk misses, the most urgent groups first. True if nothing is left of it.
     async fn fill(&self, disk: &Arc<DiskStore>) -> Result<bool, RpcError> {
         let Some(id) = disk.id() else { return Ok(true) };
-        // What could not be had is for the next pass; so is, after a second time, what is not done with although it was had.
-        let (mut but, mut seen, mut complete) = (BTreeSet::new(), BTreeSet::new(), true);
+        // What could not be had is left out for a while; so is, after a second time, what is not done with although it was had.
+        let (mut but, mut seen, mut complete) = (BTreeMap::new(), BTreeSet::new(), true);
         while but.len() < MOST_LEFT_OUT {
-            let Filled { groups, missed } = self.fill_some(disk, id, &but).await?;
+            let Filled { groups, missed } = self.fill_some(disk, id, but.keys().copied().collect()).await?;
             if groups.is_empty() {
                 return Ok(complete);
             }
             complete &= missed.is_empty();
-            but.extend(missed);
-            but.extend(groups.into_iter().filter(|group| !seen.insert(*group)));
+            let now = Instant::now();
+            let again = groups.into_iter().filter(|group| !seen.insert(*group));
+            but.extend(missed.into_iter().chain(again).map(|group| (group, now)));
+            but.retain(|_, since: &mut Instant| now - *since < LEFT_OUT);
         }
         Ok(false)
     }
@@ -110,34 +114,35 @@ impl Filler {
         &self,
         disk: &Arc<DiskStore>,
         id: DiskId,
-        but: &BTreeSet<Group>,
+        but: Vec<Group>,
     ) -> Result<Filled, RpcError> {
-        let (but, mut after): (Vec<Group>, _) = (but.iter().copied().collect(), None);
-        let mut filled = Filled::default();
+        let (mut filled, mut after) = (Filled::default(), None);
         // Groups of which pieces could not be had keep their marks; the others need not wait for them.
         let mut failed: BTreeMap<Group, Vec<MissingPiece>> = BTreeMap::new();
-        let mut open: Option<(u64, Vec<Group>)> = None;
+        let mut open: Option<((u64, u64), Vec<Group>)> = None;
         loop {
             let groups = filled.groups.clone();
             let request = Request::ListMissing { disk: id, groups, but: but.clone(), after: after.clone() };
-            let Response::Missing { pieces, next, groups, as_of } = self.metadata.call(&request).await?
+            let Response::Missing { pieces, next, groups, dirty, epoch, as_of } =
+                self.metadata.call(&request).await?
             else {
                 return Err(RpcError::internal("the listing got another answer"));
             };
-            let (begun, open) = open.get_or_insert_with(|| (as_of, groups.clone()));
+            let as_of = (epoch, as_of);
+            let (begun, open) = open.get_or_insert((as_of, dirty));
             filled.groups = groups;
             if !pieces.is_empty() {
                 // A deletion that is still on its way would take what is vouched for now.
-                if !self.wait_abreast(disk, as_of).await {
+                if !self.wait_abreast(disk, as_of.1).await {
                     return Err(RpcError::new(ErrorCode::Timeout, "the feed is behind the listing"));
                 }
                 tracing::info!(disk = %disk.name, pieces = pieces.len(), "filling");
                 let missed = self.fetch_page(disk, id, (pieces, as_of)).await?;
                 for piece in missed {
-                    if let Some(group) = self.group_of(&piece) {
-                        filled.missed.insert(group);
-                        failed.entry(group).or_default().push(piece);
-                    }
+                    let unknown = || RpcError::internal("a listing of a pool that is not known");
+                    let group = self.group_of(&piece).ok_or_else(unknown)?;
+                    filled.missed.insert(group);
+                    failed.entry(group).or_default().push(piece);
                 }
             }
             after = next;
@@ -158,7 +163,7 @@ impl Filler {
         &self,
         disk: &Arc<DiskStore>,
         id: DiskId,
-        (pieces, as_of): (Vec<MissingPiece>, u64),
+        (pieces, as_of): (Vec<MissingPiece>, (u64, u64)),
     ) -> Result<Vec<MissingPiece>, RpcError> {
         let (receipts, missed) = self.fetch_all(disk, pieces).await?;
         // Where the slot has moved on meanwhile, nobody asks for the piece: it stays a claim, and ends as one.
@@ -225,9 +230,9 @@ impl Filler {
         disk: DiskId,
         receipts: Vec<SignedReceipt>,
         clean: Vec<Group>,
-        as_of: u64,
+        (epoch, as_of): (u64, u64),
     ) -> Result<(), RpcError> {
-        let request = Request::CloseTickets { disk, receipts, clean, as_of };
+        let request = Request::CloseTickets { disk, receipts, clean, as_of, epoch };
         self.metadata.call(&request).await.map(|_| ())
     }
 

@@ -114,8 +114,12 @@ impl Service {
                 own_name(peer, heartbeat.node.as_str())?;
                 self.heartbeat(heartbeat)
             }
-            Request::CloseTickets { disk, receipts, clean, as_of } => {
+            Request::CloseTickets { disk, receipts, clean, as_of, epoch } => {
                 self.own_disk(peer, disk)?;
+                if epoch != self.state.counters().1.feed_epoch {
+                    let reason = "the listing is from before the metadata were restored";
+                    return Err(RpcError::new(ErrorCode::PreconditionFailed, reason).hint("list again"));
+                }
                 self.close_tickets(disk, receipts, clean, as_of).await
             }
             Request::ListMissing { disk, groups, but, after } => {

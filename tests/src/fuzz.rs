@@ -162,7 +162,9 @@ pub fn consensus(bytes: &[u8]) {
             for output in replica.step(Time(now), input) {
                 match output {
                     Output::Persist(record) => memory.apply(&record),
-                    Output::StoreBatch(batch) => inputs.push(Input::BatchStored(batch.digest())),
+                    Output::StoreBatch(batch) => {
+                        inputs.push(Input::BatchStored { digest: batch.digest(), done: false })
+                    }
                     Output::Execute(block) => {
                         let sequence = block.proposal.sequence;
                         inputs.push(Input::Executed { sequence, state: Digest([1; 32]), change: None });

@@ -205,7 +205,7 @@ fn one_of_each() -> Vec<Request> {
         Request::ListSnapshots,
         Request::Register(Registration { node: name, zone, address, disks: vec![] }),
         Request::Heartbeat(heartbeat),
-        Request::CloseTickets { disk, receipts: vec![], clean: vec![], as_of: 0 },
+        Request::CloseTickets { disk, receipts: vec![], clean: vec![], as_of: 0, epoch: 0 },
         Request::ListMissing { disk, groups: vec![], but: vec![], after: None },
         Request::CheckCommitted { disk, chunks: vec![] },
         Request::ReportBad { disk, chunks: vec![] },

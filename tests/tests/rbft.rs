@@ -146,7 +146,9 @@ fn any_message_is_taken_or_refused_in_any_state() {
                 for output in replica.step(Time(now), input) {
                     match output {
                         Output::Persist(record) => disk.apply(&record),
-                        Output::StoreBatch(batch) => inputs.push(Input::BatchStored(batch.digest())),
+                        Output::StoreBatch(batch) => {
+                            inputs.push(Input::BatchStored { digest: batch.digest(), done: false })
+                        }
                         Output::Execute(block) => {
                             let sequence = block.proposal.sequence;
                             let state = Digest([sequence.0 as u8 % 3; 32]);

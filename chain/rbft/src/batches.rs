@@ -26,6 +26,8 @@ pub(crate) enum Account {
     Made(PublicKey),
     /// It is from this one, who had it from somebody else.
     Forwarded(PublicKey),
+    /// It was here at the start.
+    Found,
     /// It was taken only because somebody proposed it.
     Lent,
 }
@@ -47,10 +49,12 @@ struct Held {
 #[derive(Debug, Default)]
 pub(crate) struct Batches {
     held: BTreeMap<Digest, Held>,
-    /// Who says that it has what; also of batches that are not known here.
-    reports: BTreeMap<Digest, BTreeSet<Seat>>,
-    /// Per seat, what it has reported, in order: the oldest go.
-    reported: BTreeMap<Seat, Vec<Digest>>,
+    /// Who says that it has what, and when in the order of all reports it said so; also of batches that are not known here.
+    reports: BTreeMap<Digest, BTreeMap<Seat, u64>>,
+    /// Per seat, what it has reported, in that order: the oldest go.
+    reported: BTreeMap<Seat, BTreeMap<u64, Digest>>,
+    /// Reports that there have been.
+    count: u64,
     /// Per account, what is not committed, in the order in which it came. Empty ones are not kept.
     open: BTreeMap<Account, Vec<Digest>>,
 }
@@ -60,7 +64,16 @@ impl Batches {
     /// proposed it.
     pub(crate) fn offer(&mut self, digest: Digest, account: Account, room: usize, wanted: bool) -> bool {
         let full = self.open.get(&account).map_or(0, Vec::len) >= room;
-        if self.held.contains_key(&digest) || (full && !wanted) {
+        if let Some(held) = self.held.get_mut(&digest) {
+            // Somebody answers for it now: it stays, whatever becomes of the proposal.
+            if held.account == Account::Lent && held.done.is_none() && !full {
+                held.account = account;
+                self.close(&digest, &Account::Lent);
+                self.open.entry(account).or_default().push(digest);
+            }
+            return false;
+        }
+        if full && !wanted {
             return false;
         }
         self.hold(digest, if full { Account::Lent } else { account });
@@ -68,9 +81,9 @@ impl Batches {
     }
 
     /// One that is on disk at the start: it is there, whatever the account.
-    pub(crate) fn found(&mut self, digest: Digest, origin: PublicKey, now: Time, deadline: Time) {
+    pub(crate) fn found(&mut self, digest: Digest, own: Option<PublicKey>, now: Time, deadline: Time) {
         if !self.held.contains_key(&digest) {
-            self.hold(digest, Account::Made(origin));
+            self.hold(digest, own.map_or(Account::Found, Account::Made));
             self.stored(&digest, now, deadline);
         }
     }
@@ -110,6 +123,15 @@ impl Batches {
             held.done = Some(held.done.map_or(at, |done| done.max(at)));
             let account = held.account;
             self.close(digest, &account);
+            self.forget_reports(digest);
+        }
+    }
+
+    fn forget_reports(&mut self, digest: &Digest) {
+        for (seat, order) in self.reports.remove(digest).unwrap_or_default() {
+            if let Some(reported) = self.reported.get_mut(&seat) {
+                reported.remove(&order);
+            }
         }
     }
 
@@ -122,16 +144,23 @@ impl Batches {
         proposal.batches.iter().all(|digest| self.has(digest))
     }
 
-    /// A seat says that it has these. At most so many are remembered of it.
+    /// Another seat says that it has these. At most so many are remembered of it: what it says again is new, and what is
+    /// committed here is nobody's concern.
     pub(crate) fn report(&mut self, seat: Seat, digests: &[Digest], limit: usize) {
         let reported = self.reported.entry(seat).or_default();
         for digest in digests {
-            if self.reports.entry(*digest).or_default().insert(seat) {
-                reported.push(*digest);
+            if self.held.get(digest).is_some_and(|held| held.done.is_some()) {
+                continue;
             }
+            self.count += 1;
+            if let Some(before) = self.reports.entry(*digest).or_default().insert(seat, self.count) {
+                reported.remove(&before);
+            }
+            reported.insert(self.count, *digest);
         }
-        let surplus = reported.len().saturating_sub(limit);
-        for digest in reported.drain(..surplus) {
+        while reported.len() > limit
+            && let Some((_, digest)) = reported.pop_first()
+        {
             if let Some(seats) = self.reports.get_mut(&digest) {
                 seats.remove(&seat);
                 if seats.is_empty() {
@@ -141,16 +170,16 @@ impl Batches {
         }
     }
 
-    /// How many say that they have it.
+    /// How many have it, by their own word, this one among them.
     pub(crate) fn reports(&self, digest: &Digest) -> usize {
-        self.reports.get(digest).map_or(0, BTreeSet::len)
+        self.reports.get(digest).map_or(0, BTreeMap::len) + usize::from(self.has(digest))
     }
 
-    /// What may be proposed: on disk here and, by their reports, at `others` more; not committed, not among `taken`. From
+    /// What may be proposed: on disk here and, by their reports, at so many in all; not committed, not among `taken`. From
     /// each account in turn.
-    pub(crate) fn choose(&self, others: usize, taken: &BTreeSet<Digest>, limit: usize) -> Vec<Digest> {
+    pub(crate) fn choose(&self, enough: usize, taken: &BTreeSet<Digest>, limit: usize) -> Vec<Digest> {
         let ready =
-            |digest: &&Digest| self.has(digest) && !taken.contains(*digest) && self.reports(digest) >= others;
+            |digest: &&Digest| self.has(digest) && !taken.contains(*digest) && self.reports(digest) >= enough;
         let mut queues: Vec<_> = self.open.values().map(|open| open.iter().filter(ready)).collect();
         let mut chosen = Vec::new();
         loop {
@@ -179,7 +208,7 @@ impl Batches {
         let gone: Vec<Digest> = self.held.iter().filter(over).map(|(digest, _)| *digest).collect();
         for digest in &gone {
             self.held.remove(digest);
-            self.reports.remove(digest);
+            self.forget_reports(digest);
         }
         gone
     }
@@ -233,7 +262,7 @@ impl Batches {
 
     /// Everything here, for the bound on memory.
     pub(crate) fn size(&self) -> usize {
-        let reports: usize = self.reported.values().map(Vec::len).sum();
+        let reports: usize = self.reported.values().map(BTreeMap::len).sum();
         let open: usize = self.open.values().map(|open| open.len() + 1).sum();
         self.held.len() + open + reports.max(self.reports.len())
     }
@@ -248,6 +277,6 @@ impl Batches {
     /// What is remembered of a seat's reports.
     #[cfg(feature = "testing")]
     pub(crate) fn reported_by(&self, seat: Seat) -> usize {
-        self.reported.get(&seat).map_or(0, Vec::len)
+        self.reported.get(&seat).map_or(0, BTreeMap::len)
     }
 }

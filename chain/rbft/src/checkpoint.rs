@@ -28,6 +28,7 @@ impl Rbft {
         self.look_at = self.now.plus(2 * self.config.request_timeout_ms);
         self.fruitless = 0;
         self.progress_by = Time(u64::MAX);
+        self.looked = false;
         self.end_update(sequence);
         self.is_due(change);
         if self.is_boundary(sequence) {

@@ -25,6 +25,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Batches of which it is remembered that a peer has them, not committed: more than a peer usually holds.
+    pub fn reports_per_seat(&self) -> usize {
+        self.batches_per_seat.saturating_mul(16)
+    }
+
     /// L = 4K: the sequences that may be under way above the stable checkpoint (PBFT section 4.3).
     pub fn window(&self) -> u64 {
         self.checkpoint_interval.saturating_mul(4)

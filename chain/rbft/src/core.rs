@@ -82,6 +82,8 @@ pub struct Rbft {
     pub(crate) resend_at: Time,
     /// By when something must have been executed, if something is due.
     pub(crate) progress_by: Time,
+    /// Whether it has asked the others about a gap since it executed something.
+    pub(crate) looked: bool,
     pub(crate) rejoin_at: Time,
     /// When it asks the others where they are, unless something is executed before.
     pub(crate) look_at: Time,
@@ -147,6 +149,7 @@ impl Rbft {
             nonces: 0,
             resend_at: Time(0),
             progress_by: Time(u64::MAX),
+            looked: false,
             rejoin_at: Time(0),
             look_at: Time(0),
             accused: BTreeMap::new(),
@@ -198,7 +201,7 @@ impl Rbft {
                 }
             }
             Input::Submit(batch) => self.submitted(batch),
-            Input::BatchStored(digest) => self.batch_stored(digest),
+            Input::BatchStored { digest, done } => self.batch_stored(digest, done),
             Input::Executed { sequence, state, change } => self.has_executed(sequence, state, change),
             Input::Archived(sequence) => self.has_archived(sequence),
             Input::Updated { certificate, change, done } => self.has_updated(certificate, change, &done),
@@ -274,15 +277,17 @@ impl Rbft {
         votes + checkpoints + self.changes.len() + self.batches.size() + self.durable.committed.len()
     }
 
-    /// Entries that are here because of one peer, for the bound on what it can make this one hold.
+    /// Entries that are here because of one peer, for the bound on what it can make this one hold: votes and what comes with
+    /// them, batches, reports of batches.
     #[cfg(feature = "testing")]
-    pub fn held_for(&self, key: &PublicKey) -> usize {
-        let Some(seat) = self.durable.set.seat_of(key) else { return self.batches.held_for(key) };
+    pub fn held_for(&self, key: &PublicKey) -> [usize; 3] {
+        let batches = self.batches.held_for(key);
+        let Some(seat) = self.durable.set.seat_of(key) else { return [0, batches, 0] };
         let own = |votes: &BTreeMap<Seat, SignedVote>| usize::from(votes.contains_key(&seat));
         let votes: usize = self.slots.values().map(|s| own(&s.prepares) + own(&s.commits)).sum();
         let checkpoints: usize = self.checkpoints.values().map(own).sum();
         let change = self.changes.get(&seat).map_or(0, |change| 1 + change.prepared.len());
-        votes + checkpoints + change + self.batches.held_for(key) + self.batches.reported_by(seat)
+        [votes + checkpoints + change, batches, self.batches.reported_by(seat)]
     }
 
     fn receive(&mut self, from: PublicKey, message: Message) {
@@ -290,7 +295,7 @@ impl Rbft {
             Message::Batch(batch) => self.take_batch(from, batch),
             Message::Stored(digests) => {
                 if let Some(seat) = self.durable.set.seat_of(&from) {
-                    self.batches.report(seat, &digests, 4 * self.config.batches_per_seat);
+                    self.batches.report(seat, &digests, self.config.reports_per_seat());
                 }
             }
             Message::FetchBatches(digests) => {

@@ -53,7 +53,12 @@ pub enum Input {
     /// The shell has gathered a batch of its own clients.
     Submit(Batch),
     /// A batch that [`Output::StoreBatch`] handed over is on disk.
-    BatchStored(Digest),
+    BatchStored {
+        /// Which.
+        digest: Digest,
+        /// Whether the state has executed all of it already.
+        done: bool,
+    },
     /// A block has been executed, in order.
     Executed {
         /// Which.

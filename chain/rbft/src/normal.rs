@@ -40,14 +40,18 @@ impl Rbft {
         }
     }
 
-    /// It is on disk: the others are told, and if it is our own they get it.
-    pub(crate) fn batch_stored(&mut self, digest: Digest) {
+    /// It is on disk: the others are told, and if it is our own they get it. One of which the state has everything already waits
+    /// for nobody; one that nobody needs any more may go again.
+    pub(crate) fn batch_stored(&mut self, digest: Digest, done: bool) {
         let deadline = self.now.plus(self.timeout());
-        if self.batches.stored(&digest, self.now, deadline) == Some(Account::Made(self.key)) {
-            self.out.push(Output::SendBatch { to: To::All, digest });
+        let Some(account) = self.batches.stored(&digest, self.now, deadline) else {
+            return self.out.push(Output::DropBatch(digest));
+        };
+        if done {
+            self.batches.done(&digest, self.executed);
         }
-        if let Some(seat) = self.seat {
-            self.batches.report(seat, &[digest], 4 * self.config.batches_per_seat);
+        if account == Account::Made(self.key) {
+            self.out.push(Output::SendBatch { to: To::All, digest });
         }
         // It may have come after its block.
         let block = self.durable.committed.values().find(|c| c.proposal.batches.contains(&digest));

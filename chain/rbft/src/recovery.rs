@@ -37,7 +37,8 @@ impl Rbft {
         self.is_due(change);
         let deadline = self.now.plus(self.timeout());
         for KnownBatch { digest, origin, done } in batches {
-            self.batches.found(digest, origin, self.now, deadline);
+            let own = (origin == self.key).then_some(origin);
+            self.batches.found(digest, own, self.now, deadline);
             if done {
                 self.batches.done(&digest, self.executed);
             }
@@ -218,11 +219,19 @@ impl Rbft {
             self.update();
             return;
         }
+        // It is our own execution that takes so long.
+        if self.executing > self.executed {
+            return;
+        }
         let open = self.slots.values().any(|s| s.proposal.is_some() && !s.committed);
         let due = self.is_short_of_a_boundary() || open || self.has_gap();
         if !due || self.is_waiting_for_the_archive() {
             self.progress_by = Time(u64::MAX);
             return;
+        }
+        // A gap may be one of ours alone: the others may be beyond it.
+        if !open && self.has_gap() && !std::mem::replace(&mut self.looked, true) && self.recovery.is_none() {
+            return self.locate(false);
         }
         if self.phase == Phase::Active && !planted!(self, NeverComplains) {
             self.change_view(self.view().next());

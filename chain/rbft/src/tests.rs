@@ -90,7 +90,7 @@ impl Cluster {
             Output::Persist(record) => return self.disks[at].apply(&record),
             Output::SendBatch { to, digest } => (to, Message::Batch(self.batches[&digest].clone())),
             Output::StoreBatch(batch) => {
-                queue.push_back((at, Input::BatchStored(batch.digest())));
+                queue.push_back((at, Input::BatchStored { digest: batch.digest(), done: false }));
                 self.batches.insert(batch.digest(), batch);
                 return;
             }
@@ -296,6 +296,48 @@ fn a_batch_is_held_on_the_account_of_who_sent_it() {
     // What is committed makes room.
     batches.done(&digest(0), Sequence(1));
     assert!(offer(&mut batches, 2, Account::Forwarded(b), false));
+    // What was taken for a proposal only stays once somebody answers for it.
+    assert!(offer(&mut batches, 5, Account::Forwarded(b), true));
+    batches.stored(&digest(5), Time(0), Time(1));
+    assert!(!offer(&mut batches, 5, Account::Made(a), false), "it is here");
+    assert_eq!(batches.give_back(&[].into()), []);
+}
+
+/// Reports are remembered as long as they matter, and the newest of them.
+#[test]
+fn what_is_committed_takes_no_room_among_the_reports() {
+    let mut batches = Batches::default();
+    let digest = |n: u8| Digest([n; 32]);
+    assert!(batches.offer(digest(0), Account::Found, 9, false));
+    batches.report(Seat(1), &[0, 1, 2].map(digest), 2);
+    let known = |batches: &Batches| [0, 1, 2, 3].map(|n| batches.reports(&digest(n)));
+    assert_eq!(known(&batches), [0, 1, 1, 0], "the oldest is gone");
+    batches.report(Seat(1), &[1, 3].map(digest), 2);
+    assert_eq!(known(&batches), [0, 1, 0, 1], "said again is new");
+    batches.done(&digest(0), Sequence(1));
+    batches.report(Seat(1), &[digest(0)], 2);
+    assert_eq!(known(&batches), [0, 1, 0, 1], "nobody cares for what is committed");
+    // One's own counts as soon as it is on disk, also after a restart.
+    batches.found(digest(2), None, Time(0), Time(1));
+    assert_eq!(known(&batches), [0, 1, 1, 1]);
+}
+
+/// A state that was fetched may have it, and then nobody will ever propose it to this one.
+#[test]
+fn a_batch_that_comes_after_its_state_waits_for_nobody() {
+    let mut replica = alone(2, Durable::new(set(4)), None);
+    let key = *set(4).key(Seat(1)).unwrap();
+    let batch = |n: u8| Batch::sign(&CHAIN, key, vec![n], &signer(1));
+    let digests = [batch(0).digest(), batch(1).digest()];
+    for (n, done) in [(0, true), (1, false)] {
+        replica.take_batch(key, batch(n));
+        replica.batch_stored(digests[usize::from(n)], done);
+    }
+    assert_eq!(replica.batches.waiting().copied().collect::<Vec<_>>(), [digests[1]]);
+    // And what was forgotten while it was being written may go again.
+    replica.out.clear();
+    replica.batch_stored(Digest([9; 32]), false);
+    assert_eq!(replica.out.iter().map(name).collect::<Vec<_>>(), ["drop batch"]);
 }
 
 /// Keys cost nothing: who has no seat makes nobody hold anything.

@@ -343,7 +343,8 @@ impl<'a> Planner<'a> {
         let successor = self.disk(from).and_then(|f| f.successor).and_then(|disk| self.disk(disk));
         if let Some(successor) = successor.filter(|f| fits_at_all(f, &strict)) {
             let disk = successor.candidate.disk;
-            let now = self.loads.to(disk) < self.budget.to_disk && !is_source(successor);
+            let room = self.share(reason, want.rank.1);
+            let now = self.loads.to(disk) < room && !is_source(successor);
             return if now { Placed::On(disk) } else { Placed::Later };
         }
         // What is lost is worth more than the rule; nothing else is.

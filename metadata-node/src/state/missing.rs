@@ -51,14 +51,16 @@ impl State {
             [] => most_urgent(&derived, disk, listing.but, silent),
             chosen => chosen.to_vec(),
         };
-        let (as_of, mut pieces) = (derived.index(), Vec::new());
+        let (as_of, epoch, mut pieces) = (derived.index(), derived.counters.feed_epoch, Vec::new());
+        let is_dirty = |group: &&PgKey| dirty_at(&derived.topology, disk, **group).is_some();
+        let dirty: Vec<PgKey> = groups.iter().filter(is_dirty).copied().collect();
         for &group in &groups {
             let next = self.list_group(&derived, (disk, group), listing.after, &mut pieces)?;
             if next.is_some() {
-                return Ok(Response::Missing { pieces, next, groups, as_of });
+                return Ok(Response::Missing { pieces, next, groups, dirty, epoch, as_of });
             }
         }
-        Ok(Response::Missing { pieces, next: None, groups, as_of })
+        Ok(Response::Missing { pieces, next: None, groups, dirty, epoch, as_of })
     }
 
     /// Adds what the disk lacks of a group behind a place; where to go on if the page is full before its end.
@@ -147,12 +149,17 @@ fn most_urgent(derived: &Derived, disk: DiskId, but: &[PgKey], silent: &Silent) 
 
 /// Pieces of a group that the disk may lack; none if it has all.
 fn owed_of(derived: &Derived, disk: DiskId, group: PgKey) -> Option<u64> {
-    let row = derived.topology.pools.get(&group.0)?.rows.get(group.1.0 as usize)?;
     let tickets = derived.tickets.get(&(disk, group)).copied().unwrap_or(0);
-    match row.dirty_at[usize::from(row.slot_of(disk)?)] {
+    match dirty_at(&derived.topology, disk, group) {
         Some(_) => Some(derived.groups.get(&group).copied().unwrap_or(0)),
         None => (tickets > 0).then_some(u64::from(tickets)),
     }
+}
+
+/// The mark of the disk's slot in a group, if it is dirty.
+fn dirty_at(topology: &Topology, disk: DiskId, (pool, pg): PgKey) -> Option<u64> {
+    let row = topology.pools.get(&pool)?.rows.get(pg.0 as usize)?;
+    row.dirty_at[usize::from(row.slot_of(disk)?)]
 }
 
 /// How many more of a group's pieces may be lost before a chunk that the disk lacks is.

@@ -89,6 +89,8 @@ pub enum Request {
         clean: Vec<(crate::PoolId, crate::PgId)>,
         /// `as_of` of the listing's page, or of its first page for groups: what went missing later stays so.
         as_of: u64,
+        /// `epoch` of the listing: in another life of the metadata it says nothing.
+        epoch: u64,
     },
     /// What a disk should hold and does not, some groups at a time: the chunks of tickets, and all chunks of its dirty
     /// groups.
@@ -347,6 +349,10 @@ pub enum Response {
         next: Option<IdPage>,
         /// The groups that this listing covers from its first page to its last; none if the disk lacks nothing.
         groups: Vec<(crate::PoolId, crate::PgId)>,
+        /// Those of them that are dirty: of these all chunks are listed, and only these may be vouched for.
+        dirty: Vec<(crate::PoolId, crate::PgId)>,
+        /// The life of the metadata that indices belong to.
+        epoch: u64,
         /// Raft index that the page is of.
         as_of: u64,
     },

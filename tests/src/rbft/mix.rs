@@ -63,7 +63,7 @@ impl Mix {
             changes: dice.one_in(3),
             amnesia: dice.one_in(4),
             archive: dice.one_in(2) && size <= 10,
-            skew_ms: if dice.one_in(3) { 1_000 } else { 0 },
+            skew_ms: if dice.one_in(3) { 800 } else { 0 },
         }
     }
 }

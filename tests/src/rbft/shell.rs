@@ -103,7 +103,8 @@ impl World {
             }
             Output::Evidence(evidence) => {
                 self.report[Count::Evidence] += 1;
-                let set = self.nodes[index].replica.as_ref().map(|r| r.set().clone());
+                // By the time that it is shown another epoch may have begun.
+                let set = self.nodes[index].sets.get(evidence.first.vote.epoch);
                 let accused = set.and_then(|set| set.key(evidence.seat).copied());
                 let guilty =
                     accused.and_then(|key| self.by_key.get(&key)).is_some_and(|n| self.nodes[*n].byzantine);

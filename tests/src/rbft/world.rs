@@ -166,7 +166,7 @@ impl World {
             request_timeout_ms: 1_500,
             max_timeout_ms: 20_000,
             resend_ms: 400,
-            batches_per_seat: 32,
+            batches_per_seat: dice.pick(&[4, 32, 32]),
             idle_ms: 100,
         };
         let mix = Mix::draw(size, &mut dice);
@@ -231,7 +231,7 @@ impl World {
         if world.mix.skew_ms > 0 {
             let mut dice = Dice::new(seed.rotate_left(17));
             for node in &mut world.nodes {
-                (node.ahead_ms, node.rate) = (dice.roll(world.mix.skew_ms), 998 + dice.roll(5));
+                (node.ahead_ms, node.rate) = (dice.roll(world.mix.skew_ms), 999 + dice.roll(3));
                 world.report[Count::Skewed] += 1;
             }
         }
@@ -401,8 +401,9 @@ impl World {
                 if let Some(spec) = &mut self.spec {
                     spec.stores(node, digest);
                 }
+                let done = self.nodes[node].ledger.has_all_of(&batch);
                 self.nodes[node].batches.insert(digest, *batch);
-                self.step(node, Input::BatchStored(digest));
+                self.step(node, Input::BatchStored { digest, done });
             }
             Event::Update { node, life, certificate } if self.is_of(node, life) => {
                 self.update(node, &certificate)
@@ -493,8 +494,9 @@ impl World {
 
     /// What one peer may make another hold: its votes of a window, a checkpoint vote for each boundary and one beyond, a
     /// view change, batches on its two accounts, and what it says that it has.
-    fn most_of_a_peer(&self) -> usize {
-        3 * self.config.window() as usize + 8 + 6 * self.config.batches_per_seat
+    fn most_of_a_peer(&self) -> [usize; 3] {
+        let batches = self.config.batches_per_seat;
+        [3 * self.config.window() as usize + 8, 2 * batches, self.config.reports_per_seat()]
     }
 
     fn watch_peer(&mut self, index: usize, peer: &PublicKey) {
@@ -504,15 +506,16 @@ impl World {
         if node.byzantine || !(adversary || self.report[Count::Events].is_multiple_of(16)) {
             return;
         }
-        let held = node.replica.as_ref().map_or(0, |replica| replica.held_for(peer));
-        if held > self.most_of_a_peer() {
+        let held = node.replica.as_ref().map_or([0; 3], |replica| replica.held_for(peer));
+        if held.iter().zip(self.most_of_a_peer()).any(|(held, most)| *held > most) {
             let peer = self.by_key[peer];
-            self.watch.fail(format!("node {index} holds {held} entries because of node {peer}"));
+            self.watch.fail(format!("node {index} holds {held:?} entries because of node {peer}"));
         }
     }
 
     fn watch_step(&mut self, index: usize) {
-        let bound = (self.report.size + 2) * (self.most_of_a_peer() + self.config.window() as usize);
+        let of_a_peer: usize = self.most_of_a_peer().iter().sum();
+        let bound = (self.report.size + 2) * (of_a_peer + self.config.window() as usize);
         let window = self.config.window() + self.config.checkpoint_interval;
         let node = &mut self.nodes[index];
         if !node.byzantine {

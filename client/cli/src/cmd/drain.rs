@@ -44,7 +44,12 @@ async fn empty(
 ) -> Result<(), Failure> {
     if args.consent.dry_run {
         // The figures first, also of what would be refused.
-        context.format.print(&store.drain_view(place).await?, |_| what.clone())?;
+        let view = store.drain_view(place).await?;
+        context.format.print(&view, |_| what.clone())?;
+        if view.job.is_some() && matches!(operation, Operation::Drain(_)) {
+            // It is under way, and would be waited for.
+            return Ok(());
+        }
         return consent::given(args.consent, store, &operation, &what).await.map(|_| ());
     }
     let number = match under_way {

@@ -273,12 +273,12 @@ impl Sim {
         let (mut after, mut begun, mut failed) = (None, None, BTreeSet::new());
         loop {
             let known: Vec<(PoolId, PgId)> =
-                begun.as_ref().map_or_else(Vec::new, |(_, groups): &(u64, Vec<_>)| groups.clone());
+                begun.as_ref().map_or_else(Vec::new, |(_, groups, _): &(u64, Vec<_>, Vec<_>)| groups.clone());
             let listing = Listing { groups: &known, but, after: after.as_ref() };
             let silent = self.silent();
             let listed = self.m.state.list_missing(disk, listing, &silent).unwrap();
-            let Response::Missing { pieces, next, groups, as_of } = listed else { panic!() };
-            let (first, _) = begun.get_or_insert((as_of, groups));
+            let Response::Missing { pieces, next, groups, dirty, as_of, .. } = listed else { panic!() };
+            let (first, _, _) = begun.get_or_insert((as_of, groups, dirty));
             let (first, mut got) = (*first, Vec::new());
             for piece in pieces {
                 let group = self.m.state.topology().row_of(SIM, &piece.chunk).unwrap().0;
@@ -301,8 +301,8 @@ impl Sim {
             self.close(disk, got, vec![], as_of);
             after = next;
             if after.is_none() {
-                let (_, groups) = begun.unwrap_or_default();
-                let clean = groups.iter().filter(|g| !failed.contains(*g)).copied().collect();
+                let (_, groups, dirty) = begun.unwrap_or_default();
+                let clean = dirty.iter().filter(|g| !failed.contains(*g)).copied().collect();
                 self.close(disk, vec![], clean, first);
                 return Some((groups, failed));
             }
