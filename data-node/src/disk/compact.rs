@@ -1,5 +1,5 @@
-//! Compaction: what is still wanted of a segment that is mostly dead is copied to the tail, and the segment
-//! goes.
+//! Compaction: what is still wanted of a segment of which enough is dead (`worth.rs`) is copied to the tail, and the
+//! segment goes.
 //!
 //! Order: the copies are durable; the index points to them; the index is written out; the segment is
 //! listed as retired; it is unlinked. A tombstone is carried along as long as an older segment is there that
@@ -8,6 +8,7 @@
 //! One thread a disk. At most [`BATCH_BYTES`] are in memory. Between batches it rests as long as the last
 //! one took, unless the disk is short of room: foreground requests go first.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,8 @@ use super::books::Books;
 use super::index::{IndexReader, PieceState};
 use super::keeper::{Move, Work};
 use super::piece::{Entry, KIND_COPY, KIND_STAMP, KIND_TOMBSTONE, PieceHeader, Tombstone, header_length};
+use super::worth::{Sealed, Tight, least_garbage, victim};
 
-/// A segment of which less than this part is wanted is worth it.
-const WORTH: f64 = 0.5;
-/// The same when the disk is short of room.
-const WORTH_WHEN_FULL: f64 = 0.95;
 /// Bytes that are copied together.
 const BATCH_BYTES: u64 = 8 << 20;
 /// Records that are copied together: fewer than the journal's queue takes.
@@ -44,6 +42,10 @@ pub(super) struct Compactor {
     /// Makes room for copies when the file system itself is full.
     pub(super) ballast: super::ballast::Ballast,
     pub(super) name: String,
+    /// Bytes that the segments may take, but for those that are kept for compaction.
+    pub(super) room: u64,
+    /// Segments with too little garbage.
+    pub(super) tight: Tight,
     /// Segments that could not be compacted, and when.
     pub(super) given_up: Vec<(u64, Instant)>,
     /// The segment that must go first, since it keeps too many tombstones alive.
@@ -67,6 +69,8 @@ pub(super) enum Left {
     StillWanted,
     #[error("it is mostly tombstones, which the oldest segment keeps alive")]
     OldestFirst(u64),
+    #[error("only a part of {0} of it is garbage")]
+    Tight(f64),
     #[error("the disk is being closed")]
     Closing,
 }
@@ -92,58 +96,72 @@ impl Compactor {
                 looked = Instant::now();
                 self.books.set_full(false);
             }
-            while let Some(segment) = self.victim() {
-                match self.compact(segment, stop) {
-                    Ok(()) => {
-                        self.books.set_full(false);
-                        tracing::info!(disk = %self.name, segment, "a segment was compacted away");
-                    }
-                    Err(Left::Closing) => return,
-                    Err(Left::OldestFirst(oldest)) => self.first = Some(oldest),
-                    Err(error) => {
-                        tracing::warn!(%error, disk = %self.name, segment, "a segment stays as it is");
-                        self.given_up.push((segment, Instant::now()));
-                    }
-                }
+            if self.sweep(stop).is_break() {
+                return;
             }
             self.ballast.restore();
         }
     }
 
-    /// The segment with the least that is wanted, if that is little enough.
-    fn victim(&mut self) -> Option<u64> {
+    /// Compacts as long as something is worth it. Breaks if the disk is being closed.
+    pub(super) fn sweep(&mut self, stop: &mpsc::Receiver<()>) -> ControlFlow<()> {
+        while let Some((victim, least)) = self.victim() {
+            let segment = victim.number;
+            match self.compact(segment, least, stop) {
+                Ok(()) => {
+                    self.books.set_full(false);
+                    tracing::info!(disk = %self.name, segment, "a segment was compacted away");
+                }
+                Err(Left::Closing) => return ControlFlow::Break(()),
+                Err(Left::OldestFirst(oldest)) => self.first = Some(oldest),
+                Err(Left::Tight(garbage)) => self.tight.note(victim, self.oldest(), garbage),
+                Err(error) => {
+                    tracing::warn!(%error, disk = %self.name, segment, "a segment stays as it is");
+                    self.given_up.push((segment, Instant::now()));
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// What is compacted next, and what part of it has to be garbage.
+    fn victim(&mut self) -> Option<(Sealed, f64)> {
         if self.books.failed() || self.journal.fenced().is_some() {
             return None;
         }
         let mut segments = self.journal.segments();
-        segments.pop();
-        if let Some(first) = self.first.take().filter(|s| segments.contains(s)) {
-            return Some(first);
-        }
+        let newest = segments.pop()?;
         let wanted = self.books.wanted();
-        let worth = if self.books.full() { WORTH_WHEN_FULL } else { WORTH };
-        let share = |segment: &u64| {
-            let size = self.journal.segment_bytes(*segment).unwrap_or(0).max(1);
-            wanted.get(segment).copied().unwrap_or(0) as f64 / size as f64
+        let of = |number: u64| wanted.get(&number).copied().unwrap_or(0);
+        let sealed = |&number: &u64| {
+            let size = self.journal.segment_bytes(number).unwrap_or(0);
+            Sealed { number, size, wanted: of(number) }
         };
-        segments
-            .into_iter()
-            .filter(|s| self.given_up.iter().all(|(given, _)| given != s))
-            .map(|s| (share(&s), s))
-            .filter(|(share, _)| *share < worth)
-            .min_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, segment)| segment)
+        let segments: Vec<Sealed> = segments.iter().map(sealed).collect();
+        if let Some(first) = self.first.take() {
+            return segments.iter().find(|s| s.number == first).map(|s| (*s, 0.0));
+        }
+        let used = segments.iter().map(|s| s.size).sum::<u64>() + of(newest);
+        let least = least_garbage(used as f64 / self.room.max(1) as f64, self.books.full());
+        let given_up = |s: &Sealed| self.given_up.iter().any(|(given, _)| *given == s.number);
+        let candidates: Vec<Sealed> = segments.into_iter().filter(|s| !given_up(s)).collect();
+        let oldest = self.oldest();
+        victim(&candidates, oldest, &mut self.tight, least).map(|segment| (segment, least))
     }
 
-    /// Carries over what is wanted of a segment and removes it.
-    pub(super) fn compact(&self, segment: u64, stop: &mpsc::Receiver<()>) -> Result<(), Left> {
-        let mut carried = Vec::new();
-        let oldest = self.journal.segments().first().copied().unwrap_or(segment);
-        let mut failed = None;
+    fn oldest(&self) -> u64 {
+        self.journal.segments().first().copied().unwrap_or_default()
+    }
+
+    /// Carries over what is wanted of a segment and removes it, if at least this part of it is garbage.
+    pub(super) fn compact(&self, segment: u64, least: f64, stop: &mpsc::Receiver<()>) -> Result<(), Left> {
+        let (mut carried, mut garbage) = (Vec::new(), 0);
+        let (oldest, mut failed) = (self.oldest(), None);
         self.journal.scan(segment, |found| {
             let Some(entry) = Entry::decode(found.kind, found.meta) else { return Err("unknown".into()) };
             match self.wanted(&entry, found.position, found.payload_length, oldest) {
-                Ok(wanted) => carried.extend(wanted),
+                Ok(Some(wanted)) => carried.push(wanted),
+                Ok(None) => garbage += Journal::record_bytes(found.meta.len(), found.payload_length as usize),
                 Err(error) => failed = Some(error),
             }
             Ok(())
@@ -155,6 +173,10 @@ impl Compactor {
         let size = self.journal.segment_bytes(segment).unwrap_or(u64::MAX);
         if segment != oldest && stones * TOMBSTONE_BYTES > size / 4 {
             return Err(Left::OldestFirst(oldest));
+        }
+        let garbage = garbage as f64 / size as f64;
+        if garbage < least && !carried.is_empty() {
+            return Err(Left::Tight(garbage));
         }
         let mut rest = carried.as_slice();
         while !rest.is_empty() {

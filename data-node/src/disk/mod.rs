@@ -11,6 +11,7 @@ mod store;
 mod superblock;
 #[cfg(feature = "testing")]
 mod testing;
+mod worth;
 
 pub(crate) use index::{Located, PieceState};
 pub(crate) use piece::PieceHeader;

@@ -31,6 +31,7 @@ use super::keeper::{Keeper, Work};
 use super::piece::{KIND_PIECE, KIND_STAMP, PieceHeader};
 use super::replay::replay;
 use super::superblock::{FormatError, Superblock};
+use super::worth::Tight;
 use crate::config::DiskConfig;
 
 /// Bounds of a segment's size: the largest piece must fit, and few files must do.
@@ -178,6 +179,8 @@ impl DiskStore {
             work: self.work.clone(),
             ballast,
             name: self.name.clone(),
+            room: self.config.max_bytes.saturating_sub(segment_size(&self.config)),
+            tight: Tight::default(),
             given_up: Vec::new(),
             first: None,
         }

@@ -29,10 +29,14 @@ pub struct Node {
     pub disk: Durable,
     /// What is written and not synced.
     pub unsynced: Vec<Record>,
-    /// What has to wait for that.
-    pub waiting: VecDeque<Output>,
-    /// Whether a sync is under way.
-    pub syncing: bool,
+    /// How many of those the sync under way covers; 0 if there is none.
+    pub syncing: usize,
+    /// How many were written in this life.
+    pub written: u64,
+    /// What is to be done, and how many of them have to be synced before.
+    pub waiting: VecDeque<(u64, Output)>,
+    /// Whether it is being done.
+    pub draining: bool,
     /// Batches on disk.
     pub batches: BTreeMap<Digest, Batch>,
     /// The state.
@@ -69,8 +73,10 @@ impl Node {
             life: 0,
             disk: Durable::new(set.clone()),
             unsynced: Vec::new(),
+            syncing: 0,
+            written: 0,
             waiting: VecDeque::new(),
-            syncing: false,
+            draining: false,
             batches: BTreeMap::new(),
             snapshots: BTreeMap::from([(Sequence(0), ledger.clone())]),
             ledger,
@@ -129,7 +135,7 @@ impl Node {
         kept.iter().for_each(|record| self.disk.apply(record));
         self.executed_at = 0;
         self.waiting.clear();
-        self.syncing = false;
+        (self.syncing, self.written) = (0, 0);
         self.tick_at = None;
         // What was not synced, nobody has heard of.
         self.highest = (self.disk.set.epoch().0, self.disk.view.0);

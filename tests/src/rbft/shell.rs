@@ -1,7 +1,7 @@
 //! What a validator's core asks for, done in the world: syncs, sends, executions, states fetched. The shell that the real one
 //! will be, without its disks and sockets.
 
-use wmall_rbft::{Batch, Input, Message, Output, To};
+use wmall_rbft::{Batch, Input, Message, Output, Record, To};
 
 use super::adversary::Place;
 use super::fault::FaultKind;
@@ -11,67 +11,89 @@ use super::streams::Stream;
 use super::world::{Event, World};
 
 impl World {
-    /// Does what a core asks for, in order: what stands behind a record waits until that is synced.
+    /// Does what a core asks for, in order: records are written at once, and what stands behind one waits until that is
+    /// synced. A step that comes of doing it puts what it asks for behind all that waits.
     pub(super) fn perform(&mut self, index: usize, outputs: Vec<Output>) {
         for output in outputs {
-            if let Output::Persist(record) = &output {
-                self.trace(|| format!("{index} persists {record:?}").chars().take(300).collect());
-            }
-            let node = &mut self.nodes[index];
             match output {
-                Output::Persist(record) => {
-                    let prepared = matches!(record, wmall_rbft::Record::Prepared { .. });
-                    let mut dice = self.streams.once(Stream::Node(index));
-                    let free = prepared && !self.healed && self.now >= self.cut.1;
-                    if free && dice.one_in(self.mix.cuts) && self.faults.strikes(FaultKind::Cut, index) {
-                        self.cut = (index, self.now + 200 + dice.roll(4_000));
-                        self.report[Count::Cuts] += 1;
-                    }
-                    node.unsynced.push(record);
-                    if !node.syncing {
-                        node.syncing = true;
-                        let life = node.life;
-                        let ms = if self.mix.sync_ms == 0 { 0 } else { dice.roll(self.mix.sync_ms + 1) };
-                        self.report[Count::SlowSyncs] += u64::from(ms > self.mix.delay_ms);
-                        if std::mem::take(&mut self.nodes[index].doomed) {
-                            let amid = dice.roll(ms + 1);
-                            self.later(amid, Event::Crash { node: index });
-                        }
-                        self.later(ms, Event::Synced { node: index, life });
-                    }
+                Output::Persist(record) => self.write(index, record),
+                output => {
+                    let node = &mut self.nodes[index];
+                    node.waiting.push_back((node.written, output));
                 }
-                output if node.unsynced.is_empty() => self.perform_one(index, output),
-                output => node.waiting.push_back(output),
             }
         }
+        self.sync(index);
+        self.drain(index);
+    }
+
+    fn write(&mut self, index: usize, record: Record) {
+        self.trace(|| format!("{index} persists {record:?}").chars().take(300).collect());
+        let prepared = matches!(record, Record::Prepared { .. });
+        if prepared && !self.healed && self.now >= self.cut.1 {
+            let mut dice = self.streams.once(Stream::Node(index));
+            if dice.one_in(self.mix.cuts) && self.faults.strikes(FaultKind::Cut, index) {
+                self.cut = (index, self.now + 200 + dice.roll(4_000));
+                self.report[Count::Cuts] += 1;
+            }
+        }
+        let node = &mut self.nodes[index];
+        node.unsynced.push(record);
+        node.written += 1;
+    }
+
+    /// Begins a sync of what is written, unless one is under way: what is written meanwhile needs another.
+    fn sync(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        if node.syncing > 0 || node.unsynced.is_empty() {
+            return;
+        }
+        node.syncing = node.unsynced.len();
+        let (life, doomed) = (node.life, std::mem::take(&mut node.doomed));
+        let mut dice = self.streams.once(Stream::Node(index));
+        let ms = if self.mix.sync_ms == 0 { 0 } else { dice.roll(self.mix.sync_ms + 1) };
+        self.report[Count::SlowSyncs] += u64::from(ms > self.mix.delay_ms);
+        if doomed {
+            let amid = dice.roll(ms + 1);
+            self.later(amid, Event::Crash { node: index });
+        }
+        self.later(ms, Event::Synced { node: index, life });
     }
 
     pub(super) fn synced(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        node.syncing = false;
-        for record in std::mem::take(&mut node.unsynced) {
+        let covered = std::mem::take(&mut node.syncing);
+        for record in node.unsynced.drain(..covered) {
             node.disk.apply(&record);
             if let Some(spec) = self.spec.as_mut().filter(|_| !node.byzantine) {
                 spec.keeps(index, &record);
             }
-            if let wmall_rbft::Record::Stable(_) = record {
+            if let Record::Stable(_) = record {
                 self.report[Count::Checkpoints] += 1;
             }
-            if let wmall_rbft::Record::Entered(_) = record {
+            if let Record::Entered(_) = record {
                 self.report[Count::Views] += 1;
             }
         }
-        // What comes of these may have to wait for another sync.
-        for output in std::mem::take(&mut self.nodes[index].waiting) {
-            if self.nodes[index].unsynced.is_empty() {
-                self.perform_one(index, output);
-            } else {
-                self.nodes[index].waiting.push_back(output);
-            }
-        }
+        self.sync(index);
+        self.drain(index);
     }
 
-    pub(super) fn perform_one(&mut self, index: usize, output: Output) {
+    /// Does what need not wait any more. Doing it may make the core ask for more, which this goes on with.
+    fn drain(&mut self, index: usize) {
+        if std::mem::replace(&mut self.nodes[index].draining, true) {
+            return;
+        }
+        loop {
+            let node = &mut self.nodes[index];
+            let durable = node.written - node.unsynced.len() as u64;
+            let Some((_, output)) = node.waiting.pop_front_if(|(after, _)| *after <= durable) else { break };
+            self.perform_one(index, output);
+        }
+        self.nodes[index].draining = false;
+    }
+
+    fn perform_one(&mut self, index: usize, output: Output) {
         match output {
             Output::Persist(_) => {}
             Output::Send { to, message } => self.send(index, to, message),

@@ -307,11 +307,43 @@ async fn history(disk: &SimDisk, view: Arc<MemoryStore>) -> Told {
     let compactor = store.compactor(Ballast::new("/nowhere".into(), 0, 0));
     for segment in [2, 0, 1, 4] {
         let (_open, stop) = mpsc::channel();
-        if compactor.compact(segment, &stop).is_ok() {
+        if compactor.compact(segment, 0.0, &stop).is_ok() {
             told.retired.push(segment);
         }
     }
     told
+}
+
+/// Of three pieces a segment two are wanted, and no piece fits behind them: nearly a third of each segment is dead, and of
+/// the full ones that are not touched as much is their end.
+#[tokio::test]
+async fn a_disk_that_is_filled_beyond_the_alarm_is_swept_of_what_is_dead_and_then_left_alone() {
+    let store = simulated(&SimDisk::new(), Arc::default()).unwrap();
+    let content = |n: u8| vec![n; 1050];
+    for n in 0..30 {
+        try_put(&store, &content(n), 1).await.unwrap();
+    }
+    store.follow((0..30).map(|n| committed(&content(n), 1)).collect(), Some((5, 0)));
+    store.follow((0..10).map(|n| FeedItem::Deleted(key(&content(3 * n)))).collect(), Some((6, 0)));
+    settle(&store);
+    let before = store.journal.segments();
+    assert!(before.len() >= 10, "{before:?}");
+    let (_open, stop) = mpsc::channel();
+    let mut compactor = store.compactor(Ballast::new("/nowhere".into(), 0, 0));
+    assert!(compactor.sweep(&stop).is_continue());
+    assert_eq!(store.journal.segments(), before, "the disk has room, and a third is not worth it");
+    compactor.room = 8 * SEGMENT;
+    assert!(compactor.sweep(&stop).is_continue());
+    let after = store.journal.segments();
+    assert!(after.len() <= 8, "{after:?}");
+    assert_eq!(inventory(&store).len(), 20);
+    assert!(compactor.sweep(&stop).is_continue());
+    assert_eq!(store.journal.segments(), after, "moving them about frees nothing");
+    let full = &after[..after.len() - 1];
+    assert!(
+        full.iter().all(|n| store.books.wanted()[n] < SEGMENT * 9 / 10),
+        "all of them end in what fitted nothing"
+    );
 }
 
 /// Everything that a disk says it has, read and hashed.
