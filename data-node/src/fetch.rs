@@ -59,6 +59,8 @@ impl Filler {
             return Ok(receipt);
         }
         let receipt = disk.put(header, parts, crc).await?;
+        // A disk that is filled must not push out of the cache what clients read.
+        disk.forget_cached(&header.key())?;
         self.give_way(begun).await;
         Ok(receipt)
     }

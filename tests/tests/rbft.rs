@@ -23,9 +23,13 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise)
 }
 
+/// A line after so many seeds: what a run that is cut short has shown.
+const TELL_EVERY: u64 = 1_000;
+
 /// Runs seeds on all processors. What is found first ends it.
 fn run_all(from: u64, seeds: u64) -> BTreeMap<usize, Report> {
     let next = AtomicU64::new(from);
+    let (done, events) = (AtomicU64::new(0), AtomicU64::new(0));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let work = || {
         let mut sums: BTreeMap<usize, Report> = BTreeMap::new();
@@ -38,6 +42,11 @@ fn run_all(from: u64, seeds: u64) -> BTreeMap<usize, Report> {
             if let Some(violation) = &report.violation {
                 next.store(u64::MAX / 2, Ordering::Relaxed);
                 explain(seed, violation);
+            }
+            let all = events.fetch_add(report[Count::Events], Ordering::Relaxed) + report[Count::Events];
+            let ended = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if ended.is_multiple_of(TELL_EVERY) {
+                println!("{ended} seeds of {seeds} from {from}: some {all} events, 0 violations");
             }
             sums.entry(report.size).or_default().add(&report);
         }

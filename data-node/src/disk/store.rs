@@ -388,11 +388,17 @@ impl DiskStore {
 
     /// The same, with the bytes read from the disk rather than from the page cache. Blocking.
     pub(crate) fn check_cold(&self, key: &PoolChunk) -> Result<PieceCheck, RpcError> {
+        self.forget_cached(key)?;
+        self.check(key)
+    }
+
+    /// Lets the page cache have the room of a piece that nobody is likely to read soon.
+    pub(crate) fn forget_cached(&self, key: &PoolChunk) -> Result<(), RpcError> {
         if let Some(located) = self.locate(key)? {
             let (segment, length) = (located.position.segment, located.length as usize);
             self.journal.forget_cached(segment, located.payload_offset(), length);
         }
-        self.check(key)
+        Ok(())
     }
 
     fn hashes_to(&self, key: &PoolChunk, located: &Located) -> bool {
