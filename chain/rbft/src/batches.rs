@@ -224,6 +224,14 @@ impl Batches {
         gone
     }
 
+    /// Forgets one.
+    pub(crate) fn remove(&mut self, digest: &Digest) {
+        if let Some(held) = self.held.remove(digest) {
+            self.close(digest, &held.account);
+            self.forget_reports(digest);
+        }
+    }
+
     /// Batches on disk that are not committed.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &Digest> {
         self.held.iter().filter(|(_, h)| h.stored && h.done.is_none()).map(|(digest, _)| digest)

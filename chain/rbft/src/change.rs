@@ -6,6 +6,7 @@ use crate::ids::View;
 use crate::io::{Output, To};
 use crate::message::{Message, NewView, Prepared, ViewChange};
 use crate::outcome::Outcome;
+use crate::proposal::Proposal;
 
 impl Rbft {
     /// Wishes for a view. It never wishes for an earlier one again, not even after a restart.
@@ -84,7 +85,9 @@ impl Rbft {
         let low = stable.max(self.durable.base);
         let high = low.plus(self.config.window());
         let within = |p: &Prepared| low < p.proposal.sequence && p.proposal.sequence <= high;
-        stable >= self.durable.base && change.prepared.iter().all(within)
+        let of_this = change.stable.as_ref().is_none_or(|c| c.vote.epoch == self.epoch());
+        let fits = if of_this { stable >= self.durable.base } else { stable == self.durable.base };
+        fits && change.prepared.iter().all(within)
     }
 
     /// If so many wish for later views that a correct one is among them, it joins the smallest of these.
@@ -99,7 +102,7 @@ impl Rbft {
     }
 
     /// A quorum wishes for this view: it has a time to begin, and its primary begins it.
-    fn count_changes(&mut self) {
+    pub(crate) fn count_changes(&mut self) {
         let Phase::Changing { deadline } = self.phase else { return };
         let view = self.view();
         let quorum = self.quorum();
@@ -108,17 +111,48 @@ impl Rbft {
         if gone >= quorum && deadline.is_none() {
             self.phase = Phase::Changing { deadline: Some(self.now.plus(self.timeout())) };
         }
-        let changes: Vec<ViewChange> = self.changes.values().filter(|c| c.view == view).cloned().collect();
-        if changes.len() < quorum {
+        if !self.is_primary() || !self.may_vote() {
             return;
         }
-        if self.is_primary() && self.may_vote() {
-            let changes = changes.into_iter().take(quorum).collect();
+        if let Some(changes) = self.beginning() {
             let mut new_view = NewView { epoch: self.epoch(), view, changes, signature: [0; 64] };
             new_view.signature = self.signer.sign(&new_view.signing_bytes(&self.chain));
             self.enter(new_view.clone());
             self.send(To::All, Message::NewView(new_view));
+            return;
         }
+        self.fetch_batches();
+    }
+
+    /// A quorum of the wishes for this view that lead to proposals of which everything is on disk here, so that the others can
+    /// have it. Any quorum will do: what was committed is in each of them. One adversary may prove what it has seen prepared
+    /// and nobody correct has, and for which nobody keeps the batches any more; a view that begins with that stands still.
+    fn beginning(&self) -> Option<Vec<ViewChange>> {
+        let (view, quorum) = (self.view(), self.quorum());
+        let mut wishes: Vec<&ViewChange> = self.changes.values().filter(|c| c.view == view).collect();
+        let stable = |c: &ViewChange| c.stable.as_ref().map(|c| c.vote.sequence);
+        // Who has come furthest says best what nobody needs any more.
+        wishes.sort_by_key(|c| (std::cmp::Reverse(stable(c)), c.seat));
+        while wishes.len() >= quorum {
+            let chosen: Vec<ViewChange> = wishes.iter().take(quorum).map(|c| (*c).clone()).collect();
+            let outcome = Outcome::of(self.epoch(), self.durable.base, &chosen);
+            let mut proposals = outcome.proposals.into_values();
+            let lacking = proposals.find(|p| p.sequence > self.stable() && !self.batches.has_all(p));
+            let Some(lacking) = lacking else {
+                return Some(chosen);
+            };
+            wishes.retain(|c| c.prepared.iter().all(|p| p.proposal != lacking));
+        }
+        None
+    }
+
+    /// What the view that it is to begin may begin with: what others have seen prepared.
+    pub(crate) fn may_begin_with(&self) -> impl Iterator<Item = &Proposal> {
+        let begins = matches!(self.phase, Phase::Changing { .. }) && self.is_primary();
+        let (view, low) = (self.view(), self.stable());
+        let wishes = self.changes.values().filter(move |c| begins && c.view == view);
+        let proposals = wishes.flat_map(|c| &c.prepared).map(|p| &p.proposal);
+        proposals.filter(move |p| p.sequence > low)
     }
 
     pub(crate) fn take_new_view(&mut self, new_view: NewView) {

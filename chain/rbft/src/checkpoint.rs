@@ -166,7 +166,8 @@ impl Rbft {
     /// A checkpoint is certified: it becomes stable as soon as its state is ours.
     pub(crate) fn certified(&mut self, certificate: Certificate) {
         let sequence = certificate.vote.sequence;
-        if sequence <= self.stable() {
+        // Who has left the chain may sign anything under an epoch that is over.
+        if sequence <= self.stable() || certificate.vote.epoch != self.epoch() {
             return;
         }
         if sequence <= self.executed {
@@ -225,14 +226,14 @@ impl Rbft {
         }
     }
 
-    /// Batches of what it has voted for above the stable checkpoint, or may vote for. Somebody may propose again what was
-    /// committed long ago.
+    /// Batches of what it voted for last, at each sequence above the stable checkpoint, or may vote for. Somebody may propose
+    /// again what was committed long ago.
     pub(crate) fn promised(&self) -> BTreeSet<Digest> {
         let accepted = self.durable.accepted.values().map(|(proposal, _)| proposal);
         let prepared = self.durable.prepared.values().map(|(prepared, _)| &prepared.proposal);
         let committed = self.durable.committed.values().map(|c| &c.proposal);
         let open = self.slots.values().filter_map(|s| s.proposal.as_ref()).map(|(_, proposal)| proposal);
-        let all = accepted.chain(prepared).chain(committed).chain(open);
+        let all = accepted.chain(prepared).chain(committed).chain(open).chain(self.may_begin_with());
         all.flat_map(|proposal| &proposal.batches).copied().collect()
     }
 

@@ -299,7 +299,8 @@ impl Rbft {
                 }
             }
             Message::FetchBatches(digests) => {
-                for digest in digests.into_iter().filter(|d| self.batches.has(d)) {
+                let wanted: BTreeSet<Digest> = digests.into_iter().filter(|d| self.batches.has(d)).collect();
+                for digest in wanted {
                     self.out.push(Output::SendBatch { to: To::One(from), digest });
                 }
             }

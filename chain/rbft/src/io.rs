@@ -94,7 +94,7 @@ pub enum To {
 /// What the shell has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// To be on disk before anything behind it is sent. An error of that stops the validator.
+    /// To be on disk before anything behind it is done: sent, dropped or executed. An error of that stops the validator.
     Persist(Record),
     /// To be sent. It may be lost.
     Send {

@@ -20,7 +20,8 @@ impl Rbft {
             .slots
             .values()
             .any(|s| s.proposal.as_ref().is_some_and(|(_, p)| p.batches.contains(&digest)))
-            || self.durable.committed.values().any(|c| c.proposal.batches.contains(&digest));
+            || self.durable.committed.values().any(|c| c.proposal.batches.contains(&digest))
+            || self.may_begin_with().any(|p| p.batches.contains(&digest));
         let account = if from == batch.origin { Account::Made(from) } else { Account::Forwarded(from) };
         // Who has no seat has no account.
         let member = self.durable.set.seat_of(&from).is_some();
@@ -47,6 +48,11 @@ impl Rbft {
         let Some(account) = self.batches.stored(&digest, self.now, deadline) else {
             return self.out.push(Output::DropBatch(digest));
         };
+        if done && !self.promised().contains(&digest) {
+            // On nobody's account it would stay until the chain goes on, however many there are of them.
+            self.batches.remove(&digest);
+            return self.out.push(Output::DropBatch(digest));
+        }
         if done {
             self.batches.done(&digest, self.executed);
         }
@@ -59,6 +65,8 @@ impl Rbft {
             self.batches.committed(&block.proposal);
         }
         self.send(To::All, Message::Stored(vec![digest]));
+        // The view may have waited for it.
+        self.count_changes();
     }
 
     /// The primary proposes what enough others have, as long as the window has room.
@@ -241,11 +249,14 @@ impl Rbft {
     /// A block, by its certificate.
     pub(crate) fn committed(&mut self, committed: Committed) {
         let sequence = committed.proposal.sequence;
+        let known = sequence <= self.executed || self.durable.committed.contains_key(&sequence);
+        if !known && sequence > self.window_end() {
+            return;
+        }
         if let Some(slot) = self.slots.get_mut(&sequence) {
             slot.committed = true;
         }
-        let known = self.durable.committed.contains_key(&sequence);
-        if known || sequence <= self.executed || sequence > self.window_end() {
+        if known {
             return;
         }
         self.batches.committed(&committed.proposal);
@@ -315,16 +326,21 @@ impl Rbft {
         votes.into_iter().for_each(|vote| self.take_vote(vote));
     }
 
-    /// Batches that are proposed or committed and not here.
-    pub(crate) fn missing_batches(&self) -> Vec<Digest> {
+    /// Asks for batches that are not here: of what is proposed or committed, or of what a view may begin with.
+    pub(crate) fn fetch_batches(&mut self) {
         let proposed = self.slots.values().filter_map(|s| s.proposal.as_ref()).map(|(_, p)| p);
         let committed = self.durable.committed.range(self.executing.next()..).map(|(_, c)| &c.proposal);
         let all: BTreeSet<Digest> = proposed
             .chain(committed)
+            .chain(self.may_begin_with())
             .flat_map(|p| &p.batches)
             .filter(|d| !self.batches.has(d))
             .copied()
             .collect();
-        all.into_iter().take(crate::message::MAX_DIGESTS).collect()
+        // All of them: what nobody has must not stand before what somebody has.
+        let all: Vec<Digest> = all.into_iter().collect();
+        for some in all.chunks(crate::message::MAX_DIGESTS) {
+            self.send(To::All, Message::FetchBatches(some.to_vec()));
+        }
     }
 }

@@ -257,10 +257,7 @@ impl Rbft {
         if self.look_at <= self.now && self.recovery.is_none() {
             self.locate(false);
         }
-        let missing = self.missing_batches();
-        if !missing.is_empty() {
-            self.send(To::All, Message::FetchBatches(missing));
-        }
+        self.fetch_batches();
         let open = self.slots.values().any(|s| !s.committed) || self.has_gap();
         if open || self.ahead.is_some() {
             self.fetch();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
 use crate::batches::{Account, Batches};
+use crate::core::Phase;
 use crate::validators::tests::{set, signer};
 use crate::vote::tests::CHAIN;
 
@@ -334,6 +335,8 @@ fn a_batch_that_comes_after_its_state_waits_for_nobody() {
         replica.batch_stored(digests[usize::from(n)], done);
     }
     assert_eq!(replica.batches.waiting().copied().collect::<Vec<_>>(), [digests[1]]);
+    assert!(replica.out.contains(&Output::DropBatch(digests[0])), "nothing makes room for more of them");
+    assert!(!replica.batches.knows(&digests[0]));
     // And what was forgotten while it was being written may go again.
     replica.out.clear();
     replica.batch_stored(Digest([9; 32]), false);
@@ -350,4 +353,67 @@ fn batches_of_strangers_leave_nothing_behind() {
         replica.take_batch(stranger, Batch { origin: stranger, payload: vec![n], signature: [0; 64] });
     }
     assert_eq!(replica.size(), before);
+}
+
+/// The primary of view 3, and wishes for that: one of them proves that a batch was prepared that is nowhere else.
+#[test]
+fn a_view_begins_only_with_what_its_primary_has() {
+    let key = *set(4).key(Seat(1)).unwrap();
+    let batch = Batch::sign(&CHAIN, key, b"hidden".to_vec(), &signer(1));
+    let (epoch, sequence, digest) = (set(4).epoch(), Sequence(1), batch.digest());
+    let proposal = Proposal { epoch, sequence, time_ms: 1, batches: vec![digest] };
+    let prepared = Prepared { proposal: proposal.clone(), certificate: checkpoint(1) };
+    let wish = |seat: u16, prepared: Vec<Prepared>| {
+        let (view, seat, signature) = (View(3), Seat(seat), [0; 64]);
+        ViewChange { epoch, view, stable: None, prepared, seat, signature }
+    };
+    let waits = || {
+        let mut replica = alone(10, Durable::new(set(4)), None);
+        replica.recovery = None;
+        replica.change_view(View(3));
+        replica.take_view_change(wish(0, vec![prepared.clone()]));
+        replica.out.clear();
+        replica.take_view_change(wish(1, Vec::new()));
+        let out: Vec<&str> = replica.out.iter().map(name).collect();
+        assert_eq!(out, ["fetch_batches"], "a quorum wishes for it, and the batch is not here");
+        replica
+    };
+    let begun = |replica: &Rbft| -> Option<Vec<u16>> {
+        let new_view = replica.durable.new_view.as_ref()?;
+        Some(new_view.changes.iter().map(|c| c.seat.0).collect())
+    };
+    // Another quorum does without it.
+    let mut replica = waits();
+    replica.take_view_change(wish(2, Vec::new()));
+    assert_eq!((begun(&replica), replica.phase), (Some(vec![1, 2, 3]), Phase::Active));
+    assert!(replica.slots.is_empty());
+    // Or somebody has it after all, and it is taken although its sender's account is full.
+    let mut replica = waits();
+    replica.config.batches_per_seat = 0;
+    replica.take_batch(key, batch);
+    assert_eq!(begun(&replica), None, "it is not on disk yet");
+    replica.batch_stored(digest, true);
+    assert_eq!((begun(&replica), replica.phase), (Some(vec![0, 1, 3]), Phase::Active));
+    assert!(replica.batches.has_all(&proposal) && replica.promised().contains(&digest));
+}
+
+/// Who has left signs what it likes under the name of an epoch that is over.
+#[test]
+fn a_checkpoint_of_an_epoch_that_is_over_leads_nowhere() {
+    let mut durable = Durable::new(set(4));
+    durable.apply(&Record::Stable(checkpoint(4)));
+    let keys: Vec<PublicKey> = (0..4).map(|n| *set(4).key(Seat(n)).unwrap()).collect();
+    let change = SetChange { asked: Sequence(0), keys, rejoined: Vec::new() };
+    let mut replica = alone(1, durable, Some(change));
+    replica.certified(checkpoint(400));
+    assert_eq!(replica.ahead, None);
+    let (view, prepared, signature) = (View(1), Vec::new(), [0; 64]);
+    let change = |sequence: u64| {
+        let (stable, prepared) = (Some(checkpoint(sequence)), prepared.clone());
+        ViewChange { epoch: Epoch(4), view, stable, prepared, seat: Seat(0), signature }
+    };
+    replica.take_view_change(change(400));
+    assert!(replica.changes.is_empty());
+    replica.take_view_change(change(4));
+    assert_eq!(replica.changes.len(), 1, "where the epoch began");
 }

@@ -26,6 +26,8 @@ pub struct Adversary {
     mutates: u64,
     replays: u64,
     composes: u64,
+    /// Whether it keeps proofs for itself: it leaves out votes that others lack for one, and tells of it in some later view.
+    hides: bool,
 }
 
 /// What it sends in the place of a message, and how it comes by that.
@@ -57,8 +59,8 @@ impl Adversary {
         let mut often = |most: u64| if dice.one_in(3) { 0 } else { 2 + dice.roll(most) };
         let (omits, equivocates, mutates, replays) = (often(6), often(4), often(10), often(20));
         let composes = often(30);
-        let composer = Composer::default();
-        Self { chain, signer, heard: Vec::new(), composer, omits, equivocates, mutates, replays, composes }
+        let (composer, heard, hides) = (Composer::default(), Vec::new(), dice.one_in(3));
+        Self { chain, signer, heard, composer, omits, equivocates, mutates, replays, composes, hides }
     }
 
     /// Remembers something that it heard or said.
@@ -94,6 +96,16 @@ impl Adversary {
         {
             said.acts.push(Count::Composed);
             said.messages.push(composed);
+        }
+        let hides = self.hides && dice.one_in(2);
+        if hides && matches!(message, Message::Prepare(_)) {
+            said.acts.push(Count::Omitted);
+            return said;
+        }
+        if hides && let Message::ViewChange(wish) = &message {
+            said.acts.push(Count::Composed);
+            said.messages.push(self.composer.tells_or_hides(&self.chain, &*self.signer, at, wish, dice));
+            return said;
         }
         if dice.one_in(self.omits) {
             let batch = matches!(message, Message::Batch(_));

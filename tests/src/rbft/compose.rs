@@ -30,6 +30,8 @@ pub(super) struct Composer {
     new_views: VecDeque<NewView>,
     nonces: VecDeque<Nonce>,
     changes: BTreeMap<(Epoch, View, Seat), ViewChange>,
+    /// Prepare votes, by what they are for: of a quorum of them it makes a proof that nobody else may have.
+    prepares: BTreeMap<(Epoch, View, Sequence, Digest), BTreeMap<Seat, SignedVote>>,
     /// Batches that it has made up.
     strange: usize,
 }
@@ -69,7 +71,11 @@ impl Author<'_> {
 impl Composer {
     pub(super) fn hears(&mut self, message: &Message) {
         match message {
-            Message::PrePrepare { proposal, .. } => remember(&mut self.proposals, proposal.clone()),
+            Message::PrePrepare { proposal, vote } => {
+                remember(&mut self.proposals, proposal.clone());
+                self.hears_prepare(*vote);
+            }
+            Message::Prepare(vote) => self.hears_prepare(*vote),
             Message::ViewChange(change) => self.hears_change(change),
             Message::NewView(new_view) | Message::Negotiated { new_view: Some(new_view), .. } => {
                 new_view.changes.iter().for_each(|change| self.hears_change(change));
@@ -89,6 +95,34 @@ impl Composer {
             }
             _ => {}
         }
+    }
+
+    fn hears_prepare(&mut self, vote: SignedVote) {
+        let Vote { epoch, view, sequence, digest, .. } = vote.vote;
+        self.prepares.entry((epoch, view, sequence, digest)).or_default().insert(vote.seat, vote);
+        if self.prepares.len() > 4 * REMEMBERED {
+            self.prepares.pop_first();
+        }
+    }
+
+    /// What it can prove that was prepared, its own vote added.
+    fn proves(&self, by: &Author<'_>) -> impl Iterator<Item = Prepared> {
+        let (size, quorum) = (by.at.set.size(), by.at.set.quorum());
+        self.proposals.iter().flat_map(move |proposal| {
+            let (epoch, digest) = (proposal.epoch, proposal.digest(by.chain));
+            let range = (epoch, View(0), Sequence(0), Digest([0; 32]))..;
+            let of_this = self.prepares.range(range).filter(move |((e, _, sequence, d), _)| {
+                *e == epoch && *sequence == proposal.sequence && *d == digest
+            });
+            of_this.filter_map(move |((_, view, ..), votes)| {
+                let mut votes = votes.clone();
+                votes.entry(by.seat).or_insert_with(|| by.vote(VoteKind::Prepare, *view, proposal));
+                let votes: Vec<SignedVote> = votes.into_values().collect();
+                let vote = votes.first()?.vote;
+                let certificate = Certificate::gather(quorum, size, vote, &votes)?;
+                Some(Prepared { proposal: proposal.clone(), certificate })
+            })
+        })
     }
 
     fn hears_change(&mut self, change: &ViewChange) {
@@ -114,7 +148,10 @@ impl Composer {
             0 => self.proposal(&by, dice),
             1 => self.vote(&by, dice),
             2 => Some(self.checkpoint(&by, dice)),
-            3 => Some(Message::ViewChange(self.change(&by, View(at.view.0 + dice.roll(3)), dice))),
+            3 => {
+                let (view, stable) = (View(at.view.0 + dice.roll(3)), any(&self.stables, dice).cloned());
+                Some(Message::ViewChange(self.change(&by, view, stable, 3, dice)))
+            }
             4 => self.new_view(&by, dice),
             5 => self.pqc(&by, dice),
             6 => self.answer(dice),
@@ -126,6 +163,20 @@ impl Composer {
             }
             _ => Some(Message::Archived { epoch: at.set.epoch(), persisted: Sequence(dice.any()) }),
         }
+    }
+
+    /// In place of a wish one for the same view that claims all that it can prove was prepared, or nothing of it.
+    pub(super) fn tells_or_hides(
+        &self,
+        chain: &ChainId,
+        signer: &dyn Signer,
+        at: &Place<'_>,
+        wish: &ViewChange,
+        dice: &mut Dice,
+    ) -> Message {
+        let by = Author { chain, signer, at, seat: wish.seat };
+        let left_out = dice.roll(2);
+        Message::ViewChange(self.change(&by, wish.view, wish.stable.clone(), left_out, dice))
     }
 
     /// A proposal of its own, at any sequence around the window, with batches that others have proposed.
@@ -158,17 +209,28 @@ impl Composer {
         Message::Checkpoint { vote, persisted: Sequence(dice.any()) }
     }
 
-    /// A wish that stands on any checkpoint and claims any of what was prepared, or nothing of it.
-    fn change(&self, by: &Author<'_>, view: View, dice: &mut Dice) -> ViewChange {
+    /// A wish that stands on this checkpoint and claims what was prepared, but for one in so many: 1 for nothing, 0 for all.
+    fn change(
+        &self,
+        by: &Author<'_>,
+        view: View,
+        stable: Option<Certificate>,
+        left_out: u64,
+        dice: &mut Dice,
+    ) -> ViewChange {
         let epoch = by.at.set.epoch();
-        let stable = any(&self.stables, dice).filter(|c| c.vote.epoch <= epoch).cloned();
+        let stable = stable.filter(|c| c.vote.epoch <= epoch);
         let mut claims: BTreeMap<Sequence, Prepared> = BTreeMap::new();
         let low = stable.as_ref().map_or(Sequence(0), |c| c.vote.sequence);
-        for prepared in &self.prepared {
+        for prepared in self.prepared.iter().cloned().chain(self.proves(by)) {
             let vote = prepared.certificate.vote;
-            let fits = vote.epoch == epoch && vote.view < view && vote.sequence > low;
-            if fits && !dice.one_in(3) {
-                claims.insert(vote.sequence, prepared.clone());
+            let fits = vote.epoch == epoch
+                && vote.view < view
+                && (low.0 + 1..=low.0 + by.at.window).contains(&vote.sequence.0);
+            // Of two, what was prepared first: the others know better by now.
+            let older = claims.get(&vote.sequence).is_none_or(|c| c.certificate.vote.view > vote.view);
+            if fits && older && !dice.one_in(left_out) {
+                claims.insert(vote.sequence, prepared);
             }
         }
         let prepared = claims.into_values().collect();
@@ -187,7 +249,7 @@ impl Composer {
         let mut changes: Vec<ViewChange> =
             self.changes.values().filter(|c| (c.epoch, c.view) == (epoch, view)).cloned().collect();
         changes.retain(|c| c.seat != by.seat);
-        changes.push(self.change(by, view, dice));
+        changes.push(self.change(by, view, any(&self.stables, dice).cloned(), 3, dice));
         while changes.len() > by.at.set.quorum() {
             changes.remove(dice.roll(changes.len() as u64) as usize);
         }

@@ -223,7 +223,7 @@ impl World {
         if seed / 6 % 3 == 2 {
             world.make_twins(&mut Dice::new(!seed));
         }
-        if seed / 6 % 8 == 7 || keys == Keys::Real {
+        if seed / 6 % 3 == 1 || keys == Keys::Real {
             let correct = world.correct().map(|n| (n.key, n.index)).collect();
             let interval = config.checkpoint_interval;
             world.spec = Some(Spec::new(chain, keys.checker(), interval, set.clone(), correct));
