@@ -147,7 +147,7 @@ impl<'a> Net<'a> {
                     Output::Execute(block) => {
                         self.executed += 1;
                         let (sequence, state) = (block.proposal.sequence, block.certificate.vote.digest);
-                        inputs.push(Input::Executed { sequence, state, change: None });
+                        inputs.push(Input::Executed { sequence, state, change: None, done: Vec::new() });
                         inputs.push(Input::Archived(sequence));
                     }
                     _ => {}

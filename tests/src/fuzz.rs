@@ -167,7 +167,12 @@ pub fn consensus(bytes: &[u8]) {
                     }
                     Output::Execute(block) => {
                         let sequence = block.proposal.sequence;
-                        inputs.push(Input::Executed { sequence, state: Digest([1; 32]), change: None });
+                        inputs.push(Input::Executed {
+                            sequence,
+                            state: Digest([1; 32]),
+                            change: None,
+                            done: Vec::new(),
+                        });
                     }
                     Output::Send { message, .. } => {
                         assert_eq!(

@@ -161,7 +161,7 @@ fn any_message_is_taken_or_refused_in_any_state() {
                         Output::Execute(block) => {
                             let sequence = block.proposal.sequence;
                             let state = Digest([sequence.0 as u8 % 3; 32]);
-                            inputs.push(Input::Executed { sequence, state, change: None });
+                            inputs.push(Input::Executed { sequence, state, change: None, done: Vec::new() });
                         }
                         Output::Update(certificate) if dice.one_in(3) => {
                             inputs.push(Input::Updated { certificate, change: None, done: Vec::new() });

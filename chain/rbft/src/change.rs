@@ -134,7 +134,8 @@ impl Rbft {
         // Who has come furthest says best what nobody needs any more.
         wishes.sort_by_key(|c| (std::cmp::Reverse(stable(c)), c.seat));
         while wishes.len() >= quorum {
-            let chosen: Vec<ViewChange> = wishes.iter().take(quorum).map(|c| (*c).clone()).collect();
+            let mut chosen: Vec<ViewChange> = wishes.iter().take(quorum).map(|c| (*c).clone()).collect();
+            chosen.sort_by_key(|c| c.seat);
             let outcome = Outcome::of(self.epoch(), self.durable.base, &chosen);
             let mut proposals = outcome.proposals.into_values();
             let lacking = proposals.find(|p| p.sequence > self.stable() && !self.batches.has_all(p));

@@ -80,6 +80,8 @@ pub struct Rbft {
     pub(crate) secret: Nonce,
     pub(crate) nonces: u64,
     pub(crate) resend_at: Time,
+    /// Not before this are batches asked for again.
+    pub(crate) fetch_at: Time,
     /// By when something must have been executed, if something is due.
     pub(crate) progress_by: Time,
     /// Whether it has asked the others about a gap since it executed something.
@@ -148,6 +150,7 @@ impl Rbft {
             secret: Nonce(0),
             nonces: 0,
             resend_at: Time(0),
+            fetch_at: Time(0),
             progress_by: Time(u64::MAX),
             looked: false,
             rejoin_at: Time(0),
@@ -202,7 +205,10 @@ impl Rbft {
             }
             Input::Submit(batch) => self.submitted(batch),
             Input::BatchStored { digest, done } => self.batch_stored(digest, done),
-            Input::Executed { sequence, state, change } => self.has_executed(sequence, state, change),
+            Input::Executed { sequence, state, change, done } => {
+                done.iter().for_each(|batch| self.batches.done(batch, sequence));
+                self.has_executed(sequence, state, change);
+            }
             Input::Archived(sequence) => self.has_archived(sequence),
             Input::Updated { certificate, change, done } => self.has_updated(certificate, change, &done),
         }

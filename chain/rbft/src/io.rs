@@ -68,6 +68,8 @@ pub enum Input {
         /// The change of validators that is due by then, if there is one: the same in every block from the one that asked
         /// for it to the end of the epoch.
         change: Option<SetChange>,
+        /// Batches on disk of which everything is executed by now, in whatever batch it was: nobody else takes them any more.
+        done: Vec<Digest>,
     },
     /// The chain is archived up to here, and this replica has seen to it.
     Archived(Sequence),

@@ -327,16 +327,23 @@ impl Rbft {
     }
 
     /// Asks for batches that are not here: of what is proposed or committed, or of what a view may begin with.
+    /// Now and then: each answer is a body.
     pub(crate) fn fetch_batches(&mut self) {
+        if self.now < self.fetch_at {
+            return;
+        }
         let proposed = self.slots.values().filter_map(|s| s.proposal.as_ref()).map(|(_, p)| p);
         let committed = self.durable.committed.range(self.executing.next()..).map(|(_, c)| &c.proposal);
         let all: BTreeSet<Digest> = proposed
             .chain(committed)
             .chain(self.may_begin_with())
             .flat_map(|p| &p.batches)
-            .filter(|d| !self.batches.has(d))
+            .filter(|d| !self.batches.knows(d))
             .copied()
             .collect();
+        if !all.is_empty() {
+            self.fetch_at = self.now.plus(self.config.resend_ms);
+        }
         // All of them: what nobody has must not stand before what somebody has.
         let all: Vec<Digest> = all.into_iter().collect();
         for some in all.chunks(crate::message::MAX_DIGESTS) {

@@ -136,7 +136,9 @@ impl Rbft {
         if answers.len() < quorum {
             return;
         }
-        let highest = answers.values().flatten().max_by_key(|c| c.vote.sequence).cloned();
+        let epoch = self.durable.set.epoch();
+        let own = answers.values().flatten().filter(|c| c.vote.epoch == epoch);
+        let highest = own.max_by_key(|c| c.vote.sequence).cloned();
         self.recovery = None;
         if let Some(highest) = highest.filter(|c| c.vote.sequence > self.stable()) {
             self.certified(highest);

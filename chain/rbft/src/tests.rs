@@ -98,7 +98,8 @@ impl Cluster {
             Output::Execute(block) => {
                 let (sequence, state) = (block.proposal.sequence, block.proposal.digest(&CHAIN));
                 self.executed[at].push(state);
-                return queue.push_back((at, Input::Executed { sequence, state, change: None }));
+                return queue
+                    .push_back((at, Input::Executed { sequence, state, change: None, done: Vec::new() }));
             }
             _ => return,
         };
@@ -371,11 +372,11 @@ fn a_view_begins_only_with_what_its_primary_has() {
         let mut replica = alone(10, Durable::new(set(4)), None);
         replica.recovery = None;
         replica.change_view(View(3));
-        replica.take_view_change(wish(0, vec![prepared.clone()]));
         replica.out.clear();
+        replica.take_view_change(wish(0, vec![prepared.clone()]));
         replica.take_view_change(wish(1, Vec::new()));
         let out: Vec<&str> = replica.out.iter().map(name).collect();
-        assert_eq!(out, ["fetch_batches"], "a quorum wishes for it, and the batch is not here");
+        assert_eq!(out, ["fetch_batches"], "a quorum wishes for it; what is not here is asked for, once");
         replica
     };
     let begun = |replica: &Rbft| -> Option<Vec<u16>> {
@@ -387,6 +388,11 @@ fn a_view_begins_only_with_what_its_primary_has() {
     replica.take_view_change(wish(2, Vec::new()));
     assert_eq!((begun(&replica), replica.phase), (Some(vec![1, 2, 3]), Phase::Active));
     assert!(replica.slots.is_empty());
+    // Whoever has come further comes first, and all stand in the order of their seats, or nobody would believe it.
+    let mut replica = waits();
+    let further = ViewChange { stable: Some(checkpoint(1)), ..wish(2, Vec::new()) };
+    replica.take_view_change(further);
+    assert_eq!(begun(&replica), Some(vec![0, 1, 2]), "what is below the checkpoint nobody needs");
     // Or somebody has it after all, and it is taken although its sender's account is full.
     let mut replica = waits();
     replica.config.batches_per_seat = 0;

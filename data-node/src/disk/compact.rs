@@ -19,7 +19,7 @@ use super::books::Books;
 use super::index::{IndexReader, PieceState};
 use super::keeper::{Move, Work};
 use super::piece::{Entry, KIND_COPY, KIND_STAMP, KIND_TOMBSTONE, PieceHeader, Tombstone, header_length};
-use super::worth::{Sealed, Tight, least_garbage, victim};
+use super::worth::{AT_EASE, Sealed, Tight, least_garbage, victim};
 
 /// Bytes that are copied together.
 const BATCH_BYTES: u64 = 8 << 20;
@@ -113,6 +113,10 @@ impl Compactor {
                     tracing::info!(disk = %self.name, segment, "a segment was compacted away");
                 }
                 Err(Left::Closing) => return ControlFlow::Break(()),
+                // If that one can't go, neither can this.
+                Err(Left::OldestFirst(oldest)) if self.is_given_up(oldest) => {
+                    self.given_up.push((segment, Instant::now()));
+                }
                 Err(Left::OldestFirst(oldest)) => self.first = Some(oldest),
                 Err(Left::Tight(garbage)) => self.tight.note(victim, self.oldest(), garbage),
                 Err(error) => {
@@ -143,10 +147,13 @@ impl Compactor {
         }
         let used = segments.iter().map(|s| s.size).sum::<u64>() + of(newest);
         let least = least_garbage(used as f64 / self.room.max(1) as f64, self.books.full());
-        let given_up = |s: &Sealed| self.given_up.iter().any(|(given, _)| *given == s.number);
-        let candidates: Vec<Sealed> = segments.into_iter().filter(|s| !given_up(s)).collect();
+        let candidates: Vec<Sealed> = segments.into_iter().filter(|s| !self.is_given_up(s.number)).collect();
         let oldest = self.oldest();
         victim(&candidates, oldest, &mut self.tight, least).map(|segment| (segment, least))
+    }
+
+    fn is_given_up(&self, segment: u64) -> bool {
+        self.given_up.iter().any(|(given, _)| *given == segment)
     }
 
     fn oldest(&self) -> u64 {
@@ -170,11 +177,12 @@ impl Compactor {
             return Err(error.into());
         }
         let stones = carried.iter().filter(|c| matches!(c, Carried::Tombstone(_))).count() as u64;
-        let size = self.journal.segment_bytes(segment).unwrap_or(u64::MAX);
-        if segment != oldest && stones * TOMBSTONE_BYTES > size / 4 {
+        let size = self.journal.segment_bytes(segment).unwrap_or(u64::MAX) as f64;
+        let (garbage, stones) = (garbage as f64 / size, (stones * TOMBSTONE_BYTES) as f64 / size);
+        // Others are moved for the sake of tombstones only where much would go with these.
+        if segment != oldest && stones > 0.25 && garbage + stones >= least.max(AT_EASE) {
             return Err(Left::OldestFirst(oldest));
         }
-        let garbage = garbage as f64 / size as f64;
         if garbage < least && !carried.is_empty() {
             return Err(Left::Tight(garbage));
         }

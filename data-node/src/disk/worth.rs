@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use wmall_proto::capacity::CapacityLevel;
 
 /// The part of a segment that has to be dead as long as there is room.
-const AT_EASE: f64 = 0.5;
+pub(super) const AT_EASE: f64 = 0.5;
 /// Fill up to which there is.
 const ROOMY: f64 = 0.5;
 /// The same part from the alarm on.

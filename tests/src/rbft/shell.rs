@@ -194,7 +194,8 @@ impl World {
         if !node.byzantine {
             self.watch.has_state(index, sequence, state);
         }
-        let input = Input::Executed { sequence, state, change };
+        let done = node.done();
+        let input = Input::Executed { sequence, state, change, done };
         if self.mix.execute_ms == 0 {
             return self.step(index, input);
         }

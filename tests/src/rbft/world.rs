@@ -480,7 +480,12 @@ impl World {
                     self.step(to, Input::Later(from));
                 }
             }
-            Err(_) => {}
+            Err(why) => {
+                let sender = self.by_key.get(&from).map(|n| &self.nodes[*n]);
+                if sender.is_some_and(|sender| !sender.byzantine) {
+                    self.watch.fail(format!("node {to} refuses what a correct one says: {why}"));
+                }
+            }
         }
     }
 
