@@ -6,6 +6,7 @@ use serde_json::Value;
 use wmall_tests::{Cluster, bytes, wait_until, wmall};
 
 const LONG: Duration = Duration::from_secs(60);
+/// One chunk each: five fill a segment in whatever order they come, so a disk that is filled anew has room for as much.
 const FILE: usize = 6 << 20;
 
 fn ratio(cluster: &Cluster) -> (f64, String) {
@@ -40,7 +41,7 @@ fn the_alarm_is_raised_writes_stop_in_turn_and_deletes_lead_back() {
         seed += 1;
         let path = cluster.write("in", &bytes(seed, FILE));
         let place = format!("ledger/{name}-{seed}");
-        wmall(&["--config", config, "-q", "put", &path, &place, "--ack", "all"])
+        wmall(&["--config", config, "-q", "put", &path, &place, "--ack", "all", "--chunk-size", "6M"])
     };
     // Everybody, until ordinary writes stop.
     let config = cluster.config();
