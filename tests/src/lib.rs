@@ -277,6 +277,20 @@ impl Cluster {
         leader["name"].as_str().unwrap().to_string()
     }
 
+    /// Kills a data node, empties its disk, and starts it again. Returns when the cluster knows that the disk is
+    /// another one: until the node has registered, the status tells of the disk that was.
+    pub fn wipe(&self, node: &str) {
+        let disk = |status: &Value| {
+            let nodes = status["nodes"].as_array().unwrap();
+            nodes.iter().find(|n| n["name"] == node).unwrap()["disks"][0]["incarnation"].clone()
+        };
+        let before = disk(&self.json(&["status"]));
+        assert!(!before.is_null(), "the status names the lives of disks");
+        self.devnet("kill", node, &[]);
+        self.devnet("start", node, &["--wipe"]);
+        self.wait_status("the wiped disk is known", Duration::from_secs(30), |s| disk(s) != before);
+    }
+
     /// Waits until the status fulfils a condition.
     pub fn wait_status(&self, what: &str, limit: Duration, condition: impl Fn(&Value) -> bool) {
         let config = self.config();

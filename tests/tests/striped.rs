@@ -67,8 +67,7 @@ fn any_two_of_six_may_go_and_a_lost_disk_is_made_anew_from_the_others() {
     cluster.devnet("start", "data-3", &[]);
     all_stable(&cluster);
     // A wiped disk gets all its shards again, computed from others'.
-    cluster.devnet("kill", "data-4", &[]);
-    cluster.devnet("start", "data-4", &["--wipe"]);
+    cluster.wipe("data-4");
     all_stable(&cluster);
     for cid in [&cid, &cid_later, &small] {
         let deep = cluster.json(&["verify", cid, "--deep"]);
@@ -133,8 +132,7 @@ fn striped_files_come_back_from_data_nodes_alone_with_one_of_them_gone() {
         cluster.assert_content(cid, content);
     }
     // What only the silent node had is made anew by it, though nobody knows what it hashes to.
-    cluster.devnet("kill", "data-1", &[]);
-    cluster.devnet("start", "data-1", &["--wipe"]);
+    cluster.wipe("data-1");
     all_stable(&cluster);
     for (cid, _) in &files {
         let deep = cluster.json(&["verify", cid, "--deep"]);

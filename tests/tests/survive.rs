@@ -122,8 +122,7 @@ fn a_wiped_data_node_is_filled_again_and_counted_only_then() {
     let content = bytes(4, 24 << 20);
     let file = cluster.write("in", &content);
     let cid = cluster.put(&file, &["--ack", "all", "--chunk-size", "256K"]);
-    cluster.devnet("kill", "data-3", &[]);
-    cluster.devnet("start", "data-3", &["--wipe"]);
+    cluster.wipe("data-3");
     cluster.wait_status("filled", Duration::from_secs(60), |s| {
         let node = &s["nodes"].as_array().unwrap()[2]["disks"][0];
         s["chunks"]["stable"] == 97 && node["dirty_groups"] == 0 && node["pieces"] == 97
