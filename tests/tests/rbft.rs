@@ -156,7 +156,7 @@ fn any_message_is_taken_or_refused_in_any_state() {
                     match output {
                         Output::Persist(record) => disk.apply(&record),
                         Output::StoreBatch(batch) => {
-                            inputs.push(Input::BatchStored { digest: batch.digest(), done: false })
+                            inputs.push(Input::BatchStored { digest: batch.digest(), done: dice.one_in(4) })
                         }
                         Output::Execute(block) => {
                             let sequence = block.proposal.sequence;

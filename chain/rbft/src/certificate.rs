@@ -49,14 +49,18 @@ impl Certificate {
     /// second one, are passed over. None if they are too few. A quorum's worth is taken, of the lowest seats, so that equal votes make equal
     /// certificates.
     pub fn gather(wanted: usize, size: usize, vote: Vote, votes: &[SignedVote]) -> Option<Self> {
+        let mut cast: Vec<Option<&Signature>> = vec![None; size];
+        for own in votes.iter().filter(|v| v.vote == vote) {
+            if let Some(place) = cast.get_mut(usize::from(own.seat.0)) {
+                place.get_or_insert(&own.signature);
+            }
+        }
         let mut signers = vec![0u8; size.div_ceil(8)];
         let mut signatures = Vec::with_capacity(wanted);
-        for seat in 0..size {
-            let own = votes.iter().find(|v| v.vote == vote && usize::from(v.seat.0) == seat);
-            if let Some(own) = own.filter(|_| signatures.len() < wanted) {
-                signers[seat / 8] |= 1 << (seat % 8);
-                signatures.push(own.signature);
-            }
+        let by_seat = cast.into_iter().enumerate().filter_map(|(seat, cast)| Some((seat, cast?)));
+        for (seat, signature) in by_seat.take(wanted) {
+            signers[seat / 8] |= 1 << (seat % 8);
+            signatures.push(*signature);
         }
         (signatures.len() == wanted).then_some(Self { vote, signers, signatures })
     }

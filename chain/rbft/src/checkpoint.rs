@@ -151,7 +151,7 @@ impl Rbft {
     fn count_checkpoint(&mut self, sequence: Sequence) {
         let Some(votes) = self.checkpoints.get(&sequence) else { return };
         let few = planted!(self, CheckpointByFew);
-        let quorum = if few { self.durable.set.faulty() } else { self.quorum() };
+        let quorum = if few { self.durable.set.faulty() + 1 } else { self.quorum() };
         let all: Vec<SignedVote> = votes.values().copied().collect();
         let certificate = all.iter().find_map(|vote| {
             let same = all.iter().filter(|v| v.vote == vote.vote).count();

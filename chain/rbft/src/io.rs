@@ -120,7 +120,8 @@ pub enum Output {
     DropBatch(Digest),
     /// The next block. Its batches are on disk; [`Input::Executed`] answers. Void if a state was fetched that has it.
     Execute(Committed),
-    /// The state of this checkpoint is needed, from whom it can be had; [`Input::Updated`] answers.
+    /// The state of this checkpoint is needed, from whom it can be had; [`Input::Updated`] answers. Said again now and then as
+    /// long as it does not come; a later checkpoint takes the place of an earlier one.
     Update(Certificate),
     /// This nonce is to be ordered, as a request to rejoin.
     Rejoin(Nonce),

@@ -32,6 +32,8 @@ mod vote;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
 
 pub use crate::core::Rbft;
 #[cfg(feature = "testing")]

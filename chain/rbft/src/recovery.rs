@@ -256,7 +256,9 @@ impl Rbft {
         if self.phase != Phase::Active {
             self.wish();
         }
-        if self.look_at <= self.now && self.recovery.is_none() {
+        // Also while it waits for a state: the others may be at a later one by now, and have that of the earlier no more.
+        let asks = matches!(self.recovery, Some(Recovery::Negotiating { .. } | Recovery::Locating { .. }));
+        if self.look_at <= self.now && !asks {
             self.locate(false);
         }
         self.fetch_batches();

@@ -220,6 +220,28 @@ fn nothing_is_voted_for_below_a_checkpoint_that_is_proven() {
     assert_eq!(proposed(5), ["persist accepted", "prepare"]);
 }
 
+/// The others may have gone on, and have the state no more that this one waits for.
+#[test]
+fn who_waits_for_a_state_asks_where_the_others_are_by_now() {
+    let mut replica = alone(2, Durable::new(set(4)), None);
+    let keys: Vec<PublicKey> = (0..4).map(|n| *set(4).key(Seat(n)).unwrap()).collect();
+    replica.recovery = None;
+    let located = |replica: &mut Rbft, now: u64, at: u64| -> Vec<u64> {
+        let asked = replica.step(Time(now), Input::Tick).into_iter().find_map(|output| match output {
+            Output::Send { message: Message::RecoveryInit { nonce, .. }, .. } => Some(nonce),
+            _ => None,
+        });
+        let nonce = asked.unwrap_or_else(|| panic!("it asks nobody at {now}"));
+        (0..2).for_each(|n| replica.located(keys[n], nonce, Some(checkpoint(at))));
+        let wanted = |output| if let Output::Update(c) = output { Some(c.vote.sequence.0) } else { None };
+        std::mem::take(&mut replica.out).into_iter().filter_map(wanted).collect()
+    };
+    assert_eq!(located(&mut replica, 60_000, 4), [4]);
+    assert_eq!(replica.doing(), "updating");
+    assert_eq!(located(&mut replica, 120_000, 8), [8]);
+    assert_eq!(located(&mut replica, 180_000, 8), [8], "said again");
+}
+
 /// What is archived is said by each for itself: it is under nobody's signature.
 #[test]
 fn nobody_says_what_is_archived_for_another_one() {

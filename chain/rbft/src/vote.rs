@@ -148,13 +148,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn signing_bytes_are_pinned() {
-        let bytes = vote(VoteKind::Prepare).signing_bytes(&CHAIN);
-        assert_eq!(Digest(*blake3::hash(&bytes).as_bytes()).to_string(), PINNED);
-    }
-    const PINNED: &str = "3ef5eeac94d56ee36c04791a524916c8077dab2b0b94f211eb6017db14bb6d7e";
-
-    #[test]
     fn every_field_is_under_the_signature() {
         let set = set(4);
         for kind in VoteKind::ALL {

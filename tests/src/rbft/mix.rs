@@ -40,8 +40,8 @@ pub struct Mix {
     pub changes: bool,
     /// Who crashes may have forgotten everything.
     pub amnesia: bool,
-    /// The archive may hold the chain up.
-    pub archive: bool,
+    /// The archive may hold the chain up: in so many of a hundred cases it stands still where it could go on.
+    pub archive: u64,
     /// The most that a clock is ahead of the slowest one at the beginning.
     pub skew_ms: u64,
 }
@@ -62,7 +62,7 @@ impl Mix {
             partitions: if dice.one_in(2) { 0 } else { 1 + dice.roll(3) },
             changes: dice.one_in(3),
             amnesia: dice.one_in(4),
-            archive: dice.one_in(2) && size <= 10,
+            archive: if dice.one_in(2) { dice.pick(&[30, 90]) } else { 0 },
             skew_ms: if dice.one_in(3) { 800 } else { 0 },
         }
     }

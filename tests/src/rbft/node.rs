@@ -49,6 +49,10 @@ pub struct Node {
     pub executed_at: u64,
     /// What it asked in its recovery last.
     pub asked: Option<Nonce>,
+    /// The checkpoint whose state it looks for.
+    pub fetching: Option<Sequence>,
+    /// Whether it has come up after a crash and not found its place yet.
+    pub recovers: bool,
     /// When it is ticked next.
     pub tick_at: Option<Time>,
     /// Requests that it has on disk, and that have to be executed in the end.
@@ -83,6 +87,8 @@ impl Node {
             sets: ValidatorSets::of(set.clone()),
             executed_at: 0,
             asked: None,
+            fetching: None,
+            recovers: false,
             tick_at: None,
             taken: BTreeSet::new(),
             ahead_ms: 0,
@@ -137,6 +143,7 @@ impl Node {
         self.waiting.clear();
         (self.syncing, self.written) = (0, 0);
         self.tick_at = None;
+        self.fetching = None;
         // What was not synced, nobody has heard of.
         self.highest = (self.disk.set.epoch().0, self.disk.view.0);
         kept

@@ -36,7 +36,7 @@ macro_rules! counts {
 
 counts! {
     /// Events.
-    Events: "events", 5_000_000;
+    Events: "events", 9_000_000;
     /// Blocks of the chain.
     Blocks: "blocks", 500;
     /// Checkpoints that became stable, at all nodes.
@@ -45,8 +45,14 @@ counts! {
     Views: "views", 50;
     /// Epochs that began, at all nodes.
     Epochs: "epochs", 50;
+    /// Recoveries that came to their end: view, place, state and what is under way.
+    Recoveries: "recoveries", 200;
     /// States that were fetched.
     Updates: "state updates", 50;
+    /// Sources that gave another state than that of the checkpoint, and were passed over.
+    LiedAboutState: "states that were none", 5;
+    /// Times that nobody within reach had the state.
+    NoSource: "states not to be had", 5;
     /// Validators that have forgotten everything.
     Forgotten: "that forgot", 10;
     /// And rejoined.
@@ -72,7 +78,7 @@ counts! {
     /// Syncs that took longer than messages do.
     SlowSyncs: "slow syncs", 1_000;
     /// Times that the archive stood still.
-    Held: "halts of the archive", 0;
+    Held: "halts of the archive", 50;
     /// Validators whose clocks are wrong, within the drift that is allowed.
     Skewed: "wrong clocks", 50;
     /// Messages that an adversary left out.

@@ -1,11 +1,12 @@
 //! What a validator's core asks for, done in the world: syncs, sends, executions, states fetched. The shell that the real one
 //! will be, without its disks and sockets.
 
-use wmall_rbft::{Batch, Input, Message, Output, Record, To};
+use wmall_rbft::{Batch, Certificate, Committed, Digest, Input, Message, Output, Record, To};
 
 use super::adversary::Place;
 use super::fault::FaultKind;
-use super::ledger::{Request, encode};
+use super::ledger::{Ledger, Request, encode};
+use super::node::Node;
 use super::report::Count;
 use super::streams::Stream;
 use super::world::{Event, World};
@@ -55,7 +56,7 @@ impl World {
         self.report[Count::SlowSyncs] += u64::from(ms > self.mix.delay_ms);
         if doomed {
             let amid = dice.roll(ms + 1);
-            self.later(amid, Event::Crash { node: index });
+            self.later(amid, Event::Crash { node: index, life });
         }
         self.later(ms, Event::Synced { node: index, life });
     }
@@ -114,9 +115,11 @@ impl World {
             }
             Output::Execute(block) => self.execute(index, &block),
             Output::Update(certificate) => {
-                let ms = 5 + self.streams.of(Stream::Node(index)).roll(200);
-                let life = self.nodes[index].life;
-                self.later(ms, Event::Update { node: index, life, certificate: Box::new(certificate) });
+                let node = &mut self.nodes[index];
+                // Asked again, it looks on for the same.
+                if node.fetching.replace(certificate.vote.sequence) != Some(certificate.vote.sequence) {
+                    self.look_for_state(index, certificate);
+                }
             }
             Output::Rejoin(nonce) => {
                 let key = self.nodes[index].key;
@@ -153,7 +156,7 @@ impl World {
         }
     }
 
-    pub(super) fn execute(&mut self, index: usize, block: &wmall_rbft::Committed) {
+    pub(super) fn execute(&mut self, index: usize, block: &Committed) {
         self.trace(|| format!("{index} executes {} {:?}", block.proposal.sequence, block.proposal.batches));
         let node = &mut self.nodes[index];
         if block.proposal.sequence <= node.ledger.sequence {
@@ -166,7 +169,12 @@ impl World {
             }
             return;
         }
-        if !node.byzantine {
+        let correct = !node.byzantine;
+        if let Some(batch) = self.nobodys(index, block).filter(|_| correct) {
+            self.watch.fail(format!("node {index} executes what nobody has asked for: {batch:?}"));
+        }
+        let node = &mut self.nodes[index];
+        if correct {
             let bound = self.archive_up_to + self.config.archive_bound;
             self.watch.within_the_archive(index, block.proposal.sequence, bound);
             self.watch.executes(node, block, &self.chain, &node.batches);
@@ -206,10 +214,59 @@ impl World {
         self.at(at, Event::Executed { node: index, life, input: Box::new(input) });
     }
 
-    pub(super) fn update(&mut self, index: usize, certificate: &wmall_rbft::Certificate) {
-        let (sequence, digest) = (certificate.vote.sequence, certificate.vote.digest);
-        let Some(state) = self.states.get(&(sequence, digest)).cloned() else { return };
+    /// A batch of a block that its origin, a correct one, has never made.
+    fn nobodys(&self, index: usize, block: &Committed) -> Option<Digest> {
+        let held = block.proposal.batches.iter().filter_map(|digest| self.nodes[index].batches.get(digest));
+        let made = |batch: &Batch| {
+            let lies = self.by_key.get(&batch.origin).is_some_and(|n| self.nodes[*n].byzantine);
+            lies || self.made.contains(&batch.digest())
+        };
+        held.filter(|batch| !made(batch)).map(Batch::digest).next()
+    }
+
+    /// Asks somebody for the state of a checkpoint in a while.
+    fn look_for_state(&mut self, index: usize, certificate: Certificate) {
+        let ms = 5 + self.streams.of(Stream::Node(index)).roll(200);
+        let life = self.nodes[index].life;
+        self.later(ms, Event::Update { node: index, life, certificate: Box::new(certificate) });
+    }
+
+    /// Asks the store or one of those within reach that have the state, or pretend to. What has another digest is none.
+    fn ask_for_state(&mut self, index: usize, certificate: &Certificate) -> Option<Ledger> {
+        let wanted = (certificate.vote.sequence, certificate.vote.digest);
+        let apart = |n: usize| self.parted.as_ref().is_some_and(|halves| halves[n] != halves[index]);
+        let has = |n: &Node| n.byzantine || n.snapshots.contains_key(&wanted.0);
+        let within_reach = |n: &&Node| n.index != index && n.replica.is_some() && !apart(n.index) && has(n);
+        let mut sources: Vec<Option<usize>> =
+            self.nodes.iter().filter(within_reach).map(|n| Some(n.index)).collect();
+        // What is archived can be executed again from what is there.
+        sources.extend((wanted.0.0 <= self.archive_up_to).then_some(None));
+        if sources.is_empty() {
+            self.report[Count::NoSource] += 1;
+            return None;
+        }
+        let Some(peer) = self.streams.of(Stream::Node(index)).pick(&sources) else {
+            return self.states.get(&wanted).cloned();
+        };
+        let mut state = self.nodes[peer].snapshots.get(&wanted.0);
+        if self.nodes[peer].byzantine && self.faults.strikes(FaultKind::Lie, peer) {
+            // The newest that it has, under the wanted name.
+            state = self.nodes[peer].snapshots.values().next_back();
+            self.report[Count::LiedAboutState] += 1;
+        }
+        state.filter(|state| (state.sequence, state.digest) == wanted).cloned()
+    }
+
+    pub(super) fn update(&mut self, index: usize, certificate: &Certificate) {
+        let sequence = certificate.vote.sequence;
+        if self.nodes[index].fetching != Some(sequence) {
+            return;
+        }
+        let Some(state) = self.ask_for_state(index, certificate) else {
+            return self.look_for_state(index, certificate.clone());
+        };
         self.report[Count::Updates] += 1;
+        self.nodes[index].fetching = None;
         let node = &mut self.nodes[index];
         if sequence > node.ledger.sequence {
             node.ledger = state.clone();
@@ -299,6 +356,9 @@ impl World {
         let in_seat = node.replica.as_ref().is_some_and(|r| r.set().seat_of(&node.key).is_some());
         if !in_seat {
             return;
+        }
+        if !node.byzantine {
+            self.made.insert(batch.digest());
         }
         self.step(index, Input::Submit(batch));
     }

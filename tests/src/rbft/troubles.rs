@@ -98,7 +98,7 @@ impl World {
     pub(super) fn archive(&mut self) {
         let stable =
             self.correct().filter_map(|n| n.replica.as_ref()).map(|r| r.stable().0).max().unwrap_or(0);
-        let holds_up = self.mix.archive && !self.healed && self.streams.of(Stream::Archive).one_in(3);
+        let holds_up = !self.healed && self.streams.of(Stream::Archive).roll(100) < self.mix.archive;
         let holds_up = holds_up && self.faults.strikes(FaultKind::Hold, 0);
         self.report[Count::Held] += u64::from(holds_up);
         if !holds_up {

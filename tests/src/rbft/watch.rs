@@ -49,6 +49,11 @@ impl Watch {
                 self.voted(node, vote);
             }
             Message::Checkpoint { vote, .. } => self.voted(node, vote),
+            Message::Pqc(entries) => {
+                for vote in entries.iter().flat_map(|entry| &entry.votes) {
+                    self.voted(node, vote);
+                }
+            }
             _ => {}
         }
         if let Message::PrePrepare { proposal, .. } = message
@@ -66,15 +71,23 @@ impl Watch {
             let past = vote.epoch < disk.set.epoch() || vote.sequence <= disk.stable_sequence();
             past || found.is_some_and(|f| f.vote == *vote || f.vote.view > vote.view)
         };
+        let accepted = |vote: &SignedVote| disk.accepted.get(&vote.vote.sequence).map(|(_, v)| v);
+        let prepared = |vote: &SignedVote| disk.prepared.get(&vote.vote.sequence).map(|(_, v)| v);
         let on_disk = match message {
             Message::PrePrepare { vote, .. } | Message::Prepare(vote) => {
-                let accepted = disk.accepted.get(&vote.vote.sequence);
-                if accepted.is_some_and(|(proposal, v)| v == vote && proposal.epoch != vote.vote.epoch) {
+                let known = disk.accepted.get(&vote.vote.sequence);
+                if known.is_some_and(|(proposal, v)| v == vote && proposal.epoch != vote.vote.epoch) {
                     self.fail(format!("node {} votes for a proposal of another epoch", node.index));
                 }
-                kept(&vote.vote, accepted.map(|(_, v)| v))
+                kept(&vote.vote, accepted(vote))
             }
-            Message::Commit(vote) => kept(&vote.vote, disk.prepared.get(&vote.vote.sequence).map(|(_, v)| v)),
+            Message::Commit(vote) => kept(&vote.vote, prepared(vote)),
+            // Who has forgotten what it promised may hear of it from others, and repeat that.
+            Message::Pqc(_) if disk.amnesia.is_some() => true,
+            Message::Pqc(entries) => entries.iter().flat_map(|entry| &entry.votes).all(|vote| {
+                let prepare = vote.vote.kind == VoteKind::Prepare;
+                kept(&vote.vote, if prepare { accepted(vote) } else { prepared(vote) })
+            }),
             Message::ViewChange(change) => change.epoch < disk.set.epoch() || change.view <= disk.view,
             Message::NewView(new_view) => new_view.epoch < disk.set.epoch() || new_view.view <= disk.view,
             _ => true,

@@ -41,7 +41,7 @@ pub(super) enum Event {
     Update { node: usize, life: u64, certificate: Box<wmall_rbft::Certificate> },
     Client,
     Fault,
-    Crash { node: usize },
+    Crash { node: usize, life: u64 },
     Restart { node: usize },
     Archive,
     Heal,
@@ -91,8 +91,10 @@ pub struct World {
     pub(super) report: Report,
     pub(super) bug: Option<Bug>,
     pub(super) genesis: (ValidatorSet, Ledger),
-    /// Any state that a correct node has had, by its digest: what stores and peers would hand out.
+    /// States that correct ones have had, by their digests: what is archived leads to these.
     pub(super) states: BTreeMap<(Sequence, Digest), Ledger>,
+    /// Batches that correct validators have made of their clients' requests.
+    pub(super) made: BTreeSet<Digest>,
     pub(super) requests: u64,
     pub(super) healed: bool,
     pub(super) archive_up_to: u64,
@@ -171,10 +173,10 @@ impl World {
         };
         let mix = Mix::draw(size, &mut dice);
         let config =
-            Config { archive_bound: if mix.archive { 4 * config.window() } else { 100_000 }, ..config };
+            Config { archive_bound: if mix.archive > 0 { 4 * config.window() } else { 100_000 }, ..config };
         let chain = ChainId(Digest([3; 32]));
         // Real ones take their time: one world in so many, of few validators.
-        let keys = if seed / 6 % 16 == 5 && size <= 7 { Keys::Real } else { Keys::Stub };
+        let keys = if seed / 6 % 64 == 5 && size <= 7 { Keys::Real } else { Keys::Stub };
         let seats: Vec<PublicKey> = (0..size).map(|n| keys.key(n)).collect();
         let set = ValidatorSet::new(Epoch(0), seats.clone()).expect("a set");
         let ledger = Ledger::new(seats, config.checkpoint_interval, config.window());
@@ -204,6 +206,7 @@ impl World {
             bug,
             genesis: (set.clone(), ledger),
             states: BTreeMap::new(),
+            made: BTreeSet::new(),
             requests: 0,
             healed: false,
             archive_up_to: 0,
@@ -373,6 +376,7 @@ impl World {
         let node = &mut self.nodes[index];
         let (mut replica, outputs) = node.begin(chain, config, secret, now);
         replica.plant(if node.byzantine { None } else { self.bug });
+        node.recovers = node.life > 0;
         node.replica = Some(replica);
         node.sets = node.disk.sets.clone();
         if let Some(spec) = self.spec.as_mut().filter(|_| !node.byzantine) {
@@ -415,7 +419,10 @@ impl World {
             | Event::Update { .. } => {}
             Event::Client => self.client(),
             Event::Fault => self.fault(),
-            Event::Crash { node } => {
+            Event::Crash { node, life } => {
+                if !self.is_of(node, life) {
+                    return;
+                }
                 let mut dice = self.streams.once(Stream::Fault);
                 self.crash(node, &mut dice);
             }
@@ -521,8 +528,17 @@ impl World {
     fn watch_step(&mut self, index: usize) {
         let of_a_peer: usize = self.most_of_a_peer().iter().sum();
         let bound = (self.report.size + 2) * (of_a_peer + self.config.window() as usize);
-        let window = self.config.window() + self.config.checkpoint_interval;
+        let window = self.config.window();
         let node = &mut self.nodes[index];
+        if node.recovers
+            && node
+                .replica
+                .as_ref()
+                .is_some_and(|r| !["negotiating", "locating", "updating"].contains(&r.doing()))
+        {
+            node.recovers = false;
+            self.report[Count::Recoveries] += 1;
+        }
         if !node.byzantine {
             self.watch.stepped(node, window, bound);
         }
