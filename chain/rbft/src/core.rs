@@ -414,7 +414,9 @@ impl Rbft {
         let window = self.window_end();
         let end = self.pending.as_ref().map_or(Sequence(u64::MAX), |(end, _)| *end);
         let archive = self.agreed_archived().plus(self.config.archive_bound);
-        if planted!(self, WindowNotEnforced) { Sequence(u64::MAX) } else { window.min(end).min(archive) }
+        // The last number of all has none after it: who proposed up to it would never be done.
+        let last = Sequence(u64::MAX - 1);
+        if planted!(self, WindowNotEnforced) { last } else { window.min(end).min(archive).min(last) }
     }
 
     /// Whether the chain waits rather than lose a block.
