@@ -112,6 +112,7 @@ fn no_seed_breaks_what_must_hold() {
         assert!(below.is_empty(), "N = {size}: {below:?}");
     }
     assert_eq!(sums.len(), SIZES.len());
+    assert!(all[Count::Events] >= 50_000_000, "only {} events", all[Count::Events]);
     let sealed = all[Count::Sealed];
     assert!(sealed >= 20, "only {sealed} worlds had real signatures");
 }

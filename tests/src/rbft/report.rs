@@ -36,7 +36,7 @@ macro_rules! counts {
 
 counts! {
     /// Events.
-    Events: "events", 9_000_000;
+    Events: "events", 7_000_000;
     /// Blocks of the chain.
     Blocks: "blocks", 500;
     /// Checkpoints that became stable, at all nodes.
