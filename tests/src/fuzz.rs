@@ -157,13 +157,15 @@ pub fn consensus(bytes: &[u8]) {
     let mut replica = Rbft::new(chain, config, (own, Box::new(Anybody)), memory.clone());
     let mut inputs = vec![Input::Start { secret: Nonce(1), change: None, batches: Vec::new() }];
     let (mut rest, mut now) = (bytes, 0);
+    // What the shell says of a batch that comes, and whether it finds a state that is wanted.
+    let (mut done, mut finds) = (false, false);
     loop {
         while let Some(input) = inputs.pop() {
             for output in replica.step(Time(now), input) {
                 match output {
                     Output::Persist(record) => memory.apply(&record),
                     Output::StoreBatch(batch) => {
-                        inputs.push(Input::BatchStored { digest: batch.digest(), done: false })
+                        inputs.push(Input::BatchStored { digest: batch.digest(), done })
                     }
                     Output::Execute(block) => {
                         let sequence = block.proposal.sequence;
@@ -173,6 +175,9 @@ pub fn consensus(bytes: &[u8]) {
                             change: None,
                             done: Vec::new(),
                         });
+                    }
+                    Output::Update(certificate) if finds => {
+                        inputs.push(Input::Updated { certificate, change: None, done: Vec::new() });
                     }
                     Output::Send { message, .. } => {
                         assert_eq!(
@@ -189,6 +194,7 @@ pub fn consensus(bytes: &[u8]) {
         let (message, more) = more.split_at(usize::from(u16::from_le_bytes([low, high])).min(more.len()));
         rest = more;
         now += u64::from(wait) * 20;
+        (done, finds) = (who & 0x80 != 0, who & 0x40 != 0);
         inputs.push(Input::Tick);
         let Ok(decoded) = Message::decode(message) else { continue };
         assert_eq!(decoded.encode(), message);
