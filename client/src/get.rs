@@ -264,11 +264,10 @@ impl Inner {
             let unknown = || RpcError::not_found(format!("pool number {}", pool.0));
             let (_, row) = topology.row_of(pool, &chunk).ok_or_else(unknown)?;
             let scheme = topology.pools.get(&pool).ok_or_else(unknown)?.pool.scheme;
+            let slots = self.map.places(&topology, row, scheme.first_slot(&chunk));
             let outcome = if scheme.is_striped() {
-                let slots = self.map.places(&topology, row, 0);
                 self.gather(slots, scheme, pool, chunk, length).await
             } else {
-                let slots = self.map.places(&topology, row, usize::from(chunk.0[31]));
                 self.race(slots, pool, chunk, length).await
             };
             let error = match outcome {

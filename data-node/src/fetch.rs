@@ -58,9 +58,8 @@ impl Filler {
             self.give_way(begun).await;
             return Ok(receipt);
         }
-        let receipt = disk.put(header, parts, crc).await?;
         // A disk that is filled must not push out of the cache what clients read.
-        disk.forget_cached(&header.key())?;
+        let receipt = disk.put(header, parts, crc, true).await?;
         self.give_way(begun).await;
         Ok(receipt)
     }

@@ -107,7 +107,8 @@ impl Intake {
             row_version: request.row_version,
             shard,
         };
-        let mut receipts = vec![write(&disk, header, parts, crc).await?];
+        let cold = !scheme.is_asked_first(&request.chunk, request.slot);
+        let mut receipts = vec![write(&disk, header, (parts, crc), cold).await?];
         let wanted = if request.ack == Ack::All { usize::MAX } else { scheme.quorum() };
         let failures = relays.receipts(&mut receipts, wanted).await;
         Ok(PutOutcome { receipts, failures })
@@ -235,10 +236,12 @@ fn check_upload(disk: &DiskStore, request: &PutRequest) -> Result<(), RpcError> 
 async fn write(
     disk: &Arc<DiskStore>,
     header: PieceHeader,
-    parts: Vec<Bytes>,
-    crc: u32,
+    (parts, crc): (Vec<Bytes>, u32),
+    cold: bool,
 ) -> Result<SignedReceipt, RpcError> {
-    let Some(there) = disk.locate(&header.key())? else { return disk.put(header, parts, crc).await };
+    let Some(there) = disk.locate(&header.key())? else {
+        return disk.put(header, parts, crc, cold).await;
+    };
     if let Some(receipt) = disk.stamp(header).await? {
         return Ok(receipt);
     }
@@ -253,5 +256,5 @@ async fn write(
             return Err(RpcError::new(ErrorCode::BadReceipt, reason));
         }
     }
-    disk.put(header, parts, crc).await
+    disk.put(header, parts, crc, cold).await
 }

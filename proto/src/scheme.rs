@@ -6,6 +6,8 @@ use std::str::FromStr;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::ChunkId;
+
 /// The most pieces a chunk may have. A commit of [`crate::chunk::MAX_PIECES_PER_COMMIT`] chunks with a receipt and a
 /// digest for each piece must fit in one message.
 pub const MAX_WIDTH: u8 = 16;
@@ -64,6 +66,21 @@ impl Scheme {
             Self::Replicated { .. } => 1,
             Self::ReedSolomon { data, .. } => usize::from(data),
         }
+    }
+
+    /// The slot that whoever reads a chunk asks first. All ask the same one, so that a chunk is in the memory of one node and not of
+    /// several; of shards the first bring the chunk back without being decoded.
+    pub fn first_slot(self, chunk: &ChunkId) -> usize {
+        match self {
+            Self::Replicated { copies } => usize::from(chunk.0[31]) % usize::from(copies).max(1),
+            Self::ReedSolomon { .. } => 0,
+        }
+    }
+
+    /// Whether a slot is asked while all answer. What the others have, nobody reads soon.
+    pub fn is_asked_first(self, chunk: &ChunkId, slot: u8) -> bool {
+        let first = self.first_slot(chunk);
+        (first..first + self.needed()).contains(&usize::from(slot))
     }
 
     /// Pieces on distinct nodes that `--ack quorum` asks for: enough to read plus one to lose,

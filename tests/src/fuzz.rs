@@ -72,7 +72,8 @@ pub fn journal(bytes: &[u8]) {
     let journal = Journal::open(Arc::new(disk.clone()), options(), |_| Ok(())).expect("an empty folder");
     let mut ends = Vec::new();
     for n in 0..12u8 {
-        let record = Record { kind: 1, meta: vec![n], payload: vec![vec![n; 100].into()], payload_crc: None };
+        let record =
+            Record { kind: 1, meta: vec![n], payload: vec![vec![n; 100].into()], ..Record::default() };
         let places = journal.append_and_wait(vec![record]).expect("room");
         let place = places.first().expect("a place");
         ends.push(place.offset + Journal::record_bytes(1, 100));

@@ -48,9 +48,16 @@ fn write_until_it_fails(journal: &Journal, first: u64, disk: &LoopDisk, after: D
             disk.cut();
             cut = true;
         }
-        let length = (number as usize * 7919) % 30_000;
+        // Now and then one that goes past the page cache.
+        let length = (number as usize * 7919) % 30_000 + if number.is_multiple_of(12) { 300_000 } else { 0 };
         let payload = vec![vec![number as u8; length].into()];
-        let record = Record { kind: 1, meta: number.to_le_bytes().to_vec(), payload, payload_crc: None };
+        let record = Record {
+            kind: 1,
+            meta: number.to_le_bytes().to_vec(),
+            payload,
+            cold: number.is_multiple_of(3),
+            ..Record::default()
+        };
         let noted = acknowledged.clone();
         let n = number;
         journal.append(vec![record], move |outcome| {

@@ -324,7 +324,7 @@ impl Compactor {
             return Ok(None);
         }
         let payload = vec![bytes.into()];
-        Ok(Some(Record { kind: KIND_COPY, meta: header.encode(), payload, payload_crc: None }))
+        Ok(Some(Record { kind: KIND_COPY, meta: header.encode(), payload, payload_crc: None, cold: true }))
     }
 
     fn report(&self, header: &PieceHeader, position: Position) -> Result<(), Left> {

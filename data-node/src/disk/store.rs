@@ -255,6 +255,7 @@ impl DiskStore {
         header: PieceHeader,
         parts: Vec<Bytes>,
         crc: u32,
+        cold: bool,
     ) -> Result<SignedReceipt, RpcError> {
         let length = parts.iter().map(Bytes::len).sum::<usize>() as u32;
         self.check_room()?;
@@ -263,7 +264,7 @@ impl DiskStore {
             return self.promise(header, length);
         }
         let record =
-            Record { kind: KIND_PIECE, meta: header.encode(), payload: parts, payload_crc: Some(crc) };
+            Record { kind: KIND_PIECE, meta: header.encode(), payload: parts, payload_crc: Some(crc), cold };
         self.append(record, move |at, reply| Work::Piece(header, length, at, reply)).await?;
         self.promise(header, length)
     }
@@ -393,7 +394,7 @@ impl DiskStore {
     }
 
     /// Lets the page cache have the room of a piece that nobody is likely to read soon.
-    pub(crate) fn forget_cached(&self, key: &PoolChunk) -> Result<(), RpcError> {
+    fn forget_cached(&self, key: &PoolChunk) -> Result<(), RpcError> {
         if let Some(located) = self.locate(key)? {
             let (segment, length) = (located.position.segment, located.length as usize);
             self.journal.forget_cached(segment, located.payload_offset(), length);

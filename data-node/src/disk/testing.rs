@@ -33,7 +33,7 @@ fn header(n: u8, upload: u64) -> PieceHeader {
 }
 
 fn record(kind: u8, meta: Vec<u8>, payload: Vec<u8>) -> Record {
-    Record { kind, meta, payload: vec![payload.into()], payload_crc: None }
+    Record { kind, meta, payload: vec![payload.into()], ..Record::default() }
 }
 
 /// Pieces, a claim, a copy and a tombstone.

@@ -334,7 +334,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 let located = Located { log_id, kind, place: None, length, cached: Some(payload.clone()) };
                 index.entries.insert(log_id.index, located);
                 indices.push(log_id);
-                records.push(Record { kind, meta, payload: vec![payload], payload_crc: None });
+                records.push(Record { kind, meta, payload: vec![payload], ..Record::default() });
             }
         }
         let (shared, stop) = (self.index.clone(), self.stop);

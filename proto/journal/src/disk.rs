@@ -26,6 +26,11 @@ pub trait Disk: Send + Sync + 'static {
 pub trait DiskFile: Send + Sync {
     /// Writes all of the parts, one behind the other.
     fn write_at(&self, parts: &[Bytes], offset: u64) -> io::Result<()>;
+    /// The same for what nobody will read soon: past the page cache, where there is such a way. What is written here is read
+    /// back as what was written the usual way is.
+    fn write_past_cache(&self, parts: &[Bytes], offset: u64) -> io::Result<()> {
+        self.write_at(parts, offset)
+    }
     /// Fills the buffer, or fails with `UnexpectedEof`.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Reads `length` bytes, or fails with `UnexpectedEof`.

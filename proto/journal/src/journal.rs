@@ -43,6 +43,8 @@ pub struct Record {
     pub payload: Vec<Bytes>,
     /// CRC32C of the payload, if it has been computed on the way in.
     pub payload_crc: Option<u32>,
+    /// Nobody will read it soon. A long one is written past the page cache then.
+    pub cold: bool,
 }
 
 impl Record {

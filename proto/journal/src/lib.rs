@@ -25,6 +25,7 @@
 
 #![warn(missing_docs)]
 
+mod direct;
 mod disk;
 mod format;
 mod journal;

@@ -4,11 +4,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 
+use crate::direct::Direct;
 use crate::disk::{Disk, DiskFile};
 
 /// Linux accepts at most this many parts in one vectored write.
@@ -20,6 +22,9 @@ pub struct RealDisk {
     folder: PathBuf,
     handle: File,
     keep_free: u64,
+    direct: Arc<Mutex<Direct>>,
+    /// Files that were opened.
+    opened: AtomicU64,
 }
 
 impl RealDisk {
@@ -33,13 +38,18 @@ impl RealDisk {
             }
         }
         let handle = File::open(&folder)?;
-        Ok(Self { folder, handle, keep_free: 0 })
+        Ok(Self { folder, handle, keep_free: 0, direct: Arc::default(), opened: AtomicU64::new(0) })
     }
 
     /// The same, leaving so many bytes of the file system to others: a file with which less would be left is refused as
     /// if there were no room.
     pub fn keeping_free(self, bytes: u64) -> Self {
         Self { keep_free: bytes, ..self }
+    }
+
+    fn file(&self, file: File) -> Arc<dyn DiskFile> {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        Arc::new(RealFile { file, number, direct: self.direct.clone() })
     }
 
     /// Where it is.
@@ -62,12 +72,12 @@ impl Disk for RealDisk {
             let _ = std::fs::remove_file(&path);
             return Err(error.into());
         }
-        Ok(Arc::new(RealFile(file)))
+        Ok(self.file(file))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).open(self.folder.join(name))?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(self.file(file))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -94,7 +104,12 @@ impl Disk for RealDisk {
     }
 }
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// Told from other files of the disk.
+    number: u64,
+    direct: Arc<Mutex<Direct>>,
+}
 
 impl DiskFile for RealFile {
     fn write_at(&self, parts: &[Bytes], mut offset: u64) -> io::Result<()> {
@@ -102,7 +117,7 @@ impl DiskFile for RealFile {
         let mut slices = &mut slices[..];
         while !slices.is_empty() {
             let count = slices.len().min(MAX_PARTS);
-            match rustix::io::pwritev(&self.0, &slices[..count], offset) {
+            match rustix::io::pwritev(&self.file, &slices[..count], offset) {
                 Ok(0) if slices[..count].iter().all(|s| s.is_empty()) => slices = &mut slices[count..],
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
@@ -116,8 +131,17 @@ impl DiskFile for RealFile {
         Ok(())
     }
 
+    fn write_past_cache(&self, parts: &[Bytes], offset: u64) -> io::Result<()> {
+        // A writer that panicked has left nothing behind that another one would go by.
+        let mut direct = self.direct.lock().unwrap_or_else(PoisonError::into_inner);
+        let (head, tail) = direct.write((self.number, &self.file), parts, offset)?;
+        let length: usize = parts.iter().map(Bytes::len).sum();
+        self.write_at(&cut(parts, 0, head), offset)?;
+        self.write_at(&cut(parts, length - tail, tail), offset + (length - tail) as u64)
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
     }
 
     /// Into memory that nobody has zeroed first.
@@ -125,7 +149,7 @@ impl DiskFile for RealFile {
         let mut buffer = Vec::with_capacity(length);
         while buffer.len() < length {
             let at = offset + buffer.len() as u64;
-            match rustix::io::pread(&self.0, rustix::buffer::spare_capacity(&mut buffer), at) {
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut buffer), at) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -138,19 +162,33 @@ impl DiskFile for RealFile {
     fn forget_cached(&self, offset: u64, length: u64) {
         // A hint: what the kernel keeps all the same is read from there.
         if let Some(length) = std::num::NonZeroU64::new(length) {
-            let _ = rustix::fs::fadvise(&self.0, offset, Some(length), rustix::fs::Advice::DontNeed);
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(length), rustix::fs::Advice::DontNeed);
         }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
+}
+
+/// So many bytes of parts from one of them on.
+fn cut(parts: &[Bytes], mut skip: usize, mut count: usize) -> Vec<Bytes> {
+    let mut taken = Vec::new();
+    for part in parts {
+        let from = skip.min(part.len());
+        let to = (from + count).min(part.len());
+        (skip, count) = (skip - from, count - (to - from));
+        if to > from {
+            taken.push(part.slice(from..to));
+        }
+    }
+    taken
 }

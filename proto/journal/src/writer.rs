@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::disk::DiskFile;
 use crate::format::{KIND_MARK, KIND_SEAL, Position, RecordHeader, SEAL_SIZE, SEGMENT_HEADER};
 use crate::journal::{AppendError, Completion, Record};
 use crate::recover::Tail;
@@ -21,6 +22,8 @@ pub(crate) const BATCH_BYTES: u64 = 4 << 20;
 const BATCH_APPENDS: usize = 128;
 /// A batch smaller than this has zeros written ahead of it; a larger one is not worth it.
 const SMALL_BATCH: u64 = 256 << 10;
+/// What is cold goes past the page cache if there is so much of it in one piece.
+const LONG: u64 = 256 << 10;
 /// How far ahead.
 const ZERO_AHEAD: u64 = 2 << 20;
 /// So long after the last batch it gets a mark behind it.
@@ -213,7 +216,7 @@ impl Writer {
         self.make_room(first.bytes(), first.maintenance)?;
         let Some(tail) = &mut self.tail else { return Ok(()) };
         let start = tail.offset;
-        let (mut parts, mut offset) = (Vec::new(), start);
+        let (mut runs, mut offset) = (Runs::at(start), start);
         let mut taken = Vec::new();
         while let Some(next) = appends.front() {
             if offset + next.bytes() + SEAL_SIZE > tail.size {
@@ -223,7 +226,7 @@ impl Writer {
             let mut positions = Vec::with_capacity(append.records.len());
             for record in &append.records {
                 let position = Position { segment: tail.segment, offset };
-                encode(record, position, self.synced, &mut parts);
+                encode(record, position, self.synced, runs.next(record, offset));
                 offset += record.size();
                 positions.push(position);
             }
@@ -234,10 +237,10 @@ impl Writer {
         let mut zeroed = self.zeroed.max(offset);
         if offset > self.zeroed && offset - start < SMALL_BATCH {
             let ahead = ZERO_AHEAD.min(tail.size - offset);
-            parts.push(Bytes::from(vec![0; ahead as usize]));
+            runs.warm(offset).push(Bytes::from(vec![0; ahead as usize]));
             zeroed = offset + ahead;
         }
-        let written = tail.file.write_at(&parts, start).and_then(|()| tail.file.sync_data());
+        let written = runs.write(&*tail.file).and_then(|()| tail.file.sync_data());
         match written {
             Ok(()) => {
                 tail.offset = offset;
@@ -327,6 +330,45 @@ fn seal(tail: &Tail, synced: u64) -> io::Result<()> {
     encode(&Record { kind: KIND_SEAL, ..Record::default() }, position, synced, &mut parts);
     tail.file.write_at(&parts, tail.offset)?;
     tail.file.sync_data()
+}
+
+/// What a batch writes, in runs of what is cold and long, and what is not.
+struct Runs(Vec<Run>);
+
+struct Run {
+    cold: bool,
+    offset: u64,
+    parts: Vec<Bytes>,
+}
+
+impl Runs {
+    fn at(offset: u64) -> Self {
+        Self(vec![Run { cold: false, offset, parts: Vec::new() }])
+    }
+
+    /// Where a record that begins at this offset goes.
+    fn next(&mut self, record: &Record, offset: u64) -> &mut Vec<Bytes> {
+        self.run(record.cold && record.size() >= LONG, offset)
+    }
+
+    fn warm(&mut self, offset: u64) -> &mut Vec<Bytes> {
+        self.run(false, offset)
+    }
+
+    fn run(&mut self, cold: bool, offset: u64) -> &mut Vec<Bytes> {
+        if self.0.last().is_none_or(|run| run.cold != cold) {
+            self.0.push(Run { cold, offset, parts: Vec::new() });
+        }
+        let last = self.0.len() - 1;
+        &mut self.0[last].parts
+    }
+
+    fn write(&self, file: &dyn DiskFile) -> io::Result<()> {
+        self.0.iter().filter(|run| !run.parts.is_empty()).try_for_each(|run| match run.cold {
+            true => file.write_past_cache(&run.parts, run.offset),
+            false => file.write_at(&run.parts, run.offset),
+        })
+    }
 }
 
 fn encode(record: &Record, position: Position, durable_before: u64, parts: &mut Vec<Bytes>) {

@@ -30,7 +30,7 @@ fn key(content: &[u8]) -> PoolChunk {
 
 async fn try_put(disk: &DiskStore, content: &[u8], at_ms: u64) -> Result<SignedReceipt, RpcError> {
     let crc = wmall_journal::checksum(content);
-    disk.put(header(content, at_ms), vec![Bytes::copy_from_slice(content)], crc).await
+    disk.put(header(content, at_ms), vec![Bytes::copy_from_slice(content)], crc, false).await
 }
 
 async fn put(disk: &DiskStore, content: &[u8]) -> SignedReceipt {
@@ -214,7 +214,7 @@ async fn a_piece_that_comes_again_while_it_is_moved_outlives_the_tombstone_of_th
         kind: super::super::piece::KIND_COPY,
         meta: header(&content, 1).encode(),
         payload: vec![Bytes::from(content.clone())],
-        payload_crc: None,
+        ..Record::default()
     };
     let to = store.journal.append_and_wait(vec![copy]).unwrap().first().copied();
     let (sender, ended) = mpsc::channel();
@@ -521,7 +521,7 @@ fn shard_header(content: &[u8], shard: &[u8], slot: u8, row_version: u64) -> Pie
 }
 
 async fn put_shard(disk: &DiskStore, header: PieceHeader, shard: &[u8]) -> Result<SignedReceipt, RpcError> {
-    disk.put(header, vec![Bytes::copy_from_slice(shard)], crc32c::crc32c(shard)).await
+    disk.put(header, vec![Bytes::copy_from_slice(shard)], crc32c::crc32c(shard), false).await
 }
 
 /// A disk that had one slot of a row, lost it, and got another; the first piece is still in its journal, and the second was
@@ -545,7 +545,7 @@ async fn a_shard_that_compaction_moved_is_what_a_rebuild_finds_whatever_was_befo
         kind: super::super::piece::KIND_COPY,
         meta: new.encode(),
         payload: vec![Bytes::from(second.clone())],
-        payload_crc: None,
+        ..Record::default()
     };
     let to = store.journal.append_and_wait(vec![copy]).unwrap()[0];
     drop(store);
