@@ -15,8 +15,10 @@ use crate::signature::PublicKey;
 pub(crate) enum Waiting {
     /// It is the primary's turn.
     Fresh,
-    /// It was forwarded: everybody has been told.
+    /// It was forwarded, behind others of its account.
     Forwarded,
+    /// It was forwarded, as the first of its account: a primary that takes from each account in turn comes to it next.
+    First,
 }
 
 /// On whose account a batch is held.
@@ -175,6 +177,11 @@ impl Batches {
         self.reports.get(digest).map_or(0, BTreeMap::len) + usize::from(self.has(digest))
     }
 
+    /// Other seats that have it, by their own word.
+    pub(crate) fn reporters(&self, digest: &Digest) -> impl Iterator<Item = Seat> + '_ {
+        self.reports.get(digest).into_iter().flat_map(BTreeMap::keys).copied()
+    }
+
     /// What may be proposed: on disk here and, by their reports, at so many in all; not committed, not among `taken`. From
     /// each account in turn.
     pub(crate) fn choose(&self, enough: usize, taken: &BTreeSet<Digest>, limit: usize) -> Vec<Digest> {
@@ -237,17 +244,29 @@ impl Batches {
         self.held.iter().filter(|(_, h)| h.stored && h.done.is_none()).map(|(digest, _)| digest)
     }
 
-    /// What has waited too long, and how, the oldest first; each gets a new deadline.
-    pub(crate) fn overdue(&mut self, now: Time, next: Time) -> Vec<(Digest, Waiting)> {
+    /// What has waited too long, of each account in turn and its oldest first, so many in all; each of these gets a new
+    /// deadline. With each, whether it was the first of its account all that time: a primary with much to do is not to blame
+    /// for what has others before it.
+    pub(crate) fn overdue(&mut self, now: Time, next: Time, most: usize) -> Vec<(Digest, bool)> {
         let mut overdue = Vec::new();
-        for (digest, held) in &mut self.held {
-            if held.stored && held.done.is_none() && held.deadline <= now {
-                overdue.push((held.since, *digest, held.waiting));
-                (held.waiting, held.deadline) = (Waiting::Forwarded, next);
+        for open in self.open.values() {
+            let waiting = open.iter().filter_map(|digest| Some((digest, self.held.get(digest)?)));
+            let waiting = waiting.filter(|(_, held)| held.stored && held.done.is_none()).enumerate();
+            let late = waiting.filter(|(_, (_, held))| held.deadline <= now).enumerate();
+            overdue
+                .extend(late.map(|(turn, (place, (digest, held)))| (turn, held.since, *digest, place == 0)));
+        }
+        overdue.sort_unstable();
+        overdue.truncate(most);
+        let mut passed_over = Vec::with_capacity(overdue.len());
+        for (_, _, digest, first) in overdue {
+            if let Some(held) = self.held.get_mut(&digest) {
+                passed_over.push((digest, first && held.waiting == Waiting::First));
+                held.waiting = if first { Waiting::First } else { Waiting::Forwarded };
+                held.deadline = next;
             }
         }
-        overdue.sort_by_key(|(since, digest, _)| (*since, *digest));
-        overdue.into_iter().map(|(_, digest, waiting)| (digest, waiting)).collect()
+        passed_over
     }
 
     /// Seats are others now.

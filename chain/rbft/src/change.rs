@@ -7,6 +7,7 @@ use crate::io::{Output, To};
 use crate::message::{Message, NewView, Prepared, ViewChange};
 use crate::outcome::Outcome;
 use crate::proposal::Proposal;
+use crate::signature::PublicKey;
 
 impl Rbft {
     /// Wishes for a view. It never wishes for an earlier one again, not even after a restart.
@@ -44,7 +45,7 @@ impl Rbft {
         self.count_changes();
     }
 
-    pub(crate) fn take_view_change(&mut self, change: ViewChange) {
+    pub(crate) fn take_view_change(&mut self, from: &PublicKey, change: ViewChange) {
         if change.epoch > self.epoch() {
             return self.is_behind(change.seat);
         }
@@ -58,9 +59,10 @@ impl Rbft {
         if begun || change.view < self.view() {
             // It does not know that the view has begun.
             if let Some(new_view) = self.durable.new_view.clone().filter(|_| begun)
-                && let Some(key) = self.durable.set.key(change.seat).copied()
+                // Others repeat it as well, and one wish should not bring a seat an answer to each.
+                && self.durable.set.key(change.seat) == Some(from)
             {
-                self.send(To::One(key), Message::NewView(new_view));
+                self.send(To::One(*from), Message::NewView(new_view));
             }
             return;
         }

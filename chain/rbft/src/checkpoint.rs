@@ -50,6 +50,10 @@ impl Rbft {
                 change.asked.plus(self.config.window())
             };
             let end = Sequence(at.0.div_ceil(interval).saturating_mul(interval));
+            // The state at the end of an epoch tells of that one still.
+            if end <= self.durable.base {
+                return;
+            }
             self.pending = Some((end, change));
         }
     }
@@ -219,7 +223,9 @@ impl Rbft {
     /// A batch is needed until its block is stable, executed and archived.
     fn forget_batches(&mut self) {
         let early = planted!(self, EarlyBatchDrop);
-        let up_to = if early { self.executing } else { self.stable().min(self.executed).min(self.archived) };
+        // Whoever does not get to look at the archive goes by what the others have seen there.
+        let archived = self.archived.max(self.agreed_archived());
+        let up_to = if early { self.executing } else { self.stable().min(self.executed).min(archived) };
         let in_use = if early { BTreeSet::new() } else { self.promised() };
         for digest in self.batches.forget(up_to, &in_use) {
             self.out.push(Output::DropBatch(digest));

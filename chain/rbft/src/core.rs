@@ -82,6 +82,10 @@ pub struct Rbft {
     pub(crate) resend_at: Time,
     /// Not before this are batches asked for again.
     pub(crate) fetch_at: Time,
+    /// How often in a row something was missing.
+    pub(crate) fetch_tries: u32,
+    /// When batches are forwarded next.
+    pub(crate) forward_at: Time,
     /// By when something must have been executed, if something is due.
     pub(crate) progress_by: Time,
     /// Whether it has asked the others about a gap since it executed something.
@@ -151,6 +155,8 @@ impl Rbft {
             nonces: 0,
             resend_at: Time(0),
             fetch_at: Time(0),
+            fetch_tries: 0,
+            forward_at: Time(0),
             progress_by: Time(u64::MAX),
             looked: false,
             rejoin_at: Time(0),
@@ -223,7 +229,8 @@ impl Rbft {
             _ => None,
         };
         // A chain that waits for its archive is nobody's fault.
-        let batches = if self.is_waiting_for_the_archive() { None } else { self.batches.deadline() };
+        let overdue = self.batches.deadline().map(|at| at.max(self.forward_at));
+        let batches = if self.is_waiting_for_the_archive() { None } else { overdue };
         [changing, Some(self.resend_at), batches, Some(self.progress_by)].into_iter().flatten().min()
     }
 
@@ -314,7 +321,7 @@ impl Rbft {
             Message::Prepare(vote) | Message::Commit(vote) => self.take_vote(vote),
             Message::Checkpoint { vote, persisted } => self.take_checkpoint(&from, vote, persisted),
             Message::Archived { epoch, persisted } => self.hears_archived(from, epoch, persisted),
-            Message::ViewChange(change) => self.take_view_change(change),
+            Message::ViewChange(change) => self.take_view_change(&from, change),
             Message::NewView(new_view) => self.take_new_view(new_view),
             Message::Negotiate { nonce, epoch } => self.answer_negotiate(from, nonce, epoch),
             Message::Negotiated { nonce, epoch, new_view } => self.negotiated(from, nonce, epoch, new_view),
@@ -343,8 +350,7 @@ impl Rbft {
             self.change_view(self.durable.view.next());
         }
         if !self.is_waiting_for_the_archive() {
-            let overdue = self.batches.overdue(now, next);
-            self.overdue(&overdue);
+            self.forward_overdue(now, next);
         }
         if self.progress_by <= now {
             self.stalled();

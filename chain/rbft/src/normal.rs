@@ -2,16 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::batches::{Account, Waiting};
+use crate::batches::Account;
 use crate::certificate::Certificate;
 use crate::core::{Phase, Rbft, planted};
 use crate::durable::Record;
-use crate::ids::{Digest, Seat, Sequence};
+use crate::ids::{Digest, Seat, Sequence, Time};
 use crate::io::{Output, To};
 use crate::message::{Committed, Message, PqcEntry, Prepared};
 use crate::proposal::{Batch, Proposal};
 use crate::signature::PublicKey;
 use crate::vote::{SignedVote, VoteKind};
+
+/// Batches that are forwarded in one go; after so many there is a pause.
+const FORWARDED_AT_ONCE: usize = 64;
 
 impl Rbft {
     pub(crate) fn take_batch(&mut self, from: PublicKey, batch: Batch) {
@@ -254,7 +257,8 @@ impl Rbft {
     pub(crate) fn committed(&mut self, committed: Committed) {
         let sequence = committed.proposal.sequence;
         let known = sequence <= self.executed || self.durable.committed.contains_key(&sequence);
-        if !known && sequence > self.window_end() {
+        // Nothing comes behind the last number of all; what never ends must not begin there.
+        if !known && (sequence > self.window_end() || sequence == Sequence(u64::MAX)) {
             return;
         }
         if let Some(slot) = self.slots.get_mut(&sequence) {
@@ -287,22 +291,38 @@ impl Rbft {
     }
 
     /// What has waited too long is told to everybody: also by who wishes for another view alone, while the others go on. What
-    /// has waited twice too long is the primary's fault, if so many say that they have it that a correct primary would have
-    /// proposed it.
-    pub(crate) fn overdue(&mut self, overdue: &[(Digest, Waiting)]) {
-        let (enough, active) = (self.durable.set.faulty() + 1, self.phase == Phase::Active);
-        let mut blamed = false;
-        for (digest, waiting) in overdue {
-            let could_have = self.batches.reports(digest) >= enough;
-            if *waiting == Waiting::Fresh || !active || !could_have {
-                self.out.push(Output::SendBatch { to: To::All, digest: *digest });
-                self.send(To::All, Message::Stored(vec![*digest]));
-            } else {
-                blamed = true;
-            }
+    /// was the first of its account then, and is still the second time, is the primary's fault, if a quorum says that it has it:
+    /// fewer may be adversaries and one that they have told of it.
+    pub(crate) fn forward_overdue(&mut self, now: Time, next: Time) {
+        if now < self.forward_at {
+            return;
         }
-        if blamed && !planted!(self, NeverComplains) {
+        let overdue = self.batches.overdue(now, next, FORWARDED_AT_ONCE);
+        if overdue.len() == FORWARDED_AT_ONCE {
+            self.forward_at = now.plus(self.config.resend_ms);
+        }
+        let (enough, active) = (self.quorum(), self.phase == Phase::Active);
+        let is_blamed = |this: &Self, (digest, passed_over): &(Digest, bool)| {
+            *passed_over && active && this.batches.reports(digest) >= enough
+        };
+        let (blamed, forwarded): (Vec<_>, Vec<_>) = overdue.into_iter().partition(|o| is_blamed(self, o));
+        let forwarded: Vec<Digest> = forwarded.into_iter().map(|(digest, _)| digest).collect();
+        forwarded.iter().for_each(|digest| self.forward(*digest));
+        if !forwarded.is_empty() {
+            self.send(To::All, Message::Stored(forwarded));
+        }
+        if !blamed.is_empty() && !planted!(self, NeverComplains) {
             self.change_view(self.view().next());
+        }
+    }
+
+    /// A batch goes to everybody who has not said that it is there.
+    fn forward(&mut self, digest: Digest) {
+        let has: BTreeSet<Seat> = self.batches.reporters(&digest).chain(self.seat).collect();
+        let lack = self.durable.set.seats().filter(|seat| !has.contains(seat));
+        let keys: Vec<PublicKey> = lack.filter_map(|seat| self.durable.set.key(seat).copied()).collect();
+        for key in keys {
+            self.out.push(Output::SendBatch { to: To::One(key), digest });
         }
     }
 
@@ -345,13 +365,33 @@ impl Rbft {
             .filter(|d| !self.batches.knows(d))
             .copied()
             .collect();
-        if !all.is_empty() {
-            self.fetch_at = self.now.plus(self.config.resend_ms);
+        if all.is_empty() {
+            self.fetch_tries = 0;
+            return;
         }
+        self.fetch_at = self.now.plus(self.config.resend_ms);
+        let tries = self.fetch_tries;
+        self.fetch_tries = tries.saturating_add(1);
         // All of them: what nobody has must not stand before what somebody has.
-        let all: Vec<Digest> = all.into_iter().collect();
-        for some in all.chunks(crate::message::MAX_DIGESTS) {
-            self.send(To::All, Message::FetchBatches(some.to_vec()));
+        let mut asked: BTreeMap<Option<Seat>, Vec<Digest>> = BTreeMap::new();
+        for digest in all {
+            let known: Vec<Seat> = self.batches.reporters(&digest).collect();
+            if known.is_empty() {
+                asked.entry(None).or_default().push(digest);
+            }
+            // One of those that have it, by their word; twice as many each time that they do not answer.
+            let count = 1usize.checked_shl(tries).unwrap_or(usize::MAX).min(known.len());
+            let from = usize::from(digest.0[0]) + tries as usize;
+            for i in 0..count {
+                asked.entry(Some(known[(from + i) % known.len()])).or_default().push(digest);
+            }
+        }
+        for (seat, digests) in asked {
+            let key = seat.and_then(|seat| self.durable.set.key(seat)).copied();
+            let to = key.map_or(To::All, To::One);
+            for some in digests.chunks(crate::message::MAX_DIGESTS) {
+                self.send(to, Message::FetchBatches(some.to_vec()));
+            }
         }
     }
 }

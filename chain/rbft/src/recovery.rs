@@ -150,7 +150,9 @@ impl Rbft {
 
     /// Has the state of the certified checkpoint fetched.
     pub(crate) fn update(&mut self) {
-        let Some(certificate) = self.ahead.clone() else { return };
+        // What is kept for inquiry stays; and who does not know where the others are asks on, and votes only then.
+        let is_lost = self.recovery.as_ref().is_some_and(Recovery::is_lost);
+        let Some(certificate) = self.ahead.clone().filter(|_| !self.diverged && !is_lost) else { return };
         let sequence = certificate.vote.sequence;
         let under_way =
             matches!(&self.recovery, Some(Recovery::Updating { sequence: known }) if *known >= sequence);

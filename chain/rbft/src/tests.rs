@@ -395,8 +395,8 @@ fn a_view_begins_only_with_what_its_primary_has() {
         replica.recovery = None;
         replica.change_view(View(3));
         replica.out.clear();
-        replica.take_view_change(wish(0, vec![prepared.clone()]));
-        replica.take_view_change(wish(1, Vec::new()));
+        replica.take_view_change(&key, wish(0, vec![prepared.clone()]));
+        replica.take_view_change(&key, wish(1, Vec::new()));
         let out: Vec<&str> = replica.out.iter().map(name).collect();
         assert_eq!(out, ["fetch_batches"], "a quorum wishes for it; what is not here is asked for, once");
         replica
@@ -407,13 +407,13 @@ fn a_view_begins_only_with_what_its_primary_has() {
     };
     // Another quorum does without it.
     let mut replica = waits();
-    replica.take_view_change(wish(2, Vec::new()));
+    replica.take_view_change(&key, wish(2, Vec::new()));
     assert_eq!((begun(&replica), replica.phase), (Some(vec![1, 2, 3]), Phase::Active));
     assert!(replica.slots.is_empty());
     // Whoever has come further comes first, and all stand in the order of their seats, or nobody would believe it.
     let mut replica = waits();
     let further = ViewChange { stable: Some(checkpoint(1)), ..wish(2, Vec::new()) };
-    replica.take_view_change(further);
+    replica.take_view_change(&key, further);
     assert_eq!(begun(&replica), Some(vec![0, 1, 2]), "what is below the checkpoint nobody needs");
     // Or somebody has it after all, and it is taken although its sender's account is full.
     let mut replica = waits();
@@ -431,6 +431,7 @@ fn a_checkpoint_of_an_epoch_that_is_over_leads_nowhere() {
     let mut durable = Durable::new(set(4));
     durable.apply(&Record::Stable(checkpoint(4)));
     let keys: Vec<PublicKey> = (0..4).map(|n| *set(4).key(Seat(n)).unwrap()).collect();
+    let key = keys[0];
     let change = SetChange { asked: Sequence(0), keys, rejoined: Vec::new() };
     let mut replica = alone(1, durable, Some(change));
     replica.certified(checkpoint(400));
@@ -440,8 +441,8 @@ fn a_checkpoint_of_an_epoch_that_is_over_leads_nowhere() {
         let (stable, prepared) = (Some(checkpoint(sequence)), prepared.clone());
         ViewChange { epoch: Epoch(4), view, stable, prepared, seat: Seat(0), signature }
     };
-    replica.take_view_change(change(400));
+    replica.take_view_change(&key, change(400));
     assert!(replica.changes.is_empty());
-    replica.take_view_change(change(4));
+    replica.take_view_change(&key, change(4));
     assert_eq!(replica.changes.len(), 1, "where the epoch began");
 }

@@ -95,11 +95,6 @@ impl Ledger {
         Some((asked + self.window).div_ceil(self.interval) * self.interval)
     }
 
-    /// The change that is due in an epoch that begins behind `base`.
-    pub fn due(&self, base: Sequence) -> Option<SetChange> {
-        self.change.clone().filter(|_| self.end() != Some(base.0))
-    }
-
     /// Whether everything in a batch is executed. Each batch has a plain request in it.
     pub fn has_all_of(&self, batch: &Batch) -> bool {
         let done = |request| if let Request::Plain(n) = request { self.done.contains(&n) } else { true };

@@ -101,8 +101,7 @@ impl Node {
     pub fn begin(&mut self, chain: ChainId, config: Config, secret: u64, now: Time) -> (Rbft, Vec<Output>) {
         let stable = self.disk.low();
         self.ledger = self.snapshots.get(&stable).cloned().unwrap_or_else(|| panic!("no state at {stable}"));
-        // At the end of an epoch the change has happened, unless the next one has not begun here.
-        let change = self.ledger.due(self.disk.base);
+        let change = self.ledger.change.clone();
         let signer = self.signer();
         let mut replica = Rbft::new(chain, config, (self.key, signer), self.disk.clone());
         let known = |(digest, batch): (&Digest, &Batch)| KnownBatch {
