@@ -160,6 +160,8 @@ pub fn consensus(bytes: &[u8]) {
     let (mut rest, mut now) = (bytes, 0);
     // What the shell says of a batch that comes, and whether it finds a state that is wanted.
     let (mut done, mut finds) = (false, false);
+    // No input knows the numbers that the replica asks with; some answers are to what it has asked.
+    let mut asked = Nonce(0);
     loop {
         while let Some(input) = inputs.pop() {
             for output in replica.step(Time(now), input) {
@@ -181,6 +183,11 @@ pub fn consensus(bytes: &[u8]) {
                         inputs.push(Input::Updated { certificate, change: None, done: Vec::new() });
                     }
                     Output::Send { message, .. } => {
+                        if let Message::Negotiate { nonce, .. } | Message::RecoveryInit { nonce, .. } =
+                            &message
+                        {
+                            asked = *nonce;
+                        }
                         assert_eq!(
                             Message::decode(&message.encode()),
                             Ok(message),
@@ -197,8 +204,13 @@ pub fn consensus(bytes: &[u8]) {
         now += u64::from(wait) * 20;
         (done, finds) = (who & 0x80 != 0, who & 0x40 != 0);
         inputs.push(Input::Tick);
-        let Ok(decoded) = Message::decode(message) else { continue };
+        let Ok(mut decoded) = Message::decode(message) else { continue };
         assert_eq!(decoded.encode(), message);
+        if let Message::Negotiated { nonce, .. } | Message::Recovery { nonce, .. } = &mut decoded
+            && who & 0x20 == 0
+        {
+            *nonce = asked;
+        }
         let (max_batches, window) = (config.max_batches, config.window());
         let rules = Rules { chain: &chain, sets: &memory.sets, checker: &Anybody, max_batches, window };
         let from = keys.get(usize::from(who) % keys.len()).copied().unwrap_or(own);

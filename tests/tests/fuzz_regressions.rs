@@ -8,7 +8,7 @@ use wmall_proto::join::{JoinAddress, JoinRequest, JoinToken};
 use wmall_proto::rpc::{Query, Request, Response};
 use wmall_proto::topology::ClusterId;
 use wmall_proto::{ChunkId, NodeName, PoolId, Role, RpcError};
-use wmall_rbft::{ChainId, Digest};
+use wmall_rbft::{ChainId, Digest, Nonce};
 use wmall_tests::fuzz::TARGETS;
 use wmall_tests::rbft::{Any, Dice};
 use wmall_tests::{bytes, repository};
@@ -59,8 +59,9 @@ fn consensus() -> Vec<Vec<u8>> {
         for _ in 0..40 {
             let (around, view) = (dice.roll(4), dice.roll(3));
             let from = dice.roll(4) as u8;
-            let message = Any { chain: &chain, size: 4, around, epoch: 0, view, dice: &mut dice }
-                .message([from + 1; 32]);
+            let message =
+                Any { chain: &chain, size: 4, around, epoch: 0, view, asked: Nonce(0), dice: &mut dice }
+                    .message([from + 1; 32]);
             let message = message.encode();
             if let Ok(length) = u16::try_from(message.len()) {
                 bytes.extend([from, dice.roll(4) as u8]);

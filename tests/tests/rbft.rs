@@ -4,13 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use wmall_rbft::{
-    Bug, ChainId, Config, Digest, Durable, Epoch, Input, Nonce, Output, PublicKey, Rbft, Rules, Time,
-    ValidatorSet, verify,
-};
-use wmall_tests::rbft::{
-    Any, Believes, Count, Dice, Fault, Report, Run, SIZES, StubSigner, run, run_with, shrink,
-};
+use wmall_rbft::Bug;
+use wmall_tests::rbft::{Count, Fault, Report, Run, SIZES, Stormed, run, run_with, shrink};
 
 /// Seeds of a run of the tests; `WMALL_SEEDS` and `WMALL_FROM` choose others.
 const SEEDS: u64 = 5_000;
@@ -117,67 +112,34 @@ fn no_seed_breaks_what_must_hold() {
     assert!(sealed >= 20, "only {sealed} worlds had real signatures");
 }
 
-/// Whatever comes, with whatever signatures: an answer or a refusal, no panic, and bounded memory.
+/// Whatever comes, with whatever signatures: an answer or a refusal, no panic, and bounded memory. The replica takes part in
+/// all of it: it recovers, votes, wishes, executes, forgets, and goes from epoch to epoch.
 #[test]
 fn any_message_is_taken_or_refused_in_any_state() {
-    let (messages, mut taken) = (number("WMALL_MESSAGES", 300_000), 0u64);
-    let chain = ChainId(Digest([3; 32]));
-    let mut kinds: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
-    for life in 0..60 {
-        let mut dice = Dice::new(life);
-        let size = dice.pick(&[4u64, 5, 7, 10]);
-        let keys: Vec<PublicKey> = (0..size).map(|n| [n as u8 + 1; 32]).collect();
-        let set = ValidatorSet::new(Epoch(0), keys.clone()).unwrap();
-        let config = Config { checkpoint_interval: dice.pick(&[1, 2, 10]), ..Config::default() };
-        let (key, memory) = (keys[0], Durable::new(set));
-        let mut replica = Rbft::new(chain, config, (key, Box::new(StubSigner(key))), memory.clone());
-        let mut disk = memory;
-        let mut now = 0;
-        let mut inputs = vec![Input::Start { secret: Nonce(life), change: None, batches: Vec::new() }];
-        for _ in 0..messages / 60 {
-            now += dice.roll(100);
-            let (around, epoch, view) = (replica.executed().0, replica.epoch().0, replica.view().0);
-            let from = keys[dice.roll(size) as usize];
-            let message = Any { chain: &chain, size, around, epoch, view, dice: &mut dice }.message(from);
-            let kind = message.kind();
-            let window = config.window();
-            let rules = Rules { chain: &chain, sets: &disk.sets, checker: &Believes, max_batches: 2, window };
-            let count = kinds.entry(kind).or_default();
-            match verify(rules, from, message) {
-                Ok(verified) => {
-                    count[0] += 1;
-                    taken += 1;
-                    inputs.push(Input::Message(verified));
-                }
-                Err(_) => count[1] += 1,
-            }
-            inputs.push(Input::Tick);
-            while let Some(input) = inputs.pop() {
-                for output in replica.step(Time(now), input) {
-                    match output {
-                        Output::Persist(record) => disk.apply(&record),
-                        Output::StoreBatch(batch) => {
-                            inputs.push(Input::BatchStored { digest: batch.digest(), done: dice.one_in(4) })
-                        }
-                        Output::Execute(block) => {
-                            let sequence = block.proposal.sequence;
-                            let state = Digest([sequence.0 as u8 % 3; 32]);
-                            inputs.push(Input::Executed { sequence, state, change: None, done: Vec::new() });
-                        }
-                        Output::Update(certificate) if dice.one_in(3) => {
-                            inputs.push(Input::Updated { certificate, change: None, done: Vec::new() });
-                        }
-                        _ => {}
-                    }
-                }
-            }
-            let bound = window as usize + 8 + size as usize;
-            assert!(replica.log_size() <= bound, "{} sequences after a {kind}", replica.log_size());
+    const A_LIFE: u64 = 1_500;
+    let messages = number("WMALL_MESSAGES", 3_000_000);
+    let (mut taken, mut kinds, mut said) = (0u64, BTreeMap::new(), BTreeMap::new());
+    for life in 0..messages / A_LIFE {
+        let mut replica = Stormed::new(life);
+        for _ in 0..A_LIFE {
+            let (kind, was_taken) = replica.hear();
+            let count: &mut [u64; 2] = kinds.entry(kind).or_default();
+            count[usize::from(!was_taken)] += 1;
+            taken += u64::from(was_taken);
+        }
+        for (what, times) in replica.said {
+            *said.entry(what).or_insert(0u64) += times;
         }
     }
-    println!("taken and refused: {kinds:?}");
+    println!("taken and refused: {kinds:?}; said: {said:?}");
     assert!(taken > messages / 3, "nearly all were refused: {kinds:?}");
     assert!(kinds.len() == 16 && kinds.values().all(|[taken, _]| *taken > 0), "{kinds:?}");
+    for what in
+        ["prepare", "commit", "checkpoint", "view_change", "execute", "update", "epoch", "rejoin", "pqc"]
+    {
+        let least = messages / 100_000;
+        assert!(said.get(what).is_some_and(|n| *n >= least), "{what}: of {said:?}");
+    }
 }
 
 /// Each bug is found by the seeds that every run has, not by ones made for it.

@@ -55,8 +55,11 @@ mod tests {
     fn the_layout_is_pinned() {
         let asked = Message::FetchPqc { from: Sequence(3), to: Sequence(258) };
         assert_eq!(asked.encode(), [14, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
-        let negotiate = Message::Negotiate { nonce: Nonce(1), epoch: Epoch(2) };
-        assert_eq!(negotiate.encode(), [10, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+        let negotiate = Message::Negotiate { nonce: Nonce(1), epoch: Epoch(2), view: crate::View(3) };
+        assert_eq!(
+            negotiate.encode(),
+            [10, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]
+        );
     }
 
     #[test]

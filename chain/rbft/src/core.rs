@@ -323,7 +323,7 @@ impl Rbft {
             Message::Archived { epoch, persisted } => self.hears_archived(from, epoch, persisted),
             Message::ViewChange(change) => self.take_view_change(&from, change),
             Message::NewView(new_view) => self.take_new_view(new_view),
-            Message::Negotiate { nonce, epoch } => self.answer_negotiate(from, nonce, epoch),
+            Message::Negotiate { nonce, epoch, view } => self.answer_negotiate(from, nonce, epoch, view),
             Message::Negotiated { nonce, epoch, new_view } => self.negotiated(from, nonce, epoch, new_view),
             Message::RecoveryInit { nonce, epoch } => self.answer_recovery(from, nonce, epoch),
             Message::Recovery { nonce, stable, executed: _ } => self.located(from, nonce, stable),

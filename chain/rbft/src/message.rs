@@ -119,6 +119,8 @@ pub enum Message {
         nonce: Nonce,
         /// The asker's epoch.
         epoch: Epoch,
+        /// The first view that it would like to hear of.
+        view: View,
     },
     /// The answer.
     Negotiated {
@@ -126,7 +128,7 @@ pub enum Message {
         nonce: Nonce,
         /// The answerer's epoch.
         epoch: Epoch,
-        /// The newest view that began, if it is of the asker's epoch and not the first.
+        /// The newest view that began, if it is of the asker's epoch, and not before the one that was asked for.
         new_view: Option<NewView>,
     },
     /// Recovery, second step: where does the chain stand?

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use crate::certificate::Certificate;
 use crate::core::{Phase, Rbft, planted};
-use crate::ids::{Epoch, Nonce, Sequence, Time};
+use crate::ids::{Epoch, Nonce, Sequence, Time, View};
 use crate::io::{KnownBatch, Output, SetChange, To};
 use crate::message::{MAX_PQC, Message, NewView, PqcEntry};
 use crate::signature::PublicKey;
@@ -73,11 +73,18 @@ impl Rbft {
         let nonce = self.nonce();
         let own = BTreeMap::from([(self.key, self.durable.new_view.clone())]);
         self.recovery = Some(Recovery::Negotiating { nonce, answers: own });
-        self.send(To::All, Message::Negotiate { nonce, epoch: self.epoch() });
+        self.ask_for_the_view(nonce);
     }
 
-    pub(crate) fn answer_negotiate(&mut self, from: PublicKey, nonce: Nonce, epoch: Epoch) {
-        let new_view = self.durable.new_view.clone().filter(|_| epoch == self.epoch());
+    /// Asks which view it is, if it is another one than this replica is in.
+    fn ask_for_the_view(&mut self, nonce: Nonce) {
+        let view = if self.phase == Phase::Active { self.view().next() } else { self.view() };
+        self.send(To::All, Message::Negotiate { nonce, epoch: self.epoch(), view });
+    }
+
+    pub(crate) fn answer_negotiate(&mut self, from: PublicKey, nonce: Nonce, epoch: Epoch, view: View) {
+        let wanted = |n: &NewView| epoch == self.epoch() && n.view >= view;
+        let new_view = self.durable.new_view.clone().filter(wanted);
         self.send(To::One(from), Message::Negotiated { nonce, epoch: self.epoch(), new_view });
     }
 
@@ -90,6 +97,13 @@ impl Rbft {
     ) {
         let (own, quorum) = (self.epoch(), self.quorum());
         let unchecked = planted!(self, NonceNotChecked);
+        // A view proves itself. Who has missed its beginning follows the chain all the same, and would not vote in it.
+        if let (Some(Recovery::Locating { nonce: asked, .. }), Some(new_view)) = (&self.recovery, &new_view)
+            && *asked == nonce
+            && epoch == own
+        {
+            return self.take_new_view(new_view.clone());
+        }
         let Some(Recovery::Negotiating { nonce: asked, answers }) = &mut self.recovery else { return };
         if (*asked != nonce && !unchecked) || self.durable.set.seat_of(&from).is_none() {
             return;
@@ -110,7 +124,15 @@ impl Rbft {
         let nonce = self.nonce();
         let own = BTreeMap::from([(self.key, self.durable.stable.clone())]);
         self.recovery = Some(Recovery::Locating { first, nonce, answers: own });
+        self.ask_for_the_place(first, nonce);
+    }
+
+    /// Asks where the chain stands; and in which view by now, if that was known before.
+    fn ask_for_the_place(&mut self, first: bool, nonce: Nonce) {
         self.send(To::All, Message::RecoveryInit { nonce, epoch: self.epoch() });
+        if !first {
+            self.ask_for_the_view(nonce);
+        }
     }
 
     pub(crate) fn answer_recovery(&mut self, from: PublicKey, nonce: Nonce, epoch: Epoch) {
@@ -245,14 +267,8 @@ impl Rbft {
     /// What may have been lost is said again.
     pub(crate) fn resend(&mut self) {
         match &self.recovery {
-            Some(Recovery::Negotiating { nonce, .. }) => {
-                let (nonce, epoch) = (*nonce, self.epoch());
-                self.send(To::All, Message::Negotiate { nonce, epoch });
-            }
-            Some(Recovery::Locating { nonce, .. }) => {
-                let (nonce, epoch) = (*nonce, self.epoch());
-                self.send(To::All, Message::RecoveryInit { nonce, epoch });
-            }
+            Some(Recovery::Negotiating { nonce, .. }) => self.ask_for_the_view(*nonce),
+            Some(Recovery::Locating { first, nonce, .. }) => self.ask_for_the_place(*first, *nonce),
             Some(Recovery::Updating { .. }) | None => {}
         }
         if self.phase != Phase::Active {

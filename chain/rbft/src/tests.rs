@@ -327,6 +327,101 @@ fn a_batch_is_held_on_the_account_of_who_sent_it() {
     assert_eq!(batches.give_back(&[].into()), []);
 }
 
+/// A primary takes from each account in turn: what has others before it there waits for them and not for the primary.
+#[test]
+fn only_what_stays_the_first_of_its_account_is_passed_over() {
+    let (a, b) = ([1; 32], [2; 32]);
+    let mut batches = Batches::default();
+    let digest = |n: u8| Digest([n; 32]);
+    for (n, account) in [(0, a), (1, a), (2, a), (3, b)] {
+        assert!(batches.offer(digest(n), Account::Made(account), 9, false));
+        batches.stored(&digest(n), Time(0), Time(10));
+    }
+    let overdue = |batches: &mut Batches, now: u64, most: usize| -> Vec<(u8, bool)> {
+        let all = batches.overdue(Time(now), Time(now + 10), most);
+        all.into_iter().map(|(digest, passed_over)| (digest.0[0], passed_over)).collect()
+    };
+    assert_eq!(overdue(&mut batches, 9, 9), []);
+    // Of each account in turn, and the rest the next time.
+    assert_eq!(overdue(&mut batches, 10, 3), [(0, false), (3, false), (1, false)]);
+    assert_eq!(overdue(&mut batches, 10, 3), [(2, false)]);
+    batches.done(&digest(0), Sequence(1));
+    // The second is the first now, and was not before; b's is so still.
+    assert_eq!(overdue(&mut batches, 20, 9), [(1, false), (3, true), (2, false)]);
+    assert_eq!(overdue(&mut batches, 30, 9), [(1, true), (3, true), (2, false)]);
+    // In another view everything waits anew.
+    batches.begin_anew(Time(40));
+    assert_eq!(overdue(&mut batches, 40, 9), [(1, false), (3, false), (2, false)]);
+}
+
+/// A body goes to those who have not said that they have it, and a primary is blamed by what a quorum says it has.
+#[test]
+fn what_waits_goes_to_those_who_lack_it() {
+    let mut replica = alone(10, Durable::new(set(4)), None);
+    let keys: Vec<PublicKey> = (0..4).map(|n| *set(4).key(Seat(n)).unwrap()).collect();
+    replica.recovery = None;
+    let batch = Batch::sign(&CHAIN, keys[1], b"it".to_vec(), &signer(1));
+    let digest = batch.digest();
+    replica.take_batch(keys[1], batch);
+    replica.batch_stored(digest, false);
+    replica.batches.report(Seat(1), &[digest], 9);
+    let mut now = 1000;
+    let mut tick = |replica: &mut Rbft| {
+        now += 2_000;
+        replica.out.clear();
+        replica.forward_overdue(Time(now), Time(now + 2_000));
+        let to = |output: &Output| if let Output::SendBatch { to, .. } = output { Some(*to) } else { None };
+        (replica.out.iter().filter_map(to).collect::<Vec<_>>(), replica.view().0)
+    };
+    // The first time, and then for want of a quorum that has it.
+    let lack = [0, 2].map(|n| To::One(keys[n])).to_vec();
+    assert_eq!(tick(&mut replica), (lack.clone(), 0));
+    assert_eq!(tick(&mut replica), (lack, 0), "two have it, and one of them may lie");
+    replica.batches.report(Seat(2), &[digest], 9);
+    assert_eq!(tick(&mut replica), (vec![], 1), "three do");
+}
+
+/// Who has started promises nothing before a quorum has said where it is, whatever is certified meanwhile.
+#[test]
+fn who_is_lost_stays_silent_until_it_is_told() {
+    let mut replica = alone(2, Durable::new(set(4)), None);
+    replica.certified(checkpoint(4));
+    for now in (2_000..60_000).step_by(500) {
+        let out = replica.step(Time(now), Input::Tick);
+        assert!(!out.iter().any(|o| matches!(o, Output::Update(_))), "it asks on");
+        assert_eq!((replica.doing(), replica.takes_part()), ("negotiating", false));
+    }
+}
+
+/// A view that began while nothing of it came through: who asks where the chain is hears of that, too.
+#[test]
+fn who_has_missed_the_beginning_of_a_view_is_told() {
+    let mut replica = alone(2, Durable::new(set(4)), None);
+    let keys: Vec<PublicKey> = (0..4).map(|n| *set(4).key(Seat(n)).unwrap()).collect();
+    replica.recovery = None;
+    let out = replica.step(Time(60_000), Input::Tick);
+    let asked = out.into_iter().find_map(|output| match output {
+        Output::Send { message: Message::Negotiate { nonce, view, .. }, .. } => Some((nonce, view)),
+        _ => None,
+    });
+    let (nonce, view) = asked.expect("it asks");
+    assert_eq!(view, View(1), "what it is in it knows");
+    let (epoch, view, signature) = (set(4).epoch(), View(2), [0; 64]);
+    let new_view = NewView { epoch, view, changes: Vec::new(), signature };
+    replica.negotiated(keys[0], Nonce(nonce.0 ^ 1), epoch, Some(new_view.clone()));
+    assert_eq!(replica.view(), View(0), "that was no answer to it");
+    replica.negotiated(keys[0], nonce, epoch, Some(new_view.clone()));
+    assert_eq!((replica.view(), replica.phase), (View(2), Phase::Active));
+    // And it tells others, if they do not know.
+    replica.out.clear();
+    for (view, told) in [(2, true), (3, false)] {
+        replica.answer_negotiate(keys[1], Nonce(7), epoch, View(view));
+        let wanted = told.then(|| new_view.clone());
+        let answer = Message::Negotiated { nonce: Nonce(7), epoch, new_view: wanted };
+        assert_eq!(replica.out.pop(), Some(Output::Send { to: To::One(keys[1]), message: answer }));
+    }
+}
+
 /// Reports are remembered as long as they matter, and the newest of them.
 #[test]
 fn what_is_committed_takes_no_room_among_the_reports() {

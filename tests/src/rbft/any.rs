@@ -28,26 +28,37 @@ pub struct Any<'a> {
     pub epoch: u64,
     /// Its view.
     pub view: u64,
+    /// What it has asked last in its recovery.
+    pub asked: Nonce,
     /// Where they come from.
     pub dice: &'a mut Dice,
 }
 
+/// The state behind a block, as who executes anything has it.
+pub fn state(sequence: Sequence) -> Digest {
+    Digest([sequence.0 as u8 % 3; 32])
+}
+
 impl Any<'_> {
     fn sequence(&mut self) -> Sequence {
-        match self.dice.roll(12) {
+        match self.dice.roll(300) {
             0 => Sequence(self.dice.any()),
             1 => Sequence(u64::MAX),
             2 => Sequence(0),
-            _ => Sequence(self.around.saturating_add(self.dice.roll(12)).saturating_sub(3)),
+            _ => Sequence(
+                self.around
+                    .saturating_add(self.dice.pick(&[1, 1, 1, 2, 3, 9]))
+                    .saturating_sub(self.dice.pick(&[0, 0, 0, 3])),
+            ),
         }
     }
 
     fn near(&mut self, value: u64) -> u64 {
-        match self.dice.roll(10) {
+        match self.dice.roll(400) {
             0 => u64::MAX,
             1 => self.dice.any(),
-            2 => value.saturating_sub(1),
-            3 => value.saturating_add(1),
+            2..10 => value.saturating_sub(1),
+            10..18 => value.saturating_add(1),
             _ => value,
         }
     }
@@ -61,13 +72,22 @@ impl Any<'_> {
     }
 
     fn proposal(&mut self, sequence: Sequence) -> Proposal {
+        let epoch = Epoch(self.near(self.epoch));
+        // Mostly the same one, so that several votes are for one thing now and then.
+        if !self.dice.one_in(5) {
+            return Proposal::null(epoch, sequence);
+        }
         let batches = (0..self.dice.roll(3)).map(|_| self.digest()).collect();
         let time_ms = if self.dice.one_in(5) { u64::MAX } else { self.dice.roll(4) };
-        Proposal { epoch: Epoch(self.near(self.epoch)), sequence, time_ms, batches }
+        Proposal { epoch, sequence, time_ms, batches }
     }
 
     fn vote(&mut self, kind: VoteKind, proposal: &Proposal) -> Vote {
-        let digest = if self.dice.one_in(8) { self.digest() } else { proposal.digest(self.chain) };
+        let usual = match kind {
+            VoteKind::Checkpoint => state(proposal.sequence),
+            _ => proposal.digest(self.chain),
+        };
+        let digest = if self.dice.one_in(30) { self.digest() } else { usual };
         let view = if kind == VoteKind::Checkpoint { View(0) } else { View(self.near(self.view)) };
         Vote { epoch: proposal.epoch, kind, view, sequence: proposal.sequence, digest }
     }
@@ -132,13 +152,29 @@ impl Any<'_> {
     pub fn message(&mut self, origin: PublicKey) -> Message {
         let sequence = self.sequence();
         let proposal = self.proposal(sequence);
-        let nonce = Nonce(self.dice.roll(3));
+        let nonce = if self.dice.one_in(3) { Nonce(self.dice.any()) } else { self.asked };
         let epoch = Epoch(self.near(self.epoch));
-        match self.dice.roll(16) {
+        // Votes and answers mostly, as it is among validators; wishes for another view seldom, or none would last.
+        let which = match self.dice.roll(80) {
+            kind @ 0..16 => kind,
+            16..26 => 3,
+            26..38 => 4,
+            38..50 => 5,
+            50..65 => 11,
+            _ => 13,
+        };
+        let which = if which == 8 && !self.dice.one_in(4) { 6 } else { which };
+        match which {
             0 => Message::Batch(Batch { origin, payload: vec![self.dice.roll(9) as u8], signature: [0; 64] }),
             1 => Message::Stored((0..self.dice.roll(300)).map(|_| self.digest()).collect()),
             2 => Message::FetchBatches((0..self.dice.roll(300)).map(|_| self.digest()).collect()),
-            3 => Message::PrePrepare { vote: self.signed(VoteKind::Prepare, &proposal), proposal },
+            3 => {
+                let mut vote = self.signed(VoteKind::Prepare, &proposal);
+                if !self.dice.one_in(4) {
+                    vote.seat = Seat((vote.vote.view.0 % self.size) as u16);
+                }
+                Message::PrePrepare { proposal, vote }
+            }
             4 => Message::Prepare(self.signed(VoteKind::Prepare, &proposal)),
             5 => Message::Commit(self.signed(VoteKind::Commit, &proposal)),
             6 => Message::Checkpoint {
@@ -151,18 +187,18 @@ impl Any<'_> {
                 Message::ViewChange(self.change(view, seat))
             }
             9 => Message::NewView(self.new_view()),
-            10 => Message::Negotiate { nonce, epoch },
+            10 => Message::Negotiate { nonce, epoch, view: View(self.near(self.view)) },
             11 => {
-                let new_view = self.dice.one_in(2).then(|| self.new_view());
+                let new_view = self.dice.one_in(4).then(|| self.new_view());
                 Message::Negotiated { nonce, epoch, new_view }
             }
             12 => Message::RecoveryInit { nonce, epoch },
             13 => {
-                let stable = self.dice.one_in(2).then(|| self.certificate(VoteKind::Checkpoint, &proposal));
+                let stable = self.dice.one_in(8).then(|| self.certificate(VoteKind::Checkpoint, &proposal));
                 Message::Recovery { nonce, stable, executed: sequence }
             }
             14 => Message::FetchPqc { from: sequence, to: self.sequence() },
-            _ => Message::Pqc((0..self.dice.roll(70)).map(|_| self.entry()).collect()),
+            _ => Message::Pqc((0..self.dice.pick(&[1u64, 2, 5, 70])).map(|_| self.entry()).collect()),
         }
     }
 }
