@@ -1,7 +1,8 @@
 //! Fetches what this node's disks should hold and do not: tickets, and the chunks of dirty groups.
 //!
-//! One task, at most [`PARALLEL`] fetches at once; one, in small steps, while clients are served (`traffic.rs`). Each piece is hashed before it is written, and the
-//! ticket is closed by a receipt, never by the end of a job.
+//! A task for each disk, at most [`PARALLEL`] fetches at once for each (`turns.rs` bounds all); one in all, in
+//! small steps, while clients are served (`traffic.rs`). Each piece is hashed before it is written, and the ticket is closed by a
+//! receipt, never by the end of a job.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use crate::disk::DiskStore;
 use crate::map::Map;
 use crate::service::BadPiece;
 use crate::traffic::{RECENT, Traffic};
+use crate::turns::Turns;
 
-/// Fetches under way: with chunks of 16 MiB, 64 MiB of memory for copies, and twice that for shards.
+/// Fetches under way for a disk.
 const PARALLEL: usize = 4;
 /// So many pieces of a group that can't be had are set aside; more of them mean that others do not answer, and will.
 const FEW: usize = 8;
@@ -59,26 +61,46 @@ pub(crate) struct Filler {
     pub(crate) disks: Arc<Vec<Arc<DiskStore>>>,
     pub(crate) map: Arc<Map>,
     pub(crate) traffic: Arc<Traffic>,
+    pub(crate) turns: Turns,
+}
+
+/// Pieces of a group that could not be had.
+#[derive(Default)]
+struct Failed {
+    pieces: Vec<MissingPiece>,
+    /// Of some of them because the row has changed: they may be nobody's to have here.
+    moved: bool,
 }
 
 impl Filler {
-    /// Works whenever the heartbeat says there is work.
-    pub(crate) async fn run(self, mut work: watch::Receiver<Vec<DiskId>>, shutdown: Shutdown) {
+    /// Works on each disk whenever the heartbeat says that there is work for it.
+    pub(crate) async fn run(self, work: watch::Receiver<Vec<DiskId>>, shutdown: Shutdown) {
+        let mut running = JoinSet::new();
+        for disk in self.disks.iter() {
+            running.spawn(self.clone().keep_filled(disk.clone(), work.clone(), shutdown.clone()));
+        }
+        running.join_all().await;
+    }
+
+    async fn keep_filled(
+        self,
+        disk: Arc<DiskStore>,
+        mut work: watch::Receiver<Vec<DiskId>>,
+        shutdown: Shutdown,
+    ) {
         let mut pause = FIRST_PAUSE;
         while !shutdown.is_requested() {
-            let todo = work.borrow_and_update().clone();
-            let mut failed = false;
-            for disk in self.disks.iter().filter(|d| d.id().is_some_and(|id| todo.contains(&id))) {
-                match shutdown.or(self.fill(disk)).await {
-                    Some(Ok(complete)) => failed |= !complete,
+            let is_due = disk.id().is_some_and(|id| work.borrow_and_update().contains(&id));
+            let complete =
+                match shutdown.or(async { if is_due { self.fill(&disk).await } else { Ok(true) } }).await {
+                    Some(Ok(complete)) => complete,
                     Some(Err(error)) => {
                         tracing::warn!(%error, disk = %disk.name, "the fill did not get on");
-                        failed = true;
+                        false
                     }
                     None => return,
-                }
-            }
-            if failed {
+                };
+            if !complete {
                 shutdown.or(tokio::time::sleep(pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
                 continue;
@@ -118,7 +140,7 @@ impl Filler {
     ) -> Result<Filled, RpcError> {
         let (mut filled, mut after) = (Filled::default(), None);
         // Groups of which pieces could not be had keep their marks; the others need not wait for them.
-        let mut failed: BTreeMap<Group, Vec<MissingPiece>> = BTreeMap::new();
+        let mut failed: BTreeMap<Group, Failed> = BTreeMap::new();
         let mut open: Option<((u64, u64), Vec<Group>)> = None;
         loop {
             let groups = filled.groups.clone();
@@ -138,11 +160,13 @@ impl Filler {
                 }
                 tracing::info!(disk = %disk.name, pieces = pieces.len(), "filling");
                 let missed = self.fetch_page(disk, id, (pieces, as_of)).await?;
-                for piece in missed {
+                for (piece, moved) in missed {
                     let unknown = || RpcError::internal("a listing of a pool that is not known");
                     let group = self.group_of(&piece).ok_or_else(unknown)?;
                     filled.missed.insert(group);
-                    failed.entry(group).or_default().push(piece);
+                    let failed = failed.entry(group).or_default();
+                    failed.moved |= moved;
+                    failed.pieces.push(piece);
                 }
             }
             after = next;
@@ -158,13 +182,14 @@ impl Filler {
         }
     }
 
-    /// Fetches the pieces of a page and closes their tickets; returns those that can't be had.
+    /// Fetches the pieces of a page and closes their tickets; returns those that can't be had, each with whether that is because
+    /// the row has changed.
     async fn fetch_page(
         &self,
         disk: &Arc<DiskStore>,
         id: DiskId,
         (pieces, as_of): (Vec<MissingPiece>, (u64, u64)),
-    ) -> Result<Vec<MissingPiece>, RpcError> {
+    ) -> Result<Vec<(MissingPiece, bool)>, RpcError> {
         let (receipts, missed) = self.fetch_all(disk, pieces).await?;
         // Where the slot has moved on meanwhile, nobody asks for the piece: it stays a claim, and ends as one.
         let known = self.map.get();
@@ -179,15 +204,17 @@ impl Filler {
     }
 
     /// A group of which all but a few pieces could be had does not keep its mark for them, which would have all of it read
-    /// again and again: the few become tickets, and are tried by themselves.
+    /// again and again: the few become tickets, and are tried by themselves. What a change of the row stood in the way of is listed
+    /// anew instead.
     async fn set_aside(
         &self,
         disk: DiskId,
         done: &[Group],
-        failed: &mut BTreeMap<Group, Vec<MissingPiece>>,
+        failed: &mut BTreeMap<Group, Failed>,
     ) -> Result<(), RpcError> {
         for group in done {
-            let Some(pieces) = failed.get(group).filter(|pieces| pieces.len() <= FEW) else { continue };
+            let few = |failed: &&Failed| failed.pieces.len() <= FEW && !failed.moved;
+            let Some(Failed { pieces, .. }) = failed.get(group).filter(few) else { continue };
             tracing::warn!(pieces = pieces.len(), "pieces that can't be had are set aside");
             let chunks = pieces.iter().map(|p| (p.pool, p.chunk)).collect();
             self.metadata.call(&Request::ReportBad { disk, chunks }).await?;
@@ -236,12 +263,12 @@ impl Filler {
         self.metadata.call(&request).await.map(|_| ())
     }
 
-    /// Fetches what can be had; returns receipts for that, and what could not.
+    /// Fetches what can be had; returns receipts for that, and what could not, with whether the row had changed.
     async fn fetch_all(
         &self,
         disk: &Arc<DiskStore>,
         pieces: Vec<MissingPiece>,
-    ) -> Result<(Vec<SignedReceipt>, Vec<MissingPiece>), RpcError> {
+    ) -> Result<(Vec<SignedReceipt>, Vec<(MissingPiece, bool)>), RpcError> {
         let (mut receipts, mut missed) = (Vec::with_capacity(pieces.len()), Vec::new());
         let mut running = JoinSet::new();
         let mut waiting = pieces.into_iter();
@@ -251,9 +278,10 @@ impl Filler {
             {
                 let (filler, disk) = (self.clone(), disk.clone());
                 running.spawn(async move {
+                    let _turn = filler.turns.next(&filler.traffic).await;
                     filler.fetch(&disk, &piece).await.map_err(|error| {
                         tracing::warn!(%error, chunk = %piece.chunk, "not fetched");
-                        piece
+                        (piece, error.code == ErrorCode::StaleRow)
                     })
                 });
             }

@@ -26,6 +26,7 @@ mod relay;
 mod scrub;
 mod service;
 mod traffic;
+mod turns;
 
 pub use config::{COMPARE_MS, Config, DiskConfig, RawConfig, SCRUB_PASS_MS};
 #[cfg(feature = "testing")]

@@ -1,7 +1,7 @@
 //! Puts the parts together and runs them until a stop is asked for.
 //!
-//! Tasks: the control loop, the filler, the scrubber, the comparer of ranges, the reporter of bad pieces, the server with its connections, the
-//! operations endpoint. Threads: two a disk, the journal's writer and the index's.
+//! Tasks: the control loop, the filler with one for each disk, the scrubber, the comparer of ranges, the reporter of bad pieces, the
+//! server with its connections, the operations endpoint. Threads: two a disk, the journal's writer and the index's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +29,7 @@ use crate::ranges::Ranges;
 use crate::scrub::Scrubber;
 use crate::service::Service;
 use crate::traffic::Traffic;
+use crate::turns::Turns;
 
 /// Bad pieces that may wait to be reported.
 const BAD_QUEUE: usize = 1024;
@@ -81,6 +82,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         disks: disks.clone(),
         map: map.clone(),
         traffic: traffic.clone(),
+        turns: Turns::new(),
     };
     let compared_map = map.clone();
     let metrics = Metrics::new();
