@@ -87,8 +87,10 @@ pub(crate) fn run() -> Result<Planner> {
     let (whole, scheme) = snapshot()?;
     let mut zone_lost = whole.clone();
     lose(&mut zone_lost, |c| c.zone.as_str() == "zone-3");
-    let (policy, budget) =
-        (Policy { together_ms: 60_000, override_halt: true }, Budget { to_disk: 64, from_disk: 64 });
+    let (policy, budget) = (
+        Policy { together_ms: 60_000, override_halt: true },
+        Budget { to_disk: 64, from_disk: 64, ..Budget::ALL },
+    );
     let (mut plans, mut moves) = (Vec::new(), 0);
     for _ in 0..RUNS {
         let begun = Instant::now();

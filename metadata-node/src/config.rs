@@ -81,13 +81,23 @@ pub struct RepairConfig {
     pub slots_to_disk: usize,
     /// Slots that may be on their way from one disk that answers.
     pub slots_from_disk: usize,
+    /// Bytes of slots that may be on their way to one disk at once, and from one that answers; a longer slot goes alone.
+    pub disk_bytes: u64,
+    /// The same for all disks of one node, which share its link.
+    pub link_bytes: u64,
     /// Substitute also what vanished together with much else: for when that is known to be gone.
     pub override_halt: bool,
 }
 
 impl Default for RepairConfig {
     fn default() -> Self {
-        Self { slots_to_disk: 64, slots_from_disk: 64, override_halt: false }
+        Self {
+            slots_to_disk: 64,
+            slots_from_disk: 64,
+            disk_bytes: 32 << 30,
+            link_bytes: 64 << 30,
+            override_halt: false,
+        }
     }
 }
 

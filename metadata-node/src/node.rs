@@ -132,7 +132,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         state.clone(),
         liveness.clone(),
         Policy { together_ms: config.raw.down_after_ms / TOGETHER, override_halt: repair.override_halt },
-        Budget { to_disk: repair.slots_to_disk, from_disk: repair.slots_from_disk },
+        Budget {
+            to_disk: repair.slots_to_disk,
+            from_disk: repair.slots_from_disk,
+            disk_bytes: repair.disk_bytes,
+            link_bytes: repair.link_bytes,
+        },
         config.raw.usage_sample_ms,
     );
     let status = StatusSource {

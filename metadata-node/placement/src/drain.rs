@@ -37,7 +37,7 @@ pub fn preview_drain(snapshot: &Snapshot, disks: &BTreeSet<DiskId>) -> DrainPrev
         slot.sources.clear();
         slot.arriving = false;
     }
-    let all = Budget { to_disk: usize::MAX, from_disk: usize::MAX };
+    let all = Budget::ALL;
     let policy = Policy { together_ms: 0, override_halt: true };
     for _ in 0..MAX_PLANS {
         let plan = plan_repairs(&drained, &policy, &all);

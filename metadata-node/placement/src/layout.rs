@@ -47,7 +47,7 @@ pub fn preview_layout(snapshot: &Snapshot, weights: &BTreeMap<DiskId, u32>) -> L
             fact.candidate.weight = *weight;
         }
     }
-    let all = Budget { to_disk: usize::MAX, from_disk: usize::MAX };
+    let all = Budget::ALL;
     let policy = Policy { together_ms: 0, override_halt: true };
     let mut stuck = 0;
     for _ in 0..MAX_PLANS {

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use wmall_proto::pg::PgKey;
-use wmall_proto::{DiskId, PoolId};
+use wmall_proto::{DiskId, NodeName, PoolId};
 
 use crate::repair::{DiskFact, DiskState, GroupFact, Reason, Snapshot};
 
@@ -21,6 +21,11 @@ pub(crate) struct Loads {
     weight: u64,
     to: BTreeMap<DiskId, usize>,
     from: BTreeMap<DiskId, usize>,
+    /// Bytes on their way to and from disks, and to and from nodes.
+    bytes_to: BTreeMap<DiskId, u64>,
+    bytes_from: BTreeMap<DiskId, u64>,
+    link_to: BTreeMap<NodeName, u64>,
+    link_from: BTreeMap<NodeName, u64>,
     free: BTreeMap<DiskId, u64>,
     /// The same for what is lost elsewhere.
     last: BTreeMap<DiskId, u64>,
@@ -35,6 +40,10 @@ impl Loads {
             weight: shares.map(|f| u64::from(f.candidate.weight)).sum(),
             to: BTreeMap::new(),
             from: BTreeMap::new(),
+            bytes_to: BTreeMap::new(),
+            bytes_from: BTreeMap::new(),
+            link_to: BTreeMap::new(),
+            link_from: BTreeMap::new(),
             free: snapshot.disks.iter().map(|(disk, fact)| (*disk, fact.free_bytes)).collect(),
             last: snapshot.disks.iter().map(|(disk, fact)| (*disk, fact.last_bytes)).collect(),
         };
@@ -44,20 +53,45 @@ impl Loads {
                 *loads.pools.entry(group.key.0).or_default() += 1;
                 // One that only waits for a few tickets takes no part of the traffic.
                 if let Some(source) = slot.sources.first().filter(|_| slot.arriving) {
-                    *loads.to.entry(slot.disk).or_default() += 1;
-                    *loads.from.entry(*source).or_default() += 1;
-                    // What is on its way has its room already.
-                    loads.take(slot.disk, group.slot_bytes);
+                    let node = |disk: &DiskId| snapshot.disks.get(disk).map(|f| f.candidate.node.clone());
+                    loads.go_to(slot.disk, node(&slot.disk), group.slot_bytes);
+                    loads.go_from(*source, node(source), group.slot_bytes);
                 }
             }
         }
         loads
     }
 
-    fn take(&mut self, disk: DiskId, bytes: u64) {
+    fn go_to(&mut self, disk: DiskId, node: Option<NodeName>, bytes: u64) {
+        *self.to.entry(disk).or_default() += 1;
+        *self.bytes_to.entry(disk).or_default() += bytes;
+        node.into_iter().for_each(|node| *self.link_to.entry(node).or_default() += bytes);
+        // What is on its way has its room already.
         for room in [&mut self.free, &mut self.last] {
             room.entry(disk).and_modify(|free| *free = free.saturating_sub(bytes));
         }
+    }
+
+    fn go_from(&mut self, disk: DiskId, node: Option<NodeName>, bytes: u64) {
+        *self.from.entry(disk).or_default() += 1;
+        *self.bytes_from.entry(disk).or_default() += bytes;
+        node.into_iter().for_each(|node| *self.link_from.entry(node).or_default() += bytes);
+    }
+
+    pub(crate) fn bytes_to(&self, disk: DiskId) -> u64 {
+        self.bytes_to.get(&disk).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn bytes_from(&self, disk: DiskId) -> u64 {
+        self.bytes_from.get(&disk).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn link_to(&self, node: &NodeName) -> u64 {
+        self.link_to.get(node).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn link_from(&self, node: &NodeName) -> u64 {
+        self.link_from.get(node).copied().unwrap_or(0)
     }
 
     pub(crate) fn to(&self, disk: DiskId) -> usize {
@@ -77,14 +111,20 @@ impl Loads {
         self.slots.get(&(pool, disk)).copied().unwrap_or(0)
     }
 
-    /// A slot goes from one disk to another; `counts` if the first is part of the traffic.
-    pub(crate) fn moved(&mut self, group: &GroupFact, from: DiskId, to: DiskId, counts: bool) {
+    /// A slot goes from one disk to another, each with its node. The first has none if it is no part of the traffic.
+    pub(crate) fn moved(
+        &mut self,
+        group: &GroupFact,
+        (from, from_node): (DiskId, Option<NodeName>),
+        (to, to_node): (DiskId, Option<NodeName>),
+    ) {
         let pool = group.key.0;
         self.slots.entry((pool, from)).and_modify(|n| *n = n.saturating_sub(1));
         *self.slots.entry((pool, to)).or_default() += 1;
-        *self.to.entry(to).or_default() += 1;
-        *self.from.entry(from).or_default() += usize::from(counts);
-        self.take(to, group.slot_bytes);
+        self.go_to(to, to_node, group.slot_bytes);
+        if from_node.is_some() {
+            self.go_from(from, from_node, group.slot_bytes);
+        }
     }
 
     /// The disk that has less of the pool for its weight comes first; among equals, a hash decides.

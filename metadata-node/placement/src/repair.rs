@@ -123,13 +123,23 @@ pub struct Policy {
     pub override_halt: bool,
 }
 
-/// Slots that may be on their way at once.
+/// What may be on its way at once. However long a slot is, one may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// To one disk.
+    /// Slots to one disk.
     pub to_disk: usize,
-    /// From one disk that answers, by drains and for balance. What is lost comes from many.
+    /// Slots from one disk that answers, by drains and for balance. What is lost comes from many.
     pub from_disk: usize,
+    /// Bytes to one disk, and from one that answers.
+    pub disk_bytes: u64,
+    /// Bytes to the disks of one node, and from those of one that answer: they share its link.
+    pub link_bytes: u64,
+}
+
+impl Budget {
+    /// No bounds: for what would be moved in the end.
+    pub const ALL: Self =
+        Self { to_disk: usize::MAX, from_disk: usize::MAX, disk_bytes: u64::MAX, link_bytes: u64::MAX };
 }
 
 /// Why a slot moves. The order is that of urgency among groups of one margin.
@@ -318,9 +328,10 @@ impl<'a> Planner<'a> {
         let (group, reason) = (want.group, want.rank.3);
         let from = group.slots[want.slot].disk;
         let answers = self.disk(from).is_some_and(|f| f.state == DiskState::Up);
-        if answers && self.loads.from(from) >= self.budget.from_disk {
+        if answers && !self.has_room_from(from, group.slot_bytes) {
             return Placed::Later;
         }
+        let part = Part::of(reason, want.rank.1);
         let others: Vec<&Candidate> = (0..group.slots.len())
             .filter(|&slot| slot != want.slot)
             .filter_map(|slot| self.disk(group.slots[slot].disk).map(|f| &f.candidate))
@@ -343,8 +354,7 @@ impl<'a> Planner<'a> {
         let successor = self.disk(from).and_then(|f| f.successor).and_then(|disk| self.disk(disk));
         if let Some(successor) = successor.filter(|f| fits_at_all(f, &strict)) {
             let disk = successor.candidate.disk;
-            let room = self.share(reason, want.rank.1);
-            let now = self.loads.to(disk) < room && !is_source(successor);
+            let now = self.has_room_to(successor, group.slot_bytes, part) && !is_source(successor);
             return if now { Placed::On(disk) } else { Placed::Later };
         }
         // What is lost is worth more than the rule; nothing else is.
@@ -353,8 +363,7 @@ impl<'a> Planner<'a> {
         for rule in &rules[..tries] {
             let fits = |f: &&DiskFact| fits_at_all(f, rule) && !is_source(f);
             let fitting: Vec<&DiskFact> = self.snapshot.disks.values().filter(fits).collect();
-            let share = self.share(reason, want.rank.1);
-            let within = |f: &&&DiskFact| self.loads.to(f.candidate.disk) < share;
+            let within = |f: &&&DiskFact| self.has_room_to(f, group.slot_bytes, part);
             // Where it can stay, if one of these has room on the way; but nothing waits for a disk that may never get on.
             let settled = |f: &DiskFact| !self.loads.lacks(group.key.0, f);
             let best = fitting
@@ -376,21 +385,30 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Of what may be on its way to a disk, half is for what is lost, and a quarter of all for what the next loss would lose: that
-    /// need not wait until something else has come.
-    fn share(&self, reason: Reason, margin: usize) -> usize {
-        let all = self.budget.to_disk;
-        match (reason, margin) {
-            (Reason::Lost, 0) => all,
-            (Reason::Lost, _) => all - all / 4,
-            _ => all.div_ceil(2),
-        }
+    /// Whether so much more may be on its way to a disk.
+    fn has_room_to(&self, to: &DiskFact, bytes: u64, part: Part) -> bool {
+        let Candidate { disk, node, .. } = &to.candidate;
+        let more =
+            |under_way: u64, all: u64| under_way == 0 || under_way.saturating_add(bytes) <= part.take(all);
+        (self.loads.to(*disk) as u64) < part.take(self.budget.to_disk as u64)
+            && more(self.loads.bytes_to(*disk), self.budget.disk_bytes)
+            && more(self.loads.link_to(node), self.budget.link_bytes)
+    }
+
+    /// Whether so much more may be on its way from a disk.
+    fn has_room_from(&self, from: DiskId, bytes: u64) -> bool {
+        let more = |under_way: u64, all: u64| under_way == 0 || under_way.saturating_add(bytes) <= all;
+        let link = self.disk(from).map_or(0, |f| self.loads.link_from(&f.candidate.node));
+        self.loads.from(from) < self.budget.from_disk
+            && more(self.loads.bytes_from(from), self.budget.disk_bytes)
+            && more(link, self.budget.link_bytes)
     }
 
     fn charge(&mut self, group: &GroupFact, slot: usize, to: DiskId, reason: Reason) -> PlannedMove {
         let from = group.slots[slot].disk;
         let answers = self.disk(from).is_some_and(|f| f.state == DiskState::Up);
-        self.loads.moved(group, from, to, answers);
+        let node = |disk: DiskId| self.disk(disk).map(|f| f.candidate.node.clone());
+        self.loads.moved(group, (from, answers.then(|| node(from)).flatten()), (to, node(to)));
         let (key, row_version) = (group.key, group.row_version);
         PlannedMove { group: key, slot: slot as u8, from, to, row_version, reason }
     }
@@ -443,11 +461,10 @@ impl<'a> Planner<'a> {
                 let fitting: Vec<&DiskFact> = snapshot.disks.values().filter(fits).collect();
                 // A group that moves may be what is waited for; what it is on its way to counts there already.
                 later |= !fitting.is_empty();
-                if moves_now || self.loads.from(from.candidate.disk) >= self.budget.from_disk {
+                if moves_now || !self.has_room_from(from.candidate.disk, group.slot_bytes) {
                     return None;
                 }
-                let within =
-                    |to: &&&DiskFact| self.loads.to(to.candidate.disk) < self.budget.to_disk.div_ceil(2);
+                let within = |to: &&&DiskFact| self.has_room_to(to, group.slot_bytes, Part::Half);
                 let best = fitting.iter().filter(within);
                 let best = best.min_by(|a, b| self.loads.compare(group.key, a, b))?;
                 Some((slot, best.candidate.disk))
@@ -457,6 +474,34 @@ impl<'a> Planner<'a> {
             }
         }
         later
+    }
+}
+
+/// How much of a budget is for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Half,
+    MostOfIt,
+    All,
+}
+
+impl Part {
+    /// Half of what may be on its way to a disk is for what is lost, and a quarter of all for what the next loss would lose: that need
+    /// not wait until something else has come.
+    fn of(reason: Reason, margin: usize) -> Self {
+        match (reason, margin) {
+            (Reason::Lost, 0) => Self::All,
+            (Reason::Lost, _) => Self::MostOfIt,
+            _ => Self::Half,
+        }
+    }
+
+    fn take(self, all: u64) -> u64 {
+        match self {
+            Self::Half => all.div_ceil(2),
+            Self::MostOfIt => all - all / 4,
+            Self::All => all,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use wmall_proto::{NodeName, PgId, ZoneName};
 use super::*;
 
 const POLICY: Policy = Policy { together_ms: 1000, override_halt: false };
-const BUDGET: Budget = Budget { to_disk: 8, from_disk: 4 };
+const BUDGET: Budget = Budget { to_disk: 8, from_disk: 4, ..Budget::ALL };
 
 fn disk(n: u32, zone: u32) -> DiskFact {
     let candidate = Candidate {
@@ -108,7 +108,7 @@ fn there_is_no_grace_at_margin_zero_and_the_next_loss_goes_first() {
     let mut c = cluster(&[1, 2, 3, 4, 5], &[&[1, 2, 3], &[1, 2, 4], &[1, 4, 5]]);
     silence(&mut c, 1, DiskState::Down, 0);
     silence(&mut c, 2, DiskState::Suspect, 0);
-    let tight = Budget { to_disk: 1, from_disk: 1 };
+    let tight = Budget { to_disk: 1, from_disk: 1, ..Budget::ALL };
     let planned = plan_repairs(&c, &POLICY, &tight);
     assert_eq!(planned.moves[0].group.1.0, 0, "one piece left");
     assert_eq!(planned.moves[1].group.1.0, 1, "likewise");
@@ -121,7 +121,7 @@ fn there_is_no_grace_at_margin_zero_and_the_next_loss_goes_first() {
 #[test]
 fn a_part_of_each_budget_is_for_what_the_next_loss_would_lose() {
     let mut c = cluster(&[1, 2, 3, 4], &[&[1, 2, 3][..]; 6]);
-    let budget = Budget { to_disk: 4, from_disk: 4 };
+    let budget = Budget { to_disk: 4, from_disk: 4, ..Budget::ALL };
     silence(&mut c, 1, DiskState::Down, 0);
     let first = plan_repairs(&c, &POLICY, &budget);
     assert_eq!((first.moves.len(), first.waiting[&Reason::Lost]), (3, 3));
@@ -130,6 +130,37 @@ fn a_part_of_each_budget_is_for_what_the_next_loss_would_lose() {
     silence(&mut c, 2, DiskState::Suspect, 0);
     let planned = plan_repairs(&c, &POLICY, &budget);
     assert_eq!(moved(&planned), [(3, 0, 1, 4, Reason::Lost)], "one piece left");
+}
+
+/// Disks 5 and 6 are one node's, and all slots of disk 1 have to go there.
+#[test]
+fn bytes_on_the_way_are_bounded_for_each_disk_and_for_each_link() {
+    let mut c = cluster(&[1, 2, 3, 4, 5, 5], &[&[1, 2, 3, 4][..]; 8]);
+    let other = c.disks[&DiskId(5)].candidate.node.clone();
+    c.disks.get_mut(&DiskId(6)).unwrap().candidate.node = other;
+    c.disks.get_mut(&DiskId(1)).unwrap().draining = true;
+    let to = |c: &Snapshot, disk_bytes: u64, link_bytes: u64| {
+        let budget = Budget { disk_bytes, link_bytes, ..Budget::ALL };
+        let planned = plan_repairs(c, &POLICY, &budget);
+        let mut counts = [5, 6].map(|disk| planned.moves.iter().filter(|m| m.to.0 == disk).count());
+        counts.sort_unstable();
+        counts
+    };
+    assert_eq!(to(&c, u64::MAX, u64::MAX), [4, 4]);
+    // From disk 1, all of it; to a disk, half of it for what can wait.
+    assert_eq!(to(&c, 600, u64::MAX), [3, 3]);
+    assert_eq!(to(&c, u64::MAX, 600), [1, 2], "the two share a link");
+    assert_eq!(to(&c, 50, u64::MAX), [0, 1], "one slot goes, however long it is");
+    let some = plan_repairs(&c, &POLICY, &Budget { link_bytes: 600, ..Budget::ALL });
+    apply(&mut c, &some);
+    assert_eq!(to(&c, u64::MAX, 600), [0, 0], "what is on its way counts");
+    // What is lost has more of it, and what the next loss would lose all.
+    let mut c = cluster(&[1, 2, 3, 4], &[&[1, 2, 3][..]; 8]);
+    silence(&mut c, 1, DiskState::Down, 0);
+    let budget = Budget { disk_bytes: 400, ..Budget::ALL };
+    assert_eq!(plan_repairs(&c, &POLICY, &budget).moves.len(), 3);
+    silence(&mut c, 2, DiskState::Suspect, 0);
+    assert_eq!(plan_repairs(&c, &Policy { override_halt: true, ..POLICY }, &budget).moves.len(), 4);
 }
 
 #[test]
@@ -157,7 +188,7 @@ fn what_cannot_be_read_is_left_where_it_may_come_back() {
 fn a_drain_moves_within_the_budget_and_never_before_a_loss() {
     let mut c = cluster(&[1, 2, 3, 4], &[&[1, 2], &[1, 2], &[1, 2], &[3, 4]]);
     c.disks.get_mut(&DiskId(1)).unwrap().draining = true;
-    let budget = Budget { to_disk: 9, from_disk: 2 };
+    let budget = Budget { to_disk: 9, from_disk: 2, ..Budget::ALL };
     let planned = plan_repairs(&c, &POLICY, &budget);
     assert_eq!(planned.moves.len(), 2);
     assert_eq!(planned.waiting[&Reason::Drain], 1);
@@ -461,7 +492,7 @@ fn a_replaced_disk_goes_to_its_successor_where_the_rule_allows_it() {
         "zone 2 has its piece of the second row: {planned:?}"
     );
     // A successor that is full for now is waited for.
-    let full = Budget { to_disk: 0, from_disk: 4 };
+    let full = Budget { to_disk: 0, from_disk: 4, ..Budget::ALL };
     let plan = plan_repairs(&c, &POLICY, &full);
     assert_eq!((plan.moves.len(), plan.waiting[&Reason::Drain]), (0, 2));
 }

@@ -380,7 +380,7 @@ impl Sim {
             now_ms: self.m.index,
         };
         let policy = Policy { together_ms: 0, override_halt: true };
-        let plan = plan_repairs(&snapshot, &policy, &Budget { to_disk: 2, from_disk: 2 });
+        let plan = plan_repairs(&snapshot, &policy, &Budget { to_disk: 2, from_disk: 2, ..Budget::ALL });
         let lost = plan.moves.iter().filter(|m| m.reason == Reason::Lost).count();
         let moves: Vec<SlotMove> = plan.moves.iter().map(SlotMove::from).collect();
         self.moves += moves.len() as u64;
