@@ -10,7 +10,7 @@ use crate::stripe::StripeError;
 
 /// A systematic code: `data` shards that hold the bytes, and `parity` shards computed from them.
 pub trait ErasureCode: Send + Sync {
-    /// Computes the parity shards. All shards are of one length.
+    /// Computes the parity shards, whatever was in them before. All shards are of one length.
     fn encode(&self, data: &[&[u8]], parity: &mut [Vec<u8>]) -> Result<(), StripeError>;
 
     /// Computes the missing data shards, in place, from those that are there.

@@ -14,6 +14,7 @@ mod manifest;
 mod merkle;
 mod proof;
 mod slice;
+mod spare;
 mod stripe;
 
 pub use block::{Block, begins_block, file_of_one_chunk, has_blocks, may_be_block};

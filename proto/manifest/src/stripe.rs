@@ -8,6 +8,7 @@ use wmall_proto::Scheme;
 use wmall_proto::chunk::PieceDigest;
 
 use crate::erasure::{ErasureCode, Gf256};
+use crate::spare;
 
 /// Why pieces could not be made, or the chunk not be had from them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,10 +54,10 @@ impl Stripe {
         let length: usize = parts.iter().map(Bytes::len).sum();
         let each = length.div_ceil(self.data);
         let mut pieces: Vec<Bytes> = (0..self.data).map(|i| piece_of(parts, i * each, each)).collect();
-        let mut parity = vec![vec![0u8; each]; self.parity];
+        let mut parity: Vec<Vec<u8>> = (0..self.parity).map(|_| spare::buffer(each)).collect();
         let data: Vec<&[u8]> = pieces.iter().map(|piece| &piece[..]).collect();
         self.code.encode(&data, &mut parity)?;
-        pieces.extend(parity.into_iter().map(Bytes::from));
+        pieces.extend(parity.into_iter().map(spare::lend));
         Ok(pieces)
     }
 
@@ -191,6 +192,18 @@ mod tests {
                 assert_eq!(stripe.rebuild(kept.clone(), 100_003, slot).unwrap(), pieces[slot], "{slot}");
             }
         }
+    }
+
+    #[test]
+    fn parity_is_the_same_in_memory_that_was_used_before() {
+        let stripe = stripe("rs:4+2");
+        let cut = |n: u8| {
+            let chunk: Vec<u8> = sample(400_000).iter().map(|b| b ^ n).collect();
+            stripe.cut(&[chunk.into()]).unwrap().iter().map(|piece| piece.to_vec()).collect::<Vec<_>>()
+        };
+        let first = cut(0);
+        assert_ne!(cut(1)[4..], first[4..]);
+        assert_eq!(cut(0), first);
     }
 
     #[test]
