@@ -17,6 +17,8 @@ use crate::report::Report;
 
 /// Bytes of a batch.
 const BATCH: usize = 1024;
+/// Batches that come at once: a quarter of them from each of four.
+const AT_ONCE: u64 = 400;
 /// Numbers of validators.
 const SIZES: [usize; 4] = [4, 7, 21, 100];
 const CHAIN: ChainId = ChainId(Digest([5; 32]));
@@ -126,8 +128,8 @@ impl<'a> Net<'a> {
     }
 
     fn step(&mut self, at: usize, input: Input) {
-        let mut inputs = vec![input];
-        while let Some(input) = inputs.pop() {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
             self.inputs += 1;
             let started = Instant::now();
             let outputs = self.replicas[at].step(Time(self.now), input);
@@ -142,13 +144,13 @@ impl<'a> Net<'a> {
                     Output::StoreBatch(batch) => {
                         let digest = batch.digest();
                         self.batches.insert(digest, batch);
-                        inputs.push(Input::BatchStored { digest, done: false });
+                        inputs.push_back(Input::BatchStored { digest, done: false });
                     }
                     Output::Execute(block) => {
                         self.executed += 1;
                         let (sequence, state) = (block.proposal.sequence, block.certificate.vote.digest);
-                        inputs.push(Input::Executed { sequence, state, change: None, done: Vec::new() });
-                        inputs.push(Input::Archived(sequence));
+                        inputs.push_back(Input::Executed { sequence, state, change: None, done: Vec::new() });
+                        inputs.push_back(Input::Archived(sequence));
                     }
                     _ => {}
                 }
@@ -199,29 +201,37 @@ impl<'a> Net<'a> {
     }
 
     fn submit(&mut self, at: usize, number: u64, signer: &dyn Signer) -> Result<()> {
+        self.hand_in(at, number, signer);
+        self.run()
+    }
+
+    fn hand_in(&mut self, at: usize, number: u64, signer: &dyn Signer) {
         let mut payload = vec![0; BATCH];
         payload[..8].copy_from_slice(&number.to_le_bytes());
         let batch = Batch::sign(&CHAIN, self.keys[at], payload, signer);
         self.now += 1;
         self.step(at, Input::Submit(batch));
-        self.run()
     }
 }
 
-/// Inputs in a second, four validators in one thread; with all that is around the core here.
-fn inputs_per_second() -> Result<f64> {
+/// Inputs in a second, four validators in one thread; with all that is around the core here. So many batches come at once: one
+/// that is alone in its block, or many that fill the window with proposals.
+fn inputs_per_second(at_once: u64) -> Result<f64> {
     let checker = Counting::default();
     let mut net = Net::new(4, false, vec![&checker])?;
     let started = Instant::now();
     let mut number = 0;
     while started.elapsed() < Duration::from_secs(3) {
-        for _ in 0..500 {
-            number += 1;
-            net.submit(number as usize % 4, number, &Unsigned)?;
+        for _ in 0..500u64.div_ceil(at_once) {
+            for _ in 0..at_once {
+                number += 1;
+                net.hand_in(number as usize % 4, number, &Unsigned);
+            }
+            net.run()?;
         }
         net.batches.clear();
     }
-    ensure!(net.executed >= number * 3, "{} of {number} batches are executed", net.executed);
+    ensure!(net.executed >= number * 3 / at_once, "{number} batches in {} executions", net.executed);
     let busy: Duration = net.busy.iter().sum();
     Ok(net.inputs as f64 / busy.as_secs_f64())
 }
@@ -278,8 +288,10 @@ fn view_change() -> Result<(Duration, Duration, u64)> {
 
 /// All of it.
 pub(crate) fn run(report: &mut Report) -> Result<()> {
-    let per_second = inputs_per_second()?;
+    let per_second = inputs_per_second(1)?;
     report.number("inputs of the core in a second, N = 4, one core", per_second, 1e6, "/s");
+    let figure = format!("{:.0}/s", inputs_per_second(AT_ONCE)?);
+    report.plain(&format!("likewise, {AT_ONCE} batches at once"), &figure, "");
     let mut first = None;
     for size in SIZES {
         let [messages, bytes, checks] = cost_of_a_batch(size)?;
