@@ -29,9 +29,11 @@ impl Turns {
         traffic: &Traffic,
     ) -> Option<(OwnedSemaphorePermit, Option<OwnedMutexGuard<()>>)> {
         let room = self.room.clone().acquire_owned().await.ok()?;
-        // When clients stop, nobody has to wait for the one that went before, whatever that one does.
+        // When clients stop, nobody has to wait for the one that went before, whatever that one does. The place in the queue is kept
+        // over looks at that.
+        let mut alone = std::pin::pin!(self.alone.clone().lock_owned());
         while traffic.fetches(TOGETHER, Instant::now()) == 1 {
-            if let Ok(alone) = tokio::time::timeout(RECENT, self.alone.clone().lock_owned()).await {
+            if let Ok(alone) = tokio::time::timeout(RECENT, alone.as_mut()).await {
                 return Some((room, Some(alone)));
             }
         }

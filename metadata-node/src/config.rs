@@ -81,7 +81,8 @@ pub struct RepairConfig {
     pub slots_to_disk: usize,
     /// Slots that may be on their way from one disk that answers.
     pub slots_from_disk: usize,
-    /// Bytes of slots that may be on their way to one disk at once, and from one that answers; a longer slot goes alone.
+    /// Bytes of slots that may be on their way to one disk at once, and from one that answers, for drains and balance; a slot
+    /// counts for an eighth of it at most.
     pub disk_bytes: u64,
     /// The same for all disks of one node, which share its link.
     pub link_bytes: u64,

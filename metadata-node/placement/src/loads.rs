@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use wmall_proto::pg::PgKey;
 use wmall_proto::{DiskId, NodeName, PoolId};
 
-use crate::repair::{DiskFact, DiskState, GroupFact, Reason, Snapshot};
+use crate::repair::{Budget, DiskFact, DiskState, GroupFact, Reason, Snapshot, counted};
 
 /// How far from its share a disk may be: a twentieth of it, or one group.
 const TOLERANCE: u64 = 20;
@@ -21,7 +21,8 @@ pub(crate) struct Loads {
     weight: u64,
     to: BTreeMap<DiskId, usize>,
     from: BTreeMap<DiskId, usize>,
-    /// Bytes on their way to and from disks, and to and from nodes.
+    budget: Budget,
+    /// Bytes on their way to and from disks, and to and from nodes, as they count in the budget.
     bytes_to: BTreeMap<DiskId, u64>,
     bytes_from: BTreeMap<DiskId, u64>,
     link_to: BTreeMap<NodeName, u64>,
@@ -32,7 +33,7 @@ pub(crate) struct Loads {
 }
 
 impl Loads {
-    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+    pub(crate) fn of(snapshot: &Snapshot, budget: &Budget) -> Self {
         let shares = snapshot.disks.values().filter(|f| f.state != DiskState::Down && !f.draining);
         let mut loads = Self {
             slots: BTreeMap::new(),
@@ -40,6 +41,7 @@ impl Loads {
             weight: shares.map(|f| u64::from(f.candidate.weight)).sum(),
             to: BTreeMap::new(),
             from: BTreeMap::new(),
+            budget: *budget,
             bytes_to: BTreeMap::new(),
             bytes_from: BTreeMap::new(),
             link_to: BTreeMap::new(),
@@ -53,7 +55,9 @@ impl Loads {
                 *loads.pools.entry(group.key.0).or_default() += 1;
                 // One that only waits for a few tickets takes no part of the traffic.
                 if let Some(source) = slot.sources.first().filter(|_| slot.arriving) {
-                    let node = |disk: &DiskId| snapshot.disks.get(disk).map(|f| f.candidate.node.clone());
+                    // A disk that does not answer takes nothing of its node's link, whatever is to come from it or go there.
+                    let up = |disk: &DiskId| snapshot.disks.get(disk).filter(|f| f.state == DiskState::Up);
+                    let node = |disk: &DiskId| up(disk).map(|f| f.candidate.node.clone());
                     loads.go_to(slot.disk, node(&slot.disk), group.slot_bytes);
                     loads.go_from(*source, node(source), group.slot_bytes);
                 }
@@ -64,8 +68,9 @@ impl Loads {
 
     fn go_to(&mut self, disk: DiskId, node: Option<NodeName>, bytes: u64) {
         *self.to.entry(disk).or_default() += 1;
-        *self.bytes_to.entry(disk).or_default() += bytes;
-        node.into_iter().for_each(|node| *self.link_to.entry(node).or_default() += bytes);
+        *self.bytes_to.entry(disk).or_default() += counted(bytes, self.budget.disk_bytes);
+        let on_link = counted(bytes, self.budget.link_bytes);
+        node.into_iter().for_each(|node| *self.link_to.entry(node).or_default() += on_link);
         // What is on its way has its room already.
         for room in [&mut self.free, &mut self.last] {
             room.entry(disk).and_modify(|free| *free = free.saturating_sub(bytes));
@@ -74,8 +79,9 @@ impl Loads {
 
     fn go_from(&mut self, disk: DiskId, node: Option<NodeName>, bytes: u64) {
         *self.from.entry(disk).or_default() += 1;
-        *self.bytes_from.entry(disk).or_default() += bytes;
-        node.into_iter().for_each(|node| *self.link_from.entry(node).or_default() += bytes);
+        *self.bytes_from.entry(disk).or_default() += counted(bytes, self.budget.disk_bytes);
+        let on_link = counted(bytes, self.budget.link_bytes);
+        node.into_iter().for_each(|node| *self.link_from.entry(node).or_default() += on_link);
     }
 
     pub(crate) fn bytes_to(&self, disk: DiskId) -> u64 {

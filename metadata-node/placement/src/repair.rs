@@ -123,16 +123,17 @@ pub struct Policy {
     pub override_halt: bool,
 }
 
-/// What may be on its way at once. However long a slot is, one may.
+/// What may be on its way at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// Slots to one disk.
     pub to_disk: usize,
     /// Slots from one disk that answers, by drains and for balance. What is lost comes from many.
     pub from_disk: usize,
-    /// Bytes to one disk, and from one that answers.
+    /// Bytes to one disk, and from one that answers, for what can wait: what is lost is bounded by slots alone. However long a
+    /// slot is, it counts for an eighth of this at most.
     pub disk_bytes: u64,
-    /// Bytes to the disks of one node, and from those of one that answer: they share its link.
+    /// The same for all disks of one node that answer: they share its link.
     pub link_bytes: u64,
 }
 
@@ -216,7 +217,7 @@ pub fn plan_repairs(snapshot: &Snapshot, policy: &Policy, budget: &Budget) -> Re
     }
     let hasty = !policy.override_halt && suspect_together(snapshot);
     let mut plan = RepairPlan::default();
-    let mut planner = Planner { snapshot, policy, budget, hasty, loads: Loads::of(snapshot) };
+    let mut planner = Planner { snapshot, policy, budget, hasty, loads: Loads::of(snapshot, budget) };
     let mut wants: Vec<Want<'_>> = snapshot.groups.iter().flat_map(|g| planner.wants(g)).collect();
     wants.sort_by_key(|w| (w.rank, w.group.key, w.slot));
     // One slot of a row at a time, even if several are lost: a row that changes twice at once has two versions to plan for.
@@ -388,16 +389,18 @@ impl<'a> Planner<'a> {
     /// Whether so much more may be on its way to a disk.
     fn has_room_to(&self, to: &DiskFact, bytes: u64, part: Part) -> bool {
         let Candidate { disk, node, .. } = &to.candidate;
-        let more =
-            |under_way: u64, all: u64| under_way == 0 || under_way.saturating_add(bytes) <= part.take(all);
-        (self.loads.to(*disk) as u64) < part.take(self.budget.to_disk as u64)
-            && more(self.loads.bytes_to(*disk), self.budget.disk_bytes)
-            && more(self.loads.link_to(node), self.budget.link_bytes)
+        let more = |under_way: u64, all: u64| fits(under_way, bytes, part.take(all), all);
+        let bytes_fit = || {
+            more(self.loads.bytes_to(*disk), self.budget.disk_bytes)
+                && more(self.loads.link_to(node), self.budget.link_bytes)
+        };
+        let slots_fit = (self.loads.to(*disk) as u64) < part.take(self.budget.to_disk as u64);
+        slots_fit && (part != Part::Half || bytes_fit())
     }
 
     /// Whether so much more may be on its way from a disk.
     fn has_room_from(&self, from: DiskId, bytes: u64) -> bool {
-        let more = |under_way: u64, all: u64| under_way == 0 || under_way.saturating_add(bytes) <= all;
+        let more = |under_way: u64, all: u64| fits(under_way, bytes, all, all);
         let link = self.disk(from).map_or(0, |f| self.loads.link_from(&f.candidate.node));
         self.loads.from(from) < self.budget.from_disk
             && more(self.loads.bytes_from(from), self.budget.disk_bytes)
@@ -475,6 +478,16 @@ impl<'a> Planner<'a> {
         }
         later
     }
+}
+
+/// What a slot counts for in a budget of bytes: so that a few long ones, which may wait for what nobody has, do not fill it.
+pub(crate) fn counted(bytes: u64, all: u64) -> u64 {
+    bytes.min((all / 8).max(1))
+}
+
+/// Whether a slot fits in what is left of a part of a budget.
+fn fits(under_way: u64, bytes: u64, part: u64, all: u64) -> bool {
+    under_way == 0 || under_way.saturating_add(counted(bytes, all)) <= part
 }
 
 /// How much of a budget is for what.

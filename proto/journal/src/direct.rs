@@ -56,14 +56,16 @@ impl Direct {
             rest.fill(buffer);
             match way.write_all_at(buffer, offset + (head + done) as u64) {
                 Ok(()) => done += turn,
-                // It was opened, and takes nothing: usual writes do what is left.
-                Err(error)
-                    if done == 0 && error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) =>
-                {
+                // What the disk itself says is final. Anything else may be about the way (lengths, memory, extents to be split):
+                // the usual one is tried with all of it, over what is there of it already.
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a write past the page cache failed; it is made the usual way");
                     self.open = Some((number, None));
                     return Ok((length, 0));
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok((head, length - head - middle))

@@ -7,8 +7,10 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// What is kept while nobody uses it.
+/// What is kept while nobody uses it; the oldest goes first.
 const KEPT_BYTES: usize = 16 << 20;
+/// Shorter ones cost little, and would be many.
+const LEAST: usize = 64 << 10;
 
 static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
@@ -41,10 +43,13 @@ impl AsRef<[u8]> for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
+        if !(LEAST..=KEPT_BYTES).contains(&self.0.capacity()) {
+            return;
+        }
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes: usize = kept.iter().map(Vec::capacity).sum();
-        if self.0.capacity() > 0 && bytes + self.0.capacity() <= KEPT_BYTES {
-            kept.push(std::mem::take(&mut self.0));
+        kept.push(std::mem::take(&mut self.0));
+        while kept.iter().map(Vec::capacity).sum::<usize>() > KEPT_BYTES {
+            kept.remove(0);
         }
     }
 }

@@ -135,7 +135,7 @@ fn a_part_of_each_budget_is_for_what_the_next_loss_would_lose() {
 /// Disks 5 and 6 are one node's, and all slots of disk 1 have to go there.
 #[test]
 fn bytes_on_the_way_are_bounded_for_each_disk_and_for_each_link() {
-    let mut c = cluster(&[1, 2, 3, 4, 5, 5], &[&[1, 2, 3, 4][..]; 8]);
+    let mut c = cluster(&[1, 2, 3, 4, 5, 5], &[&[1, 2, 3, 4][..]; 24]);
     let other = c.disks[&DiskId(5)].candidate.node.clone();
     c.disks.get_mut(&DiskId(6)).unwrap().candidate.node = other;
     c.disks.get_mut(&DiskId(1)).unwrap().draining = true;
@@ -146,21 +146,35 @@ fn bytes_on_the_way_are_bounded_for_each_disk_and_for_each_link() {
         counts.sort_unstable();
         counts
     };
-    assert_eq!(to(&c, u64::MAX, u64::MAX), [4, 4]);
-    // From disk 1, all of it; to a disk, half of it for what can wait.
-    assert_eq!(to(&c, 600, u64::MAX), [3, 3]);
-    assert_eq!(to(&c, u64::MAX, 600), [1, 2], "the two share a link");
-    assert_eq!(to(&c, 50, u64::MAX), [0, 1], "one slot goes, however long it is");
-    let some = plan_repairs(&c, &POLICY, &Budget { link_bytes: 600, ..Budget::ALL });
+    assert_eq!(to(&c, u64::MAX, u64::MAX), [12, 12]);
+    assert_eq!(to(&c, 1600, u64::MAX), [8, 8], "half of it for what can wait");
+    assert_eq!(to(&c, u64::MAX, 1600), [4, 4], "the two share a link");
+    assert_eq!(to(&c, 50, u64::MAX), [4, 4], "a long slot counts for an eighth");
+    let budget = Budget { link_bytes: 1600, ..Budget::ALL };
+    let some = plan_repairs(&c, &POLICY, &budget);
     apply(&mut c, &some);
-    assert_eq!(to(&c, u64::MAX, 600), [0, 0], "what is on its way counts");
-    // What is lost has more of it, and what the next loss would lose all.
-    let mut c = cluster(&[1, 2, 3, 4], &[&[1, 2, 3][..]; 8]);
+    assert_eq!(to(&c, u64::MAX, 1600), [0, 0], "what is on its way counts");
+    // What was to go to a disk that is dead goes to the other one, whatever is on the link.
+    silence(&mut c, 6, DiskState::Down, 0);
+    let planned = plan_repairs(&c, &POLICY, &budget);
+    let lost = |m: &&PlannedMove| (m.from.0, m.to.0, m.reason) == (6, 5, Reason::Lost);
+    assert_eq!(planned.moves.iter().filter(lost).count(), 4, "{planned:?}");
+}
+
+#[test]
+fn what_is_lost_is_bounded_by_slots_and_not_by_bytes() {
+    let rows = [&[&[1, 2, 3][..]; 8][..], &[&[2, 3, 4][..]; 8][..]].concat();
+    let mut c = cluster(&[1, 2, 3, 4, 5], &rows);
+    c.disks.get_mut(&DiskId(4)).unwrap().draining = true;
+    let budget = Budget { disk_bytes: 400, link_bytes: 400, ..Budget::ALL };
+    let drained = plan_repairs(&c, &POLICY, &budget);
+    assert!(!drained.moves.is_empty());
+    apply(&mut c, &drained);
+    assert!(plan_repairs(&c, &POLICY, &budget).moves.is_empty(), "the drain has its part");
     silence(&mut c, 1, DiskState::Down, 0);
-    let budget = Budget { disk_bytes: 400, ..Budget::ALL };
-    assert_eq!(plan_repairs(&c, &POLICY, &budget).moves.len(), 3);
-    silence(&mut c, 2, DiskState::Suspect, 0);
-    assert_eq!(plan_repairs(&c, &Policy { override_halt: true, ..POLICY }, &budget).moves.len(), 4);
+    let planned = plan_repairs(&c, &POLICY, &budget);
+    let lost = planned.moves.iter().filter(|m| m.reason == Reason::Lost).count();
+    assert_eq!(lost, 12, "eight, and four that were on their way there: {planned:?}");
 }
 
 #[test]
