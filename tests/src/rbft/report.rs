@@ -52,7 +52,7 @@ counts! {
     /// Sources that gave another state than that of the checkpoint, and were passed over.
     LiedAboutState: "states that were none", 5;
     /// Times that nobody within reach had the state.
-    NoSource: "states not to be had", 5;
+    NoSource: "states not to be had", 0;
     /// Validators that have forgotten everything.
     Forgotten: "that forgot", 10;
     /// And rejoined.
