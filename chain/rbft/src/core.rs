@@ -229,8 +229,8 @@ impl Rbft {
             _ => None,
         };
         // A chain that waits for its archive is nobody's fault.
-        let overdue = self.batches.deadline().map(|at| at.max(self.forward_at));
-        let batches = if self.is_waiting_for_the_archive() { None } else { overdue };
+        let overdue = || self.batches.deadline().map(|at| at.max(self.forward_at));
+        let batches = if self.is_waiting_for_the_archive() { None } else { overdue() };
         [changing, Some(self.resend_at), batches, Some(self.progress_by)].into_iter().flatten().min()
     }
 

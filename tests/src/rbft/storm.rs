@@ -74,14 +74,13 @@ impl Stormed {
     }
 
     fn perform(&mut self, output: Output) {
-        let done = |dice: &mut Dice| dice.one_in(4);
         let what = match output {
             Output::Persist(record) => {
                 self.disk.apply(&record);
                 "persist"
             }
             Output::StoreBatch(batch) => {
-                let (digest, done) = (batch.digest(), done(&mut self.dice));
+                let (digest, done) = (batch.digest(), self.dice.one_in(4));
                 self.inputs.push_back(Input::BatchStored { digest, done });
                 "store"
             }
