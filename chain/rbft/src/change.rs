@@ -2,7 +2,7 @@
 
 use crate::core::{Phase, Rbft, planted};
 use crate::durable::Record;
-use crate::ids::View;
+use crate::ids::{Sequence, View};
 use crate::io::{Output, To};
 use crate::message::{Message, NewView, Prepared, ViewChange};
 use crate::outcome::Outcome;
@@ -23,7 +23,7 @@ impl Rbft {
         }
         self.phase = Phase::Changing { deadline: None };
         self.fruitless = self.fruitless.saturating_add(1);
-        self.slots.clear();
+        self.forget_log(Sequence(u64::MAX));
         self.wish();
     }
 
@@ -83,7 +83,7 @@ impl Rbft {
 
     /// Its checkpoint is one of this epoch, or the one that the epoch begins with; and nothing lies beyond its window.
     fn fits_the_epoch(&self, change: &ViewChange) -> bool {
-        let stable = change.stable.as_ref().map_or(crate::Sequence(0), |c| c.vote.sequence);
+        let stable = change.stable.as_ref().map_or(Sequence(0), |c| c.vote.sequence);
         let low = stable.max(self.durable.base);
         let high = low.plus(self.config.window());
         let within = |p: &Prepared| low < p.proposal.sequence && p.proposal.sequence <= high;
@@ -158,6 +158,11 @@ impl Rbft {
         proposals.filter(move |p| p.sequence > low)
     }
 
+    /// Whether the view that it is to begin may bring a batch.
+    pub(crate) fn may_bring(&self, batch: &crate::Digest) -> bool {
+        self.may_begin_with().any(|proposal| proposal.batches.contains(batch))
+    }
+
     pub(crate) fn take_new_view(&mut self, new_view: NewView) {
         let known = self.phase == Phase::Active && new_view.view == self.view();
         let fits = new_view.changes.iter().all(|change| self.fits_the_epoch(change));
@@ -183,9 +188,11 @@ impl Rbft {
         let view = self.view();
         self.changes.retain(|_, change| change.view > view);
         self.begin_with(outcome);
-        let in_use = self.promised();
-        for digest in self.batches.give_back(&in_use) {
-            self.out.push(Output::DropBatch(digest));
+        for digest in self.batches.lent() {
+            if !self.is_listed(&digest) {
+                self.batches.give_back(&digest);
+                self.out.push(Output::DropBatch(digest));
+            }
         }
         self.batches.begin_anew(self.now.plus(self.timeout()));
         self.progress_by = self.now.plus(self.timeout());
@@ -201,7 +208,7 @@ impl Rbft {
     }
 
     fn begin_with(&mut self, outcome: Outcome) {
-        self.slots.clear();
+        self.forget_log(Sequence(u64::MAX));
         let last = outcome.proposals.keys().next_back().copied().unwrap_or(outcome.from);
         self.next = last.max(self.executed).next();
         if let Some(stable) = outcome.stable {
@@ -211,7 +218,7 @@ impl Rbft {
         for (sequence, proposal) in outcome.proposals {
             if sequence > low {
                 let digest = proposal.digest(&self.chain);
-                self.slots.entry(sequence).or_default().proposal = Some((digest, proposal));
+                self.put_proposal(digest, proposal);
             }
         }
     }

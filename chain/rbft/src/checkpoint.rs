@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::certificate::Certificate;
 use crate::core::{Phase, Rbft, planted};
-use crate::durable::Record;
+use crate::durable::{Durable, Record};
 use crate::ids::{Digest, Epoch, Seat, Sequence, Time};
 use crate::io::{Output, SetChange, To};
+use crate::log::Log;
 use crate::message::Message;
 use crate::recovery::Recovery;
 use crate::signature::PublicKey;
@@ -74,7 +75,7 @@ impl Rbft {
         }
         self.archived = sequence;
         if let Some(seat) = self.seat {
-            self.persisted.insert(seat, sequence);
+            self.note_archived(seat, sequence);
         }
         self.forget_batches();
         self.repeat_checkpoint();
@@ -109,7 +110,19 @@ impl Rbft {
 
     fn note_archived(&mut self, seat: Seat, persisted: Sequence) {
         let known = self.persisted.entry(seat).or_default();
-        *known = (*known).max(persisted);
+        if *known < persisted {
+            *known = persisted;
+            self.count_archived();
+        }
+    }
+
+    /// The (F + 1)-th highest of what the validators say is archived: at least one correct one has seen it.
+    fn count_archived(&mut self) {
+        let set = &self.durable.set;
+        let mut heights: Vec<Sequence> =
+            set.seats().map(|s| self.persisted.get(&s).copied().unwrap_or_default()).collect();
+        heights.sort_unstable_by(|a, b| b.cmp(a));
+        self.agreed_archived = heights.get(set.faulty()).copied().unwrap_or_default();
     }
 
     /// What it has seen archived, in a message of its own.
@@ -211,7 +224,8 @@ impl Rbft {
             None => return,
         }
         self.persist(Record::Stable(certificate.clone()));
-        self.slots = self.slots.split_off(&sequence.next());
+        self.batches.is_stable(sequence);
+        self.forget_log(sequence);
         self.checkpoints = self.checkpoints.split_off(&sequence.next());
         self.states = self.states.split_off(&sequence.next());
         self.forget_batches();
@@ -224,23 +238,36 @@ impl Rbft {
     fn forget_batches(&mut self) {
         let early = planted!(self, EarlyBatchDrop);
         // Whoever does not get to look at the archive goes by what the others have seen there.
-        let archived = self.archived.max(self.agreed_archived());
+        let archived = self.archived.max(self.agreed_archived);
         let up_to = if early { self.executing } else { self.stable().min(self.executed).min(archived) };
-        let in_use = if early { BTreeSet::new() } else { self.promised() };
-        for digest in self.batches.forget(up_to, &in_use) {
-            self.out.push(Output::DropBatch(digest));
+        let over = self.batches.over(up_to);
+        if over.is_empty() {
+            return;
+        }
+        let begins: BTreeSet<Digest> = self.may_begin_with().flat_map(|p| &p.batches).copied().collect();
+        for digest in over {
+            if early || !(self.is_listed(&digest) || begins.contains(&digest)) {
+                self.batches.remove(&digest);
+                self.out.push(Output::DropBatch(digest));
+            }
         }
     }
 
-    /// Batches of what it voted for last, at each sequence above the stable checkpoint, or may vote for. Somebody may propose
-    /// again what was committed long ago.
-    pub(crate) fn promised(&self) -> BTreeSet<Digest> {
-        let accepted = self.durable.accepted.values().map(|(proposal, _)| proposal);
-        let prepared = self.durable.prepared.values().map(|(prepared, _)| &prepared.proposal);
-        let committed = self.durable.committed.values().map(|c| &c.proposal);
-        let open = self.slots.values().filter_map(|s| s.proposal.as_ref()).map(|(_, proposal)| proposal);
-        let all = accepted.chain(prepared).chain(committed).chain(open).chain(self.may_begin_with());
-        all.flat_map(|proposal| &proposal.batches).copied().collect()
+    /// The present view's log goes, up to a sequence. What was proposed there may be proposed again, unless it is committed.
+    pub(crate) fn forget_log(&mut self, up_to: Sequence) {
+        for digest in self.log.forget(up_to) {
+            self.weigh(&digest);
+        }
+    }
+
+    /// Whether a batch is one of what it voted for last, at any sequence above the stable checkpoint, or may vote for now.
+    /// Somebody may propose again what was committed long ago.
+    pub(crate) fn is_listed(&self, digest: &Digest) -> bool {
+        let Durable { accepted, prepared, committed, .. } = &self.durable;
+        self.log.lists(digest)
+            || accepted.lists(digest)
+            || prepared.lists(digest)
+            || committed.lists(digest)
     }
 
     pub(crate) fn begin_epoch(&mut self, ended: Certificate) {
@@ -258,17 +285,18 @@ impl Rbft {
         }
         self.seat = set.seat_of(&self.key);
         self.phase = Phase::Active;
-        self.slots.clear();
+        self.log = Log::default();
         self.checkpoints.clear();
         self.changes.clear();
         self.persisted.clear();
         if let Some(seat) = self.seat {
             self.persisted.insert(seat, self.archived);
         }
+        self.count_archived();
         self.accused.clear();
         self.next = base.next();
         self.fruitless = 0;
-        self.batches.new_epoch();
+        self.batches.new_epoch(self.durable.set.faulty() + 1);
         self.batches.begin_anew(self.now.plus(self.config.request_timeout_ms));
         self.out.push(Output::Epoch(set));
         self.repeat_stored();

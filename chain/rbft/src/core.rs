@@ -12,23 +12,13 @@ use crate::config::Config;
 use crate::durable::{Durable, Record};
 use crate::ids::{ChainId, Digest, Epoch, Nonce, Seat, Sequence, Time, View};
 use crate::io::{Input, Output, SetChange, To};
+use crate::log::{Log, Slot};
 use crate::message::{Message, ViewChange};
-use crate::proposal::{Evidence, Proposal};
+use crate::proposal::Evidence;
 use crate::recovery::Recovery;
 use crate::signature::{PublicKey, Signer};
 use crate::validators::ValidatorSet;
 use crate::vote::{SignedVote, Vote, VoteKind};
-
-/// What is known of a sequence in the present view.
-#[derive(Debug, Default)]
-pub(crate) struct Slot {
-    /// What the primary proposed, or the new view began with.
-    pub(crate) proposal: Option<(Digest, Proposal)>,
-    pub(crate) prepares: BTreeMap<Seat, SignedVote>,
-    pub(crate) commits: BTreeMap<Seat, SignedVote>,
-    pub(crate) prepared: bool,
-    pub(crate) committed: bool,
-}
 
 /// Where a replica is with its view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +27,17 @@ pub(crate) enum Phase {
     Active,
     /// It is wished for. Once a quorum wishes it, there is a time by which it must begin.
     Changing { deadline: Option<Time> },
+}
+
+/// What decides, beside a sequence itself, what may be done for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stance {
+    epoch: Epoch,
+    view: View,
+    active: bool,
+    may_vote: bool,
+    floor: Sequence,
+    high: Sequence,
 }
 
 /// A replica of one chain.
@@ -51,7 +52,9 @@ pub struct Rbft {
     pub(crate) seat: Option<Seat>,
     pub(crate) now: Time,
     pub(crate) phase: Phase,
-    pub(crate) slots: BTreeMap<Sequence, Slot>,
+    pub(crate) log: Log,
+    /// What all of the log was looked at with last.
+    pub(crate) stance: Option<Stance>,
     pub(crate) batches: Batches,
     /// The next sequence that it proposes, as primary.
     pub(crate) next: Sequence,
@@ -62,6 +65,8 @@ pub struct Rbft {
     pub(crate) archived: Sequence,
     /// Up to where each seat has seen the chain archived, by its own word.
     pub(crate) persisted: BTreeMap<Seat, Sequence>,
+    /// What follows from that.
+    pub(crate) agreed_archived: Sequence,
     /// Checkpoint votes above the stable one.
     pub(crate) checkpoints: BTreeMap<Sequence, BTreeMap<Seat, SignedVote>>,
     /// Own states at boundaries above the stable checkpoint.
@@ -135,14 +140,16 @@ impl Rbft {
             seat,
             now: Time(0),
             phase,
-            slots: BTreeMap::new(),
-            batches: Batches::default(),
+            log: Log::default(),
+            stance: None,
+            batches: Batches::new(durable.set.faulty() + 1),
             next: executed.next(),
             last_proposed: Time(0),
             executed,
             executing: executed,
             archived: Sequence(0),
             persisted: BTreeMap::new(),
+            agreed_archived: Sequence(0),
             checkpoints: BTreeMap::new(),
             states: BTreeMap::new(),
             ahead: None,
@@ -179,7 +186,7 @@ impl Rbft {
     /// What holds it up, for who looks at a failed simulation.
     #[cfg(feature = "testing")]
     pub fn describe(&self) -> String {
-        let slot = |(sequence, slot): (&Sequence, &Slot)| {
+        let slot = |(sequence, slot): (Sequence, &Slot)| {
             let missing = slot.proposal.as_ref().map(|(_, p)| !self.batches.has_all(p));
             let (prepares, commits) = (slot.prepares.len(), slot.commits.len());
             format!(
@@ -187,7 +194,7 @@ impl Rbft {
                 slot.committed
             )
         };
-        let slots: Vec<String> = self.slots.iter().map(slot).collect();
+        let slots: Vec<String> = self.log.iter().map(slot).collect();
         let waiting = self.batches.waiting().count();
         let pending = self.pending.as_ref().map(|(end, _)| *end);
         let (next, high, base) = (self.next, self.high(), self.durable.base);
@@ -280,14 +287,20 @@ impl Rbft {
 
     /// Sequences that there are votes of. Never more than the window and what each seat may hold up beyond it.
     pub fn log_size(&self) -> usize {
-        self.slots.len() + self.checkpoints.len()
+        self.log.len() + self.checkpoints.len()
     }
 
     /// Entries of all tables, for the bound on memory.
     pub fn size(&self) -> usize {
-        let votes: usize = self.slots.values().map(|s| s.prepares.len() + s.commits.len() + 1).sum();
+        let votes: usize = self.log.slots().map(|s| s.prepares.len() + s.commits.len() + 1).sum();
         let checkpoints: usize = self.checkpoints.values().map(BTreeMap::len).sum();
         votes + checkpoints + self.changes.len() + self.batches.size() + self.durable.committed.len()
+    }
+
+    /// Looks whether what is kept so that an input needs not look at everything is what a look at everything finds.
+    #[cfg(feature = "testing")]
+    pub fn recount(&self) -> Result<(), String> {
+        self.batches.recount(|digest| self.log.proposals().any(|p| p.batches.contains(digest)))
     }
 
     /// Entries that are here because of one peer, for the bound on what it can make this one hold: votes and what comes with
@@ -297,7 +310,7 @@ impl Rbft {
         let batches = self.batches.held_for(key);
         let Some(seat) = self.durable.set.seat_of(key) else { return [0, batches, 0] };
         let own = |votes: &BTreeMap<Seat, SignedVote>| usize::from(votes.contains_key(&seat));
-        let votes: usize = self.slots.values().map(|s| own(&s.prepares) + own(&s.commits)).sum();
+        let votes: usize = self.log.slots().map(|s| own(&s.prepares) + own(&s.commits)).sum();
         let checkpoints: usize = self.checkpoints.values().map(own).sum();
         let change = self.changes.get(&seat).map_or(0, |change| 1 + change.prepared.len());
         [votes + checkpoints + change, batches, self.batches.reported_by(seat)]
@@ -309,6 +322,7 @@ impl Rbft {
             Message::Stored(digests) => {
                 if let Some(seat) = self.durable.set.seat_of(&from) {
                     self.batches.report(seat, &digests, self.config.reports_per_seat());
+                    digests.iter().for_each(|digest| self.weigh(digest));
                 }
             }
             Message::FetchBatches(digests) => {
@@ -334,8 +348,18 @@ impl Rbft {
 
     /// What may have become possible, whatever happened.
     fn go_on(&mut self) {
-        let open: Vec<Sequence> = self.slots.keys().copied().collect();
-        for sequence in open {
+        let stance = Stance {
+            epoch: self.epoch(),
+            view: self.view(),
+            active: self.phase == Phase::Active,
+            may_vote: self.may_vote(),
+            floor: self.voting_floor(),
+            high: self.high(),
+        };
+        if self.stance.replace(stance) != Some(stance) {
+            self.log.touch_all();
+        }
+        for sequence in self.log.touched() {
             self.advance(sequence);
         }
         self.execute();
@@ -419,7 +443,7 @@ impl Rbft {
     pub(crate) fn high(&self) -> Sequence {
         let window = self.window_end();
         let end = self.pending.as_ref().map_or(Sequence(u64::MAX), |(end, _)| *end);
-        let archive = self.agreed_archived().plus(self.config.archive_bound);
+        let archive = self.agreed_archived.plus(self.config.archive_bound);
         // The last number of all has none after it: who proposed up to it would never be done.
         let last = Sequence(u64::MAX - 1);
         if planted!(self, WindowNotEnforced) { last } else { window.min(end).min(archive).min(last) }
@@ -427,22 +451,12 @@ impl Rbft {
 
     /// Whether the chain waits rather than lose a block.
     pub(crate) fn is_waiting_for_the_archive(&self) -> bool {
-        self.executed.next() > self.agreed_archived().plus(self.config.archive_bound)
-    }
-
-    /// The (F + 1)-th highest of what the validators say is archived: at least one correct one has seen it.
-    pub(crate) fn agreed_archived(&self) -> Sequence {
-        let mut heights: Vec<Sequence> =
-            self.durable.set.seats().map(|s| self.persisted.get(&s).copied().unwrap_or_default()).collect();
-        heights.sort_unstable_by(|a, b| b.cmp(a));
-        heights.get(self.durable.set.faulty()).copied().unwrap_or_default()
+        self.executed.next() > self.agreed_archived.plus(self.config.archive_bound)
     }
 
     /// Adds a vote to those of a place. A second one that differs is evidence, and does not count.
     pub(crate) fn add_vote(&mut self, vote: SignedVote) {
-        let slot = self.slots.entry(vote.vote.sequence).or_default();
-        let votes = if vote.vote.kind == VoteKind::Commit { &mut slot.commits } else { &mut slot.prepares };
-        let first = *votes.entry(vote.seat).or_insert(vote);
+        let first = self.log.add(vote);
         self.hold_against(first, vote);
     }
 

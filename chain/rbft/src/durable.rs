@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::certificate::Certificate;
 use crate::ids::{Epoch, Nonce, Sequence, View};
+use crate::listed::Places;
 use crate::message::{Committed, NewView, Prepared};
 use crate::proposal::Proposal;
 use crate::sets::ValidatorSets;
@@ -71,11 +72,11 @@ pub struct Durable {
     /// How that began, if it has; the first view of an epoch needs no beginning.
     pub new_view: Option<NewView>,
     /// By sequence: the last proposal that it voted for.
-    pub accepted: BTreeMap<Sequence, (Proposal, SignedVote)>,
+    pub accepted: Places<(Proposal, SignedVote)>,
     /// By sequence: what it has seen prepared in the highest view, and its vote for that.
-    pub prepared: BTreeMap<Sequence, (Prepared, SignedVote)>,
+    pub prepared: Places<(Prepared, SignedVote)>,
     /// By sequence: what is committed above the stable checkpoint.
-    pub committed: BTreeMap<Sequence, Committed>,
+    pub committed: Places<Committed>,
     /// The stable checkpoint.
     pub stable: Option<Certificate>,
     /// The checkpoints that ended epochs.
@@ -96,9 +97,9 @@ impl Durable {
             base: Sequence(0),
             view: View(0),
             new_view: None,
-            accepted: BTreeMap::new(),
-            prepared: BTreeMap::new(),
-            committed: BTreeMap::new(),
+            accepted: Places::default(),
+            prepared: Places::default(),
+            committed: Places::default(),
             stable: None,
             ended: BTreeMap::new(),
             amnesia: None,
@@ -138,20 +139,20 @@ impl Durable {
                 }
             }
             Record::Accepted { proposal, vote } => {
-                self.accepted.insert(proposal.sequence, (proposal.clone(), *vote));
+                self.accepted.insert((proposal.clone(), *vote));
             }
             Record::Prepared { prepared, vote } => {
-                self.prepared.insert(prepared.proposal.sequence, (prepared.clone(), *vote));
+                self.prepared.insert((prepared.clone(), *vote));
             }
             Record::Committed(committed) => {
-                self.committed.insert(committed.proposal.sequence, committed.clone());
+                self.committed.insert(committed.clone());
             }
             Record::Stable(certificate) => {
                 let sequence = certificate.vote.sequence;
                 self.stable = Some(certificate.clone());
-                self.accepted = self.accepted.split_off(&sequence.next());
-                self.prepared = self.prepared.split_off(&sequence.next());
-                self.committed = self.committed.split_off(&sequence.next());
+                self.accepted.forget(sequence);
+                self.prepared.forget(sequence);
+                self.committed.forget(sequence);
             }
             Record::Epoch { set, base, ended } => {
                 if let Some(ended) = ended {
@@ -165,7 +166,7 @@ impl Durable {
                 (self.view, self.new_view) = (View(0), None);
                 self.accepted.clear();
                 self.prepared.clear();
-                self.committed = self.committed.split_off(&base.next());
+                self.committed.forget(*base);
             }
             Record::Amnesia(nonce) => self.amnesia = Some(*nonce),
             Record::Remembered => self.amnesia = None,

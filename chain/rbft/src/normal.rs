@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::batches::Account;
+use crate::batches::{Account, Offered};
 use crate::certificate::Certificate;
 use crate::core::{Phase, Rbft, planted};
 use crate::durable::Record;
@@ -19,28 +19,32 @@ const FORWARDED_AT_ONCE: usize = 64;
 impl Rbft {
     pub(crate) fn take_batch(&mut self, from: PublicKey, batch: Batch) {
         let digest = batch.digest();
-        let wanted = self
-            .slots
-            .values()
-            .any(|s| s.proposal.as_ref().is_some_and(|(_, p)| p.batches.contains(&digest)))
-            || self.durable.committed.values().any(|c| c.proposal.batches.contains(&digest))
-            || self.may_begin_with().any(|p| p.batches.contains(&digest));
         let account = if from == batch.origin { Account::Made(from) } else { Account::Forwarded(from) };
         // Who has no seat has no account.
         let member = self.durable.set.seat_of(&from).is_some();
         let room = if member { self.config.batches_per_seat } else { 0 };
-        if self.batches.offer(digest, account, room, wanted) {
-            self.out.push(Output::StoreBatch(batch));
+        match self.batches.offer(digest, account, room) {
+            Offered::New => {}
+            Offered::Full if self.is_wanted(&digest) => self.batches.lend(digest),
+            Offered::Full | Offered::Known => return,
         }
+        self.out.push(Output::StoreBatch(batch));
+    }
+
+    /// Whether somebody has proposed it, or it is committed.
+    fn is_wanted(&self, batch: &Digest) -> bool {
+        self.log.lists(batch)
+            || self.durable.committed.lists(batch)
+            || self.may_bring(batch)
     }
 
     /// A client's.
     pub(crate) fn submitted(&mut self, batch: Batch) {
         let digest = batch.digest();
-        if self.batches.offer(digest, Account::Made(self.key), self.config.batches_per_seat, false) {
-            self.out.push(Output::StoreBatch(batch));
-        } else if !self.batches.knows(&digest) {
-            self.out.push(Output::Busy(digest));
+        match self.batches.offer(digest, Account::Made(self.key), self.config.batches_per_seat) {
+            Offered::New => self.out.push(Output::StoreBatch(batch)),
+            Offered::Full => self.out.push(Output::Busy(digest)),
+            Offered::Known => {}
         }
     }
 
@@ -51,7 +55,7 @@ impl Rbft {
         let Some(account) = self.batches.stored(&digest, self.now, deadline) else {
             return self.out.push(Output::DropBatch(digest));
         };
-        if done && !self.promised().contains(&digest) {
+        if done && !self.is_listed(&digest) && !self.may_bring(&digest) {
             // On nobody's account it would stay until the chain goes on, however many there are of them.
             self.batches.remove(&digest);
             return self.out.push(Output::DropBatch(digest));
@@ -62,11 +66,8 @@ impl Rbft {
         if account == Account::Made(self.key) {
             self.out.push(Output::SendBatch { to: To::All, digest });
         }
-        // It may have come after its block.
-        let block = self.durable.committed.values().find(|c| c.proposal.batches.contains(&digest));
-        if let Some(block) = block {
-            self.batches.committed(&block.proposal);
-        }
+        self.log.is_stored(&digest);
+        self.weigh(&digest);
         self.send(To::All, Message::Stored(vec![digest]));
         // The view may have waited for it.
         self.count_changes();
@@ -83,10 +84,7 @@ impl Rbft {
                 self.announce(proposal, vote);
                 continue;
             }
-            let open = self.slots.values().filter_map(|s| s.proposal.as_ref());
-            let taken: BTreeSet<Digest> = open.flat_map(|(_, p)| p.batches.iter().copied()).collect();
-            let reports = self.durable.set.faulty() + 1;
-            let batches = self.batches.choose(reports, &taken, self.config.max_batches);
+            let batches = self.batches.choose(self.config.max_batches);
             if batches.is_empty() && !self.wants_nothing() {
                 return;
             }
@@ -107,10 +105,22 @@ impl Rbft {
     }
 
     fn announce(&mut self, proposal: Proposal, vote: SignedVote) {
-        let slot = self.slots.entry(proposal.sequence).or_default();
-        slot.proposal = Some((vote.vote.digest, proposal.clone()));
+        self.put_proposal(vote.vote.digest, proposal.clone());
         self.add_vote(vote);
         self.send(To::All, Message::PrePrepare { proposal, vote });
+    }
+
+    /// A proposal takes its place. Its batches are not to be proposed again.
+    pub(crate) fn put_proposal(&mut self, digest: Digest, proposal: Proposal) {
+        let mut batches = proposal.batches.clone();
+        let before = self.log.put(digest, proposal);
+        batches.extend(before.into_iter().flat_map(|before| before.batches));
+        batches.iter().for_each(|batch| self.weigh(batch));
+    }
+
+    /// Something has changed that may matter to whether a batch may be proposed.
+    pub(crate) fn weigh(&mut self, batch: &Digest) {
+        self.batches.weigh(batch, self.log.lists(batch));
     }
 
     /// Whether an idle chain should go on to the next boundary all the same: an epoch is to end, or blocks are not archived.
@@ -130,11 +140,10 @@ impl Rbft {
         if !self.is_of_now(&vote) {
             return;
         }
-        let fresh = self.slots.get(&proposal.sequence).is_none_or(|s| s.proposal.is_none());
+        let fresh = !self.log.has_proposal(proposal.sequence);
         // What a new view begins with was set when that began; anything else there is a second vote.
         if fresh && proposal.time_ms <= self.now.plus(self.config.drift_ms).0 {
-            let slot = self.slots.entry(proposal.sequence).or_default();
-            slot.proposal = Some((vote.vote.digest, proposal));
+            self.put_proposal(vote.vote.digest, proposal);
         }
         self.add_vote(vote);
     }
@@ -156,7 +165,7 @@ impl Rbft {
 
     /// Up to where it votes for nothing (PBFT section 4.4: min-s is the new h): its own checkpoint, and a later one that it has
     /// the proof of, though not the state yet. What is below that is decided, and a vote for it could only be for something else.
-    fn voting_floor(&self) -> Sequence {
+    pub(crate) fn voting_floor(&self) -> Sequence {
         let ahead = self.ahead.as_ref().map_or(Sequence(0), |c| c.vote.sequence);
         self.durable.low().max(ahead)
     }
@@ -170,22 +179,18 @@ impl Rbft {
 
     /// Votes for the proposal of this view, once it is all on disk.
     fn prepare(&mut self, sequence: Sequence) {
-        let Some((digest, proposal)) = self.slots.get(&sequence).and_then(|s| s.proposal.clone()) else {
-            return;
-        };
-        let voted = |s: &crate::core::Slot, seat| s.prepares.contains_key(&seat);
+        let Some(slot) = self.log.get(sequence) else { return };
+        let Some((digest, proposal)) = &slot.proposal else { return };
         let Some(seat) = self.seat.filter(|_| self.may_vote() && self.phase == Phase::Active) else { return };
-        if self.slots.get(&sequence).is_some_and(|s| voted(s, seat)) || sequence > self.high() {
+        if slot.prepares.contains_key(&seat) || sequence > self.high() || sequence <= self.voting_floor() {
             return;
         }
         let decided =
-            self.durable.committed.get(&sequence).is_some_and(|c| c.certificate.vote.digest != digest);
-        if decided || sequence <= self.voting_floor() {
+            self.durable.committed.get(&sequence).is_some_and(|c| c.certificate.vote.digest != *digest);
+        if decided || (!self.batches.has_all(proposal) && !planted!(self, PreparedWithoutData)) {
             return;
         }
-        if !self.batches.has_all(&proposal) && !planted!(self, PreparedWithoutData) {
-            return;
-        }
+        let (digest, proposal) = (*digest, proposal.clone());
         let view = self.view();
         // What was promised before a restart is promised still: the same again, or nothing.
         let before = self.durable.accepted.get(&sequence).filter(|(_, v)| v.vote.view == view).cloned();
@@ -208,20 +213,18 @@ impl Rbft {
     /// Votes to commit what a quorum has prepared.
     fn commit(&mut self, sequence: Sequence) {
         let Some(seat) = self.seat.filter(|_| self.may_vote() && self.phase == Phase::Active) else { return };
-        let Some(slot) = self.slots.get(&sequence).filter(|s| !s.prepared) else { return };
+        let Some(slot) = self.log.get(sequence).filter(|s| !s.prepared) else { return };
         if sequence <= self.voting_floor() {
             return;
         }
-        let Some((digest, proposal)) = slot.proposal.clone() else { return };
+        let Some((digest, proposal)) = &slot.proposal else { return };
         // It has voted itself, so it has the data.
-        let own = slot.prepares.get(&seat).is_some_and(|v| v.vote.digest == digest);
-        let certificate = if own { self.certify(digest, &slot.prepares) } else { None };
+        let own = slot.prepares.get(&seat).is_some_and(|v| v.vote.digest == *digest);
+        let certificate = if own { self.certify(*digest, &slot.prepares) } else { None };
         let Some(certificate) = certificate else { return };
-        let Some(vote) = self.vote(VoteKind::Commit, self.view(), sequence, digest) else { return };
-        if let Some(slot) = self.slots.get_mut(&sequence) {
-            slot.prepared = true;
-        }
-        let prepared = Prepared { proposal, certificate };
+        let Some(vote) = self.vote(VoteKind::Commit, self.view(), sequence, *digest) else { return };
+        let prepared = Prepared { proposal: proposal.clone(), certificate };
+        self.log.is_prepared(sequence);
         self.persist(Record::Prepared { prepared, vote });
         self.add_vote(vote);
         self.send(To::All, Message::Commit(vote));
@@ -229,10 +232,10 @@ impl Rbft {
 
     /// A quorum has committed it: it is a block.
     fn conclude(&mut self, sequence: Sequence) {
-        let Some(slot) = self.slots.get(&sequence).filter(|s| !s.committed) else { return };
-        let Some((digest, proposal)) = slot.proposal.clone() else { return };
-        let Some(certificate) = self.certify(digest, &slot.commits) else { return };
-        self.committed(Committed { proposal, certificate });
+        let Some(slot) = self.log.get(sequence).filter(|s| !s.committed) else { return };
+        let Some((digest, proposal)) = &slot.proposal else { return };
+        let Some(certificate) = self.certify(*digest, &slot.commits) else { return };
+        self.committed(Committed { proposal: proposal.clone(), certificate });
     }
 
     /// The certificate of a quorum's votes for this, if there are so many.
@@ -256,14 +259,12 @@ impl Rbft {
     /// A block, by its certificate.
     pub(crate) fn committed(&mut self, committed: Committed) {
         let sequence = committed.proposal.sequence;
-        let known = sequence <= self.executed || self.durable.committed.contains_key(&sequence);
+        let known = sequence <= self.executed || self.durable.committed.contains(&sequence);
         // Nothing comes behind the last number of all; what never ends must not begin there.
         if !known && (sequence > self.window_end() || sequence == Sequence(u64::MAX)) {
             return;
         }
-        if let Some(slot) = self.slots.get_mut(&sequence) {
-            slot.committed = true;
-        }
+        self.log.is_committed(sequence);
         if known {
             return;
         }
@@ -356,7 +357,7 @@ impl Rbft {
         if self.now < self.fetch_at {
             return;
         }
-        let proposed = self.slots.values().filter_map(|s| s.proposal.as_ref()).map(|(_, p)| p);
+        let proposed = self.log.proposals();
         let committed = self.durable.committed.range(self.executing.next()..).map(|(_, c)| &c.proposal);
         let all: BTreeSet<Digest> = proposed
             .chain(committed)

@@ -202,7 +202,7 @@ impl Rbft {
         let mut entries = Vec::new();
         let primary = self.durable.set.primary(self.view());
         let known = self.durable.committed.range(first..).map(|(s, _)| *s);
-        let mut wanted: Vec<Sequence> = known.chain(self.slots.range(first..).map(|(s, _)| *s)).collect();
+        let mut wanted: Vec<Sequence> = known.chain(self.log.iter().map(|(s, _)| s).filter(|s| *s >= first)).collect();
         wanted.sort_unstable();
         wanted.dedup();
         for sequence in wanted.into_iter().filter(|s| *s <= last).take(MAX_PQC) {
@@ -216,7 +216,7 @@ impl Rbft {
                 });
                 continue;
             }
-            let Some(slot) = self.slots.get(&sequence) else { continue };
+            let Some(slot) = self.log.get(sequence) else { continue };
             let Some((digest, proposal)) = slot.proposal.clone() else { continue };
             let of = |votes: &BTreeMap<crate::Seat, crate::SignedVote>, seat| {
                 votes.get(&seat).copied().filter(|v| v.vote.digest == digest)
@@ -249,7 +249,7 @@ impl Rbft {
         if self.executing > self.executed {
             return;
         }
-        let open = self.slots.values().any(|s| s.proposal.is_some() && !s.committed);
+        let open = self.log.slots().any(|s| s.proposal.is_some() && !s.committed);
         let due = self.is_short_of_a_boundary() || open || self.has_gap();
         if !due || self.is_waiting_for_the_archive() {
             self.progress_by = Time(u64::MAX);
@@ -280,7 +280,7 @@ impl Rbft {
             self.locate(false);
         }
         self.fetch_batches();
-        let open = self.slots.values().any(|s| !s.committed) || self.has_gap();
+        let open = self.log.slots().any(|s| !s.committed) || self.has_gap();
         if open || self.ahead.is_some() {
             self.fetch();
         }
@@ -307,7 +307,7 @@ impl Rbft {
         if self.phase != Phase::Active || !self.is_primary() || !self.may_vote() {
             return;
         }
-        let open = self.slots.values().find(|s| !s.committed).and_then(|s| s.proposal.as_ref());
+        let open = self.log.slots().find(|s| !s.committed).and_then(|s| s.proposal.as_ref());
         let own = open.and_then(|(_, proposal)| self.durable.accepted.get(&proposal.sequence));
         let own = own.filter(|(_, vote)| vote.vote.view == self.view()).cloned();
         if let Some((proposal, vote)) = own {

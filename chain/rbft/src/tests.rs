@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
-use crate::batches::{Account, Batches};
+use crate::batches::{Account, Batches, Offered};
 use crate::core::Phase;
 use crate::validators::tests::{set, signer};
 use crate::vote::tests::CHAIN;
@@ -251,9 +251,9 @@ fn nobody_says_what_is_archived_for_another_one() {
     for seat in 0..3 {
         replica.take_checkpoint(&keys[2], vote(seat), Sequence(u64::MAX));
     }
-    assert_eq!(replica.agreed_archived(), Sequence(0), "one of them has said so, and it may lie");
+    assert_eq!(replica.agreed_archived, Sequence(0), "one of them has said so, and it may lie");
     replica.take_checkpoint(&keys[1], vote(1), Sequence(9));
-    assert_eq!(replica.agreed_archived(), Sequence(9));
+    assert_eq!(replica.agreed_archived, Sequence(9));
 }
 
 /// The end of an epoch is two records, and a crash may come between them.
@@ -303,38 +303,39 @@ fn two_checkpoint_votes_for_different_states_are_shown() {
 #[test]
 fn a_batch_is_held_on_the_account_of_who_sent_it() {
     let (a, b) = ([1; 32], [2; 32]);
-    let mut batches = Batches::default();
+    let mut batches = Batches::new(2);
     let digest = |n: u8| Digest([n; 32]);
-    let offer = |batches: &mut Batches, n, account, wanted| batches.offer(digest(n), account, 2, wanted);
+    let offer = |batches: &mut Batches, n, account| batches.offer(digest(n), account, 2);
     // What b repeats of a's takes nothing from a.
-    assert!(offer(&mut batches, 0, Account::Forwarded(b), false));
-    assert!(offer(&mut batches, 1, Account::Forwarded(b), false));
-    assert!(!offer(&mut batches, 2, Account::Forwarded(b), false));
-    assert!(offer(&mut batches, 3, Account::Made(a), false));
-    assert!(offer(&mut batches, 4, Account::Made(b), false));
+    assert_eq!(offer(&mut batches, 0, Account::Forwarded(b)), Offered::New);
+    assert_eq!(offer(&mut batches, 1, Account::Forwarded(b)), Offered::New);
+    assert_eq!(offer(&mut batches, 2, Account::Forwarded(b)), Offered::Full);
+    assert_eq!(offer(&mut batches, 3, Account::Made(a)), Offered::New);
+    assert_eq!(offer(&mut batches, 4, Account::Made(b)), Offered::New);
     // What is proposed is taken all the same, until the view is over.
-    assert!(offer(&mut batches, 2, Account::Forwarded(b), true));
+    batches.lend(digest(2));
+    assert_eq!(batches.lent(), [], "it is not on disk");
     batches.stored(&digest(2), Time(0), Time(1));
-    assert_eq!(batches.give_back(&[digest(2)].into()), []);
-    assert_eq!(batches.give_back(&[].into()), [digest(2)]);
+    assert_eq!(batches.lent(), [digest(2)]);
+    batches.give_back(&digest(2));
     // What is committed makes room.
     batches.done(&digest(0), Sequence(1));
-    assert!(offer(&mut batches, 2, Account::Forwarded(b), false));
+    assert_eq!(offer(&mut batches, 2, Account::Forwarded(b)), Offered::New);
     // What was taken for a proposal only stays once somebody answers for it.
-    assert!(offer(&mut batches, 5, Account::Forwarded(b), true));
+    batches.lend(digest(5));
     batches.stored(&digest(5), Time(0), Time(1));
-    assert!(!offer(&mut batches, 5, Account::Made(a), false), "it is here");
-    assert_eq!(batches.give_back(&[].into()), []);
+    assert_eq!(offer(&mut batches, 5, Account::Made(a)), Offered::Known);
+    assert_eq!(batches.lent(), []);
 }
 
 /// A primary takes from each account in turn: what has others before it there waits for them and not for the primary.
 #[test]
 fn only_what_stays_the_first_of_its_account_is_passed_over() {
     let (a, b) = ([1; 32], [2; 32]);
-    let mut batches = Batches::default();
+    let mut batches = Batches::new(2);
     let digest = |n: u8| Digest([n; 32]);
     for (n, account) in [(0, a), (1, a), (2, a), (3, b)] {
-        assert!(batches.offer(digest(n), Account::Made(account), 9, false));
+        assert_eq!(batches.offer(digest(n), Account::Made(account), 9), Offered::New);
         batches.stored(&digest(n), Time(0), Time(10));
     }
     let overdue = |batches: &mut Batches, now: u64, most: usize| -> Vec<(u8, bool)> {
@@ -425,9 +426,9 @@ fn who_has_missed_the_beginning_of_a_view_is_told() {
 /// Reports are remembered as long as they matter, and the newest of them.
 #[test]
 fn what_is_committed_takes_no_room_among_the_reports() {
-    let mut batches = Batches::default();
+    let mut batches = Batches::new(2);
     let digest = |n: u8| Digest([n; 32]);
-    assert!(batches.offer(digest(0), Account::Found, 9, false));
+    assert_eq!(batches.offer(digest(0), Account::Found, 9), Offered::New);
     batches.report(Seat(1), &[0, 1, 2].map(digest), 2);
     let known = |batches: &Batches| [0, 1, 2, 3].map(|n| batches.reports(&digest(n)));
     assert_eq!(known(&batches), [0, 1, 1, 0], "the oldest is gone");
@@ -504,7 +505,7 @@ fn a_view_begins_only_with_what_its_primary_has() {
     let mut replica = waits();
     replica.take_view_change(&key, wish(2, Vec::new()));
     assert_eq!((begun(&replica), replica.phase), (Some(vec![1, 2, 3]), Phase::Active));
-    assert!(replica.slots.is_empty());
+    assert_eq!(replica.log.len(), 0);
     // Whoever has come further comes first, and all stand in the order of their seats, or nobody would believe it.
     let mut replica = waits();
     let further = ViewChange { stable: Some(checkpoint(1)), ..wish(2, Vec::new()) };
@@ -517,7 +518,7 @@ fn a_view_begins_only_with_what_its_primary_has() {
     assert_eq!(begun(&replica), None, "it is not on disk yet");
     replica.batch_stored(digest, true);
     assert_eq!((begun(&replica), replica.phase), (Some(vec![0, 1, 3]), Phase::Active));
-    assert!(replica.batches.has_all(&proposal) && replica.promised().contains(&digest));
+    assert!(replica.batches.has_all(&proposal) && replica.is_listed(&digest));
 }
 
 /// Who has left signs what it likes under the name of an epoch that is over.

@@ -540,6 +540,12 @@ impl World {
         }
         if !node.byzantine {
             self.watch.stepped(node, window, bound);
+            // A look at everything, now and then.
+            if self.report[Count::Events].is_multiple_of(64)
+                && let Some(Err(why)) = node.replica.as_ref().map(wmall_rbft::Rbft::recount)
+            {
+                self.watch.fail(format!("node {index}: {why}"));
+            }
         }
         let Some(next) = node.replica.as_ref().and_then(wmall_rbft::Rbft::next_deadline) else { return };
         let next = Time(self.when(index, next).clamp(self.now + 1, self.now + 5_000));
