@@ -264,10 +264,7 @@ impl Rbft {
     /// Somebody may propose again what was committed long ago.
     pub(crate) fn is_listed(&self, digest: &Digest) -> bool {
         let Durable { accepted, prepared, committed, .. } = &self.durable;
-        self.log.lists(digest)
-            || accepted.lists(digest)
-            || prepared.lists(digest)
-            || committed.lists(digest)
+        self.log.lists(digest) || accepted.lists(digest) || prepared.lists(digest) || committed.lists(digest)
     }
 
     pub(crate) fn begin_epoch(&mut self, ended: Certificate) {

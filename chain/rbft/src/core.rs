@@ -208,8 +208,8 @@ impl Rbft {
             Input::Start { secret, change, batches } => self.start(secret, change, batches),
             Input::Tick => self.tick(),
             Input::Message(verified) => {
-                let (from, message) = verified.into_parts();
-                self.receive(from, message);
+                let (from, message, digest) = verified.into_parts();
+                self.receive(from, message, digest);
             }
             Input::Later(from) => {
                 if let Some(seat) = self.durable.set.seat_of(&from) {
@@ -316,13 +316,15 @@ impl Rbft {
         [votes + checkpoints + change, batches, self.batches.reported_by(seat)]
     }
 
-    fn receive(&mut self, from: PublicKey, message: Message) {
+    fn receive(&mut self, from: PublicKey, message: Message, digest: Option<Digest>) {
         match message {
-            Message::Batch(batch) => self.take_batch(from, batch),
+            Message::Batch(batch) => {
+                self.take_batch(from, digest.unwrap_or_else(|| batch.digest()), batch);
+            }
             Message::Stored(digests) => {
                 if let Some(seat) = self.durable.set.seat_of(&from) {
-                    self.batches.report(seat, &digests, self.config.reports_per_seat());
-                    digests.iter().for_each(|digest| self.weigh(digest));
+                    let enough = self.batches.report(seat, &digests, self.config.reports_per_seat());
+                    enough.iter().for_each(|digest| self.weigh(digest));
                 }
             }
             Message::FetchBatches(digests) => {

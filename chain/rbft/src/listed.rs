@@ -26,7 +26,9 @@ impl Listed {
 
     /// Where a batch is listed, lowest first.
     pub(crate) fn at(&self, digest: &Digest) -> impl Iterator<Item = Sequence> + '_ {
-        self.0.range((*digest, Sequence(0))..=(*digest, Sequence(u64::MAX))).map(|(_, sequence)| *sequence)
+        let digest = *digest;
+        let from = self.0.range((digest, Sequence(0))..);
+        from.take_while(move |(listed, _)| *listed == digest).map(|(_, sequence)| *sequence)
     }
 
     pub(crate) fn lists(&self, digest: &Digest) -> bool {

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::batches::{Account, Offered};
+use crate::batches::Offered;
 use crate::certificate::Certificate;
 use crate::core::{Phase, Rbft, planted};
 use crate::durable::Record;
+use crate::held::Account;
 use crate::ids::{Digest, Seat, Sequence, Time};
 use crate::io::{Output, To};
 use crate::message::{Committed, Message, PqcEntry, Prepared};
@@ -17,8 +18,7 @@ use crate::vote::{SignedVote, VoteKind};
 const FORWARDED_AT_ONCE: usize = 64;
 
 impl Rbft {
-    pub(crate) fn take_batch(&mut self, from: PublicKey, batch: Batch) {
-        let digest = batch.digest();
+    pub(crate) fn take_batch(&mut self, from: PublicKey, digest: Digest, batch: Batch) {
         let account = if from == batch.origin { Account::Made(from) } else { Account::Forwarded(from) };
         // Who has no seat has no account.
         let member = self.durable.set.seat_of(&from).is_some();
@@ -33,9 +33,7 @@ impl Rbft {
 
     /// Whether somebody has proposed it, or it is committed.
     fn is_wanted(&self, batch: &Digest) -> bool {
-        self.log.lists(batch)
-            || self.durable.committed.lists(batch)
-            || self.may_bring(batch)
+        self.log.lists(batch) || self.durable.committed.lists(batch) || self.may_bring(batch)
     }
 
     /// A client's.
@@ -120,7 +118,7 @@ impl Rbft {
 
     /// Something has changed that may matter to whether a batch may be proposed.
     pub(crate) fn weigh(&mut self, batch: &Digest) {
-        self.batches.weigh(batch, self.log.lists(batch));
+        self.batches.weigh(batch, || self.log.lists(batch));
     }
 
     /// Whether an idle chain should go on to the next boundary all the same: an epoch is to end, or blocks are not archived.

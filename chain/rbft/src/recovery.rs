@@ -202,7 +202,8 @@ impl Rbft {
         let mut entries = Vec::new();
         let primary = self.durable.set.primary(self.view());
         let known = self.durable.committed.range(first..).map(|(s, _)| *s);
-        let mut wanted: Vec<Sequence> = known.chain(self.log.iter().map(|(s, _)| s).filter(|s| *s >= first)).collect();
+        let mut wanted: Vec<Sequence> =
+            known.chain(self.log.iter().map(|(s, _)| s).filter(|s| *s >= first)).collect();
         wanted.sort_unstable();
         wanted.dedup();
         for sequence in wanted.into_iter().filter(|s| *s <= last).take(MAX_PQC) {

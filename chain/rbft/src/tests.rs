@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
-use crate::batches::{Account, Batches, Offered};
+use crate::batches::{Batches, Offered};
 use crate::core::Phase;
+use crate::held::Account;
 use crate::validators::tests::{set, signer};
 use crate::vote::tests::CHAIN;
 
@@ -363,7 +364,7 @@ fn what_waits_goes_to_those_who_lack_it() {
     replica.recovery = None;
     let batch = Batch::sign(&CHAIN, keys[1], b"it".to_vec(), &signer(1));
     let digest = batch.digest();
-    replica.take_batch(keys[1], batch);
+    replica.take_batch(keys[1], batch.digest(), batch);
     replica.batch_stored(digest, false);
     replica.batches.report(Seat(1), &[digest], 9);
     let mut now = 1000;
@@ -450,7 +451,7 @@ fn a_batch_that_comes_after_its_state_waits_for_nobody() {
     let batch = |n: u8| Batch::sign(&CHAIN, key, vec![n], &signer(1));
     let digests = [batch(0).digest(), batch(1).digest()];
     for (n, done) in [(0, true), (1, false)] {
-        replica.take_batch(key, batch(n));
+        replica.take_batch(key, batch(n).digest(), batch(n));
         replica.batch_stored(digests[usize::from(n)], done);
     }
     assert_eq!(replica.batches.waiting().copied().collect::<Vec<_>>(), [digests[1]]);
@@ -469,7 +470,8 @@ fn batches_of_strangers_leave_nothing_behind() {
     let before = replica.size();
     for n in 0..50u8 {
         let stranger = [n; 32];
-        replica.take_batch(stranger, Batch { origin: stranger, payload: vec![n], signature: [0; 64] });
+        let batch = Batch { origin: stranger, payload: vec![n], signature: [0; 64] };
+        replica.take_batch(stranger, batch.digest(), batch);
     }
     assert_eq!(replica.size(), before);
 }
@@ -514,7 +516,7 @@ fn a_view_begins_only_with_what_its_primary_has() {
     // Or somebody has it after all, and it is taken although its sender's account is full.
     let mut replica = waits();
     replica.config.batches_per_seat = 0;
-    replica.take_batch(key, batch);
+    replica.take_batch(key, digest, batch);
     assert_eq!(begun(&replica), None, "it is not on disk yet");
     replica.batch_stored(digest, true);
     assert_eq!((begun(&replica), replica.phase), (Some(vec![0, 1, 3]), Phase::Active));

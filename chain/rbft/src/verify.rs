@@ -2,7 +2,7 @@
 //! comes out carries the proof of that in its type, and the core takes nothing else.
 
 use crate::certificate::{BadCertificate, Certificate};
-use crate::ids::{ChainId, Epoch, Sequence};
+use crate::ids::{ChainId, Digest, Epoch, Sequence};
 use crate::message::{MAX_DIGESTS, MAX_PQC, Message, NewView, PqcEntry, Prepared, ViewChange};
 use crate::proposal::{Batch, MAX_BATCH_BYTES, Proposal};
 use crate::sets::ValidatorSets;
@@ -15,6 +15,8 @@ use crate::vote::{BadVote, SignedVote, VoteKind};
 pub struct Verified {
     from: PublicKey,
     message: Message,
+    /// Of a batch: the check needs it, the core too, and it costs more than all else that the core does with one.
+    digest: Option<Digest>,
 }
 
 impl Verified {
@@ -28,8 +30,8 @@ impl Verified {
         &self.message
     }
 
-    pub(crate) fn into_parts(self) -> (PublicKey, Message) {
-        (self.from, self.message)
+    pub(crate) fn into_parts(self) -> (PublicKey, Message, Option<Digest>) {
+        (self.from, self.message, self.digest)
     }
 }
 
@@ -76,8 +78,9 @@ pub struct Rules<'a> {
 
 /// Checks a message.
 pub fn verify(rules: Rules<'_>, from: PublicKey, message: Message) -> Result<Verified, Rejected> {
+    let mut digest = None;
     match &message {
-        Message::Batch(batch) => rules.batch(batch)?,
+        Message::Batch(batch) => digest = Some(rules.batch(batch)?),
         Message::Stored(digests) | Message::FetchBatches(digests) if digests.len() > MAX_DIGESTS => {
             return Err(Rejected::Malformed("a list that is too long"));
         }
@@ -109,7 +112,7 @@ pub fn verify(rules: Rules<'_>, from: PublicKey, message: Message) -> Result<Ver
         | Message::Recovery { stable: None, .. }
         | Message::FetchPqc { .. } => {}
     }
-    Ok(Verified { from, message })
+    Ok(Verified { from, message, digest })
 }
 
 impl Rules<'_> {
@@ -117,13 +120,14 @@ impl Rules<'_> {
         self.sets.get(epoch).ok_or(Rejected::UnknownEpoch(epoch))
     }
 
-    fn batch(&self, batch: &Batch) -> Result<(), Rejected> {
+    fn batch(&self, batch: &Batch) -> Result<Digest, Rejected> {
         if batch.payload.len() > MAX_BATCH_BYTES {
             return Err(Rejected::Malformed("a batch that is too long"));
         }
-        let bytes = Batch::signing_bytes(self.chain, &batch.digest());
+        let digest = batch.digest();
+        let bytes = Batch::signing_bytes(self.chain, &digest);
         if self.checker.check(&batch.origin, &bytes, &batch.signature) {
-            return Ok(());
+            return Ok(digest);
         }
         Err(Rejected::Signature("batch"))
     }
