@@ -300,7 +300,12 @@ impl Rbft {
     /// Looks whether what is kept so that an input needs not look at everything is what a look at everything finds.
     #[cfg(feature = "testing")]
     pub fn recount(&self) -> Result<(), String> {
-        self.batches.recount(|digest| self.log.proposals().any(|p| p.batches.contains(digest)))
+        self.batches.recount(|digest| self.log.proposals().any(|p| p.batches.contains(digest)))?;
+        let forgotten = |sequence: &Sequence| !self.log.is_touched(*sequence) && self.may_advance(*sequence);
+        match self.log.iter().map(|(sequence, _)| sequence).find(forgotten) {
+            Some(sequence) => Err(format!("more is possible at {sequence}, and nothing is done")),
+            None => Ok(()),
+        }
     }
 
     /// Entries that are here because of one peer, for the bound on what it can make this one hold: votes and what comes with

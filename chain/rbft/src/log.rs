@@ -110,6 +110,12 @@ impl Log {
         self.touched.extend(self.slots.keys());
     }
 
+    /// Whether a sequence is still to be looked at.
+    #[cfg(feature = "testing")]
+    pub(crate) fn is_touched(&self, sequence: Sequence) -> bool {
+        self.touched.contains(&sequence)
+    }
+
     /// What was touched since this was asked, lowest first.
     pub(crate) fn touched(&mut self) -> BTreeSet<Sequence> {
         std::mem::take(&mut self.touched)

@@ -77,7 +77,8 @@ impl Rbft {
         self.next = self.next.max(self.executed.max(self.voting_floor()).next());
         while self.phase == Phase::Active && self.is_primary() && self.may_vote() && self.next <= self.high()
         {
-            if let Some((proposal, vote)) = self.proposed_before() {
+            // What it proposed as the next one in this view before it was restarted: the same again, never anything else.
+            if let Some((proposal, vote)) = self.voted_before(self.next).cloned() {
                 self.next = self.next.next();
                 self.announce(proposal, vote);
                 continue;
@@ -95,11 +96,6 @@ impl Rbft {
             self.persist(Record::Accepted { proposal: proposal.clone(), vote });
             self.announce(proposal, vote);
         }
-    }
-
-    /// What it proposed as the next one in this view before it was restarted: the same again, never anything else.
-    fn proposed_before(&self) -> Option<(Proposal, SignedVote)> {
-        self.durable.accepted.get(&self.next).filter(|(_, vote)| vote.vote.view == self.view()).cloned()
     }
 
     fn announce(&mut self, proposal: Proposal, vote: SignedVote) {
@@ -175,31 +171,24 @@ impl Rbft {
         self.conclude(sequence);
     }
 
+    /// Whether anything is possible for a sequence that has not been done.
+    #[cfg(feature = "testing")]
+    pub(crate) fn may_advance(&self, sequence: Sequence) -> bool {
+        self.may_prepare(sequence).is_some()
+            || self.may_commit(sequence).is_some()
+            || self.may_conclude(sequence).is_some()
+    }
+
     /// Votes for the proposal of this view, once it is all on disk.
     fn prepare(&mut self, sequence: Sequence) {
-        let Some(slot) = self.log.get(sequence) else { return };
-        let Some((digest, proposal)) = &slot.proposal else { return };
-        let Some(seat) = self.seat.filter(|_| self.may_vote() && self.phase == Phase::Active) else { return };
-        if slot.prepares.contains_key(&seat) || sequence > self.high() || sequence <= self.voting_floor() {
-            return;
+        let Some((digest, proposal)) = self.may_prepare(sequence) else { return };
+        let proposal = proposal.clone();
+        if let Some((_, vote)) = self.voted_before(sequence) {
+            let vote = *vote;
+            self.add_vote(vote);
+            return self.send(To::All, Message::Prepare(vote));
         }
-        let decided =
-            self.durable.committed.get(&sequence).is_some_and(|c| c.certificate.vote.digest != *digest);
-        if decided || (!self.batches.has_all(proposal) && !planted!(self, PreparedWithoutData)) {
-            return;
-        }
-        let (digest, proposal) = (*digest, proposal.clone());
-        let view = self.view();
-        // What was promised before a restart is promised still: the same again, or nothing.
-        let before = self.durable.accepted.get(&sequence).filter(|(_, v)| v.vote.view == view).cloned();
-        if let Some((_, vote)) = before {
-            if vote.vote.digest == digest {
-                self.add_vote(vote);
-                self.send(To::All, Message::Prepare(vote));
-            }
-            return;
-        }
-        let Some(vote) = self.vote(VoteKind::Prepare, view, sequence, digest) else { return };
+        let Some(vote) = self.vote(VoteKind::Prepare, self.view(), sequence, digest) else { return };
         if planted!(self, VoteBeforePersist) {
             self.send(To::All, Message::Prepare(vote));
         }
@@ -208,32 +197,61 @@ impl Rbft {
         self.send(To::All, Message::Prepare(vote));
     }
 
+    fn may_prepare(&self, sequence: Sequence) -> Option<(Digest, &Proposal)> {
+        let seat = self.seat.filter(|_| self.may_vote() && self.phase == Phase::Active)?;
+        let slot = self.log.get(sequence)?;
+        let (digest, proposal) = slot.proposal.as_ref()?;
+        let decided =
+            || self.durable.committed.get(&sequence).is_some_and(|c| c.certificate.vote.digest != *digest);
+        // What was promised before a restart is promised still: the same again, or nothing.
+        let promised = || self.voted_before(sequence).is_some_and(|(_, vote)| vote.vote.digest != *digest);
+        let may = !slot.prepares.contains_key(&seat)
+            && self.voting_floor() < sequence
+            && sequence <= self.high()
+            && !decided()
+            && (self.batches.has_all(proposal) || planted!(self, PreparedWithoutData))
+            && !promised();
+        may.then_some((*digest, proposal))
+    }
+
+    /// What it has voted for at a sequence in this view, also before a restart.
+    fn voted_before(&self, sequence: Sequence) -> Option<&(Proposal, SignedVote)> {
+        self.durable.accepted.get(&sequence).filter(|(_, vote)| vote.vote.view == self.view())
+    }
+
     /// Votes to commit what a quorum has prepared.
     fn commit(&mut self, sequence: Sequence) {
-        let Some(seat) = self.seat.filter(|_| self.may_vote() && self.phase == Phase::Active) else { return };
-        let Some(slot) = self.log.get(sequence).filter(|s| !s.prepared) else { return };
-        if sequence <= self.voting_floor() {
-            return;
-        }
-        let Some((digest, proposal)) = &slot.proposal else { return };
-        // It has voted itself, so it has the data.
-        let own = slot.prepares.get(&seat).is_some_and(|v| v.vote.digest == *digest);
-        let certificate = if own { self.certify(*digest, &slot.prepares) } else { None };
-        let Some(certificate) = certificate else { return };
-        let Some(vote) = self.vote(VoteKind::Commit, self.view(), sequence, *digest) else { return };
-        let prepared = Prepared { proposal: proposal.clone(), certificate };
+        let Some(prepared) = self.may_commit(sequence) else { return };
+        let digest = prepared.certificate.vote.digest;
+        let Some(vote) = self.vote(VoteKind::Commit, self.view(), sequence, digest) else { return };
         self.log.is_prepared(sequence);
         self.persist(Record::Prepared { prepared, vote });
         self.add_vote(vote);
         self.send(To::All, Message::Commit(vote));
     }
 
+    fn may_commit(&self, sequence: Sequence) -> Option<Prepared> {
+        let seat = self.seat.filter(|_| self.may_vote() && self.phase == Phase::Active)?;
+        let slot = self.log.get(sequence).filter(|s| !s.prepared && sequence > self.voting_floor())?;
+        let (digest, proposal) = slot.proposal.as_ref()?;
+        // It has voted itself, so it has the data.
+        slot.prepares.get(&seat).filter(|own| own.vote.digest == *digest)?;
+        let certificate = self.certify(*digest, &slot.prepares)?;
+        Some(Prepared { proposal: proposal.clone(), certificate })
+    }
+
     /// A quorum has committed it: it is a block.
     fn conclude(&mut self, sequence: Sequence) {
-        let Some(slot) = self.log.get(sequence).filter(|s| !s.committed) else { return };
-        let Some((digest, proposal)) = &slot.proposal else { return };
-        let Some(certificate) = self.certify(*digest, &slot.commits) else { return };
-        self.committed(Committed { proposal: proposal.clone(), certificate });
+        if let Some(committed) = self.may_conclude(sequence) {
+            self.committed(committed);
+        }
+    }
+
+    fn may_conclude(&self, sequence: Sequence) -> Option<Committed> {
+        let slot = self.log.get(sequence).filter(|s| !s.committed)?;
+        let (digest, proposal) = slot.proposal.as_ref()?;
+        let certificate = self.certify(*digest, &slot.commits)?;
+        Some(Committed { proposal: proposal.clone(), certificate })
     }
 
     /// The certificate of a quorum's votes for this, if there are so many.
