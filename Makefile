@@ -66,7 +66,10 @@ soak: tools ## The long versions of the tests; docs/soak.md keeps the figures
 	  $(CARGO) test $(PROFILE) -p wmall-tests --test soak -- --ignored --nocapture
 	WMALL_BIN=$(BIN) WMALL_CUTS=$(CUTS) $(CARGO) test $(PROFILE) -p wmall-tests --test power fifty -- --nocapture
 	WMALL_BIN=$(BIN) WMALL_RUNS=$(ROUNDS) $(CARGO) test $(PROFILE) -p wmall-tests --test linearizable -- --nocapture
-	WMALL_SEEDS=$(SEEDS) WMALL_FROM=$(FROM) $(CARGO) test $(PROFILE) -p wmall-tests --test rbft no_seed -- --nocapture
+	rm -f target/soak.txt; \
+	WMALL_SEEDS=$(SEEDS) WMALL_FROM=$(FROM) WMALL_SUMMARY=$(CURDIR)/target/soak.txt \
+	  $(CARGO) test $(PROFILE) -p wmall-tests --test rbft no_seed -- --nocapture; \
+	  failed=$$?; cat target/soak.txt && exit $$failed
 
 fuzz: ## Every fuzz target for a minute (SECONDS=n for longer)
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz

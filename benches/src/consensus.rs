@@ -1,7 +1,7 @@
 //! The consensus core by itself, without sockets and disks: how many inputs it takes in a second, what a committed batch costs
 //! as validators become more, and how long a view change with a full window keeps a validator busy.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -74,6 +74,8 @@ struct Net<'a> {
     config: Config,
     checkers: Vec<&'a dyn Checker>,
     batches: BTreeMap<Digest, Batch>,
+    /// What each has executed and not dropped.
+    over: Vec<BTreeSet<Digest>>,
     queue: VecDeque<(usize, usize, Message)>,
     now: u64,
     /// Commit votes of the first view do not get through.
@@ -102,7 +104,7 @@ impl<'a> Net<'a> {
             let signer = if real { kind.signer(n) } else { Box::new(Unsigned) as Box<dyn Signer> };
             Rbft::new(CHAIN, config, (keys[n], signer), Durable::new(set.clone()))
         };
-        let replicas = (0..size).map(replica).collect();
+        let replicas = (0..size).map(replica).collect::<Result<_, _>>()?;
         let sets = ValidatorSets::of(set);
         let mut net = Self {
             replicas,
@@ -111,6 +113,7 @@ impl<'a> Net<'a> {
             config,
             checkers,
             batches: BTreeMap::new(),
+            over: vec![BTreeSet::new(); size],
             queue: VecDeque::new(),
             now: 1_000,
             hushed: false,
@@ -154,8 +157,13 @@ impl<'a> Net<'a> {
                     Output::Execute(block) => {
                         self.executed += 1;
                         let (sequence, state) = (block.proposal.sequence, block.certificate.vote.digest);
-                        inputs.push_back(Input::Executed { sequence, state, change: None, done: Vec::new() });
+                        self.over[at].extend(block.proposal.batches);
+                        let done = self.over[at].iter().copied().collect();
+                        inputs.push_back(Input::Executed { sequence, state, change: None, done });
                         inputs.push_back(Input::Archived(sequence));
+                    }
+                    Output::DropBatch(digest) => {
+                        self.over[at].remove(&digest);
                     }
                     _ => {}
                 }
@@ -237,6 +245,8 @@ fn inputs_per_second(at_once: u64) -> Result<[f64; 2]> {
         }
         net.batches.clear();
     }
+    let over = net.over.iter().map(BTreeSet::len).max().unwrap_or(0);
+    ensure!(over <= 20 * net.config.max_batches, "{over} batches that are over are kept");
     ensure!(net.executed >= number * 3 / at_once, "{number} batches in {} executions", net.executed);
     let busy: Duration = net.busy.iter().sum();
     Ok([net.stepping, busy].map(|time| net.inputs as f64 / time.as_secs_f64()))

@@ -155,7 +155,7 @@ pub fn consensus(bytes: &[u8]) {
     let keys: Vec<PublicKey> = (1..=4).map(|n| [n; 32]).collect();
     let (Some(&own), Ok(set)) = (keys.first(), ValidatorSet::new(Epoch(0), keys.clone())) else { return };
     let mut memory = Durable::new(set);
-    let mut replica = Rbft::new(chain, config, (own, Box::new(Anybody)), memory.clone());
+    let Ok(mut replica) = Rbft::new(chain, config, (own, Box::new(Anybody)), memory.clone()) else { return };
     let mut inputs = vec![Input::Start { secret: Nonce(1), change: None, batches: Vec::new() }];
     let (mut rest, mut now) = (bytes, 0);
     // What the shell says of a batch that comes, and whether it finds a state that is wanted.

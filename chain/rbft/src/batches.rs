@@ -33,7 +33,7 @@ pub(crate) struct Batches {
     reports: Reports,
     /// So many have to have a batch before it may be proposed, this one among them.
     enough: usize,
-    /// Where those are committed that have not come yet.
+    /// Where those are committed that are not on disk yet.
     late: BTreeMap<Digest, Sequence>,
 }
 
@@ -96,7 +96,7 @@ impl Batches {
         let account = self.held.get(digest)?.account;
         // It may have come after its block.
         if let Some(sequence) = self.late.remove(digest) {
-            self.done(digest, sequence);
+            self.is_committed(digest, sequence);
         }
         Some(account)
     }
@@ -115,9 +115,13 @@ impl Batches {
         self.held.contains_key(digest)
     }
 
-    /// It is committed or in the state by `at`: it waits for nobody.
-    pub(crate) fn done(&mut self, digest: &Digest, at: Sequence) {
-        self.change(digest, |held| held.done = Some(held.done.map_or(at, |done| done.max(at))));
+    /// All of it is in the state by `at`, and may have been before: it waits for nobody.
+    pub(crate) fn is_in_the_state(&mut self, digest: &Digest, at: Sequence) {
+        self.done(digest, |done| done.unwrap_or(at));
+    }
+
+    fn done(&mut self, digest: &Digest, since: impl FnOnce(Option<Sequence>) -> Sequence) {
+        self.change(digest, |held| held.done = Some(since(held.done)));
         if self.knows(digest) {
             self.reports.forget(digest);
         }
@@ -184,12 +188,16 @@ impl Batches {
     /// A proposal is committed: nobody waits for its batches any more.
     pub(crate) fn committed(&mut self, proposal: &Proposal) {
         for digest in &proposal.batches {
-            self.done(digest, proposal.sequence);
+            self.is_committed(digest, proposal.sequence);
             if !self.has(digest) {
                 let late = self.late.entry(*digest).or_insert(proposal.sequence);
                 *late = (*late).min(proposal.sequence);
             }
         }
+    }
+
+    fn is_committed(&mut self, digest: &Digest, at: Sequence) {
+        self.done(digest, |done| done.map_or(at, |done| done.max(at)));
     }
 
     /// What was committed up to here.
@@ -294,15 +302,17 @@ impl Batches {
         self.reports.of(seat)
     }
 
-    /// Looks whether exactly that may be proposed of which a look at everything finds that it may be.
+    /// Looks whether what is kept beside the batches is what a look at each of them finds.
     #[cfg(feature = "testing")]
     pub(crate) fn recount(&self, is_taken: impl Fn(&Digest) -> bool) -> Result<(), String> {
-        let ready = |(digest, held): &(&Digest, &Held)| {
-            held.waits() && self.reports(digest) >= self.enough && !is_taken(digest)
-        };
-        let wanted: Vec<&Digest> = self.held.iter().filter(ready).map(|(digest, _)| digest).collect();
-        let mut found: Vec<&Digest> = self.tables.ready.values().flat_map(BTreeMap::values).collect();
-        found.sort_unstable();
-        if found == wanted { Ok(()) } else { Err(format!("may be proposed: {found:?}, not {wanted:?}")) }
+        let mut tables = Tables::default();
+        for (digest, held) in &self.held {
+            let free = self.reports.count(digest) + 1 >= self.enough && !is_taken(digest);
+            tables.moved(*digest, None, Some(&Held { free, ..*held }));
+        }
+        if tables == self.tables {
+            return self.reports.recount();
+        }
+        Err(format!("of batches {:?} is kept, not {tables:?}", self.tables))
     }
 }

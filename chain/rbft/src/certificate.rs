@@ -59,7 +59,7 @@ impl Certificate {
         let mut signatures = Vec::with_capacity(wanted);
         let by_seat = cast.into_iter().enumerate().filter_map(|(seat, cast)| Some((seat, cast?)));
         for (seat, signature) in by_seat.take(wanted) {
-            signers[seat / 8] |= 1 << (seat % 8);
+            *signers.get_mut(seat / 8)? |= 1 << (seat % 8);
             signatures.push(*signature);
         }
         (signatures.len() == wanted).then_some(Self { vote, signers, signatures })
@@ -67,8 +67,9 @@ impl Certificate {
 
     /// Whose signatures it has.
     pub fn seats(&self) -> impl Iterator<Item = Seat> + '_ {
-        let bits = (0..self.signers.len() * 8).take(MAX_VALIDATORS);
-        bits.filter(|i| self.signers[i / 8] & 1 << (i % 8) != 0).map(|i| Seat(i as u16))
+        let bits = self.signers.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+        let set = bits.take(MAX_VALIDATORS).enumerate().filter(|(_, is_set)| *is_set);
+        set.map(|(seat, _)| Seat(seat as u16))
     }
 
     /// Whether a quorum of this set has cast the vote.

@@ -22,6 +22,7 @@ impl Rbft {
             self.persist(Record::View { epoch, view });
         }
         self.phase = Phase::Changing { deadline: None };
+        self.wishes.turn_to(view);
         self.fruitless = self.fruitless.saturating_add(1);
         self.forget_log(Sequence(u64::MAX));
         self.wish();
@@ -40,7 +41,7 @@ impl Rbft {
         let stable = self.durable.stable.clone();
         let mut change = ViewChange { epoch, view: self.view(), stable, prepared, seat, signature: [0; 64] };
         change.signature = self.signer.sign(&change.signing_bytes(&self.chain));
-        self.changes.insert(seat, change.clone());
+        self.wishes.insert(change.clone());
         self.send(To::All, Message::ViewChange(change));
         self.count_changes();
     }
@@ -67,8 +68,8 @@ impl Rbft {
             return;
         }
         // What came while it recovered has changed nothing yet: said again, it does.
-        if self.changes.get(&change.seat).is_none_or(|known| known.view < change.view) {
-            self.changes.insert(change.seat, change);
+        if self.wishes.get(change.seat).is_none_or(|known| known.view < change.view) {
+            self.wishes.insert(change);
         }
         self.join();
         self.count_changes();
@@ -94,7 +95,7 @@ impl Rbft {
 
     /// If so many wish for later views that a correct one is among them, it joins the smallest of these.
     fn join(&mut self) {
-        let later = self.changes.values().map(|c| c.view).filter(|view| *view > self.view());
+        let later = self.wishes.values().map(|c| c.view).filter(|view| *view > self.view());
         let later: Vec<View> = later.collect();
         if later.len() > self.durable.set.faulty()
             && let Some(smallest) = later.into_iter().min()
@@ -109,7 +110,7 @@ impl Rbft {
         let view = self.view();
         let quorum = self.quorum();
         // Who wishes for a later one has given this one up: without its word, those who wait here might wait for ever.
-        let gone = self.changes.values().filter(|c| c.view >= view).count();
+        let gone = self.wishes.values().filter(|c| c.view >= view).count();
         if gone >= quorum && deadline.is_none() {
             self.phase = Phase::Changing { deadline: Some(self.now.plus(self.timeout())) };
         }
@@ -131,7 +132,7 @@ impl Rbft {
     /// and nobody correct has, and for which nobody keeps the batches any more; a view that begins with that stands still.
     fn beginning(&self) -> Option<Vec<ViewChange>> {
         let (view, quorum) = (self.view(), self.quorum());
-        let mut wishes: Vec<&ViewChange> = self.changes.values().filter(|c| c.view == view).collect();
+        let mut wishes: Vec<&ViewChange> = self.wishes.values().filter(|c| c.view == view).collect();
         let stable = |c: &ViewChange| c.stable.as_ref().map(|c| c.vote.sequence);
         // Who has come furthest says best what nobody needs any more.
         wishes.sort_by_key(|c| (std::cmp::Reverse(stable(c)), c.seat));
@@ -149,18 +150,22 @@ impl Rbft {
         None
     }
 
+    /// Whether it is to begin the view that it waits for.
+    fn is_to_begin(&self) -> bool {
+        matches!(self.phase, Phase::Changing { .. }) && self.is_primary()
+    }
+
     /// What the view that it is to begin may begin with: what others have seen prepared.
     pub(crate) fn may_begin_with(&self) -> impl Iterator<Item = &Proposal> {
-        let begins = matches!(self.phase, Phase::Changing { .. }) && self.is_primary();
-        let (view, low) = (self.view(), self.stable());
-        let wishes = self.changes.values().filter(move |c| begins && c.view == view);
+        let (begins, view, low) = (self.is_to_begin(), self.view(), self.stable());
+        let wishes = self.wishes.values().filter(move |c| begins && c.view == view);
         let proposals = wishes.flat_map(|c| &c.prepared).map(|p| &p.proposal);
         proposals.filter(move |p| p.sequence > low)
     }
 
     /// Whether the view that it is to begin may bring a batch.
     pub(crate) fn may_bring(&self, batch: &crate::Digest) -> bool {
-        self.may_begin_with().any(|proposal| proposal.batches.contains(batch))
+        self.is_to_begin() && self.wishes.bring(batch)
     }
 
     pub(crate) fn take_new_view(&mut self, new_view: NewView) {
@@ -186,7 +191,7 @@ impl Rbft {
         self.persist(Record::Entered(new_view));
         self.phase = Phase::Active;
         let view = self.view();
-        self.changes.retain(|_, change| change.view > view);
+        self.wishes.begun(view);
         self.begin_with(outcome);
         for digest in self.batches.lent() {
             if !self.is_listed(&digest) {
@@ -209,6 +214,7 @@ impl Rbft {
 
     fn begin_with(&mut self, outcome: Outcome) {
         self.forget_log(Sequence(u64::MAX));
+        self.begun_at = outcome.from;
         let last = outcome.proposals.keys().next_back().copied().unwrap_or(outcome.from);
         self.next = last.max(self.executed).next();
         if let Some(stable) = outcome.stable {

@@ -1,11 +1,9 @@
 //! Checkpoints (PBFT section 4.3), what is forgotten behind them, and the end of an epoch at one.
 
-use std::collections::BTreeSet;
-
 use crate::certificate::Certificate;
 use crate::core::{Phase, Rbft, planted};
 use crate::durable::{Durable, Record};
-use crate::ids::{Digest, Epoch, Seat, Sequence, Time};
+use crate::ids::{Digest, Epoch, Nonce, Seat, Sequence, Time, View};
 use crate::io::{Output, SetChange, To};
 use crate::log::Log;
 use crate::message::Message;
@@ -13,6 +11,7 @@ use crate::recovery::Recovery;
 use crate::signature::PublicKey;
 use crate::validators::ValidatorSet;
 use crate::vote::{SignedVote, VoteKind};
+use crate::wishes::Wishes;
 
 impl Rbft {
     fn is_boundary(&self, sequence: Sequence) -> bool {
@@ -63,7 +62,7 @@ impl Rbft {
         if !self.may_vote() || sequence <= self.stable() {
             return;
         }
-        let Some(vote) = self.vote(VoteKind::Checkpoint, crate::View(0), sequence, state) else { return };
+        let Some(vote) = self.vote(VoteKind::Checkpoint, View(0), sequence, state) else { return };
         self.checkpoints.entry(sequence).or_default().insert(vote.seat, vote);
         self.send(To::All, Message::Checkpoint { vote, persisted: self.archived });
     }
@@ -97,7 +96,7 @@ impl Rbft {
             Some(stable) => (stable.vote.sequence, stable.vote.digest),
             None => return self.send(To::All, self.own_archived()),
         };
-        if let Some(vote) = self.vote(VoteKind::Checkpoint, crate::View(0), sequence, digest) {
+        if let Some(vote) = self.vote(VoteKind::Checkpoint, View(0), sequence, digest) {
             self.send(To::All, Message::Checkpoint { vote, persisted: self.archived });
         }
     }
@@ -240,13 +239,8 @@ impl Rbft {
         // Whoever does not get to look at the archive goes by what the others have seen there.
         let archived = self.archived.max(self.agreed_archived);
         let up_to = if early { self.executing } else { self.stable().min(self.executed).min(archived) };
-        let over = self.batches.over(up_to);
-        if over.is_empty() {
-            return;
-        }
-        let begins: BTreeSet<Digest> = self.may_begin_with().flat_map(|p| &p.batches).copied().collect();
-        for digest in over {
-            if early || !(self.is_listed(&digest) || begins.contains(&digest)) {
+        for digest in self.batches.over(up_to) {
+            if early || !(self.is_listed(&digest) || self.may_bring(&digest)) {
                 self.batches.remove(&digest);
                 self.out.push(Output::DropBatch(digest));
             }
@@ -272,19 +266,16 @@ impl Rbft {
         let next = Epoch(self.epoch().0 + 1);
         // Execution asks for sets that are ones; it was checked when the change was.
         let Ok(set) = ValidatorSet::new(next, change.keys) else { return };
-        self.persist(Record::Epoch { set: set.clone(), base, ended: Some(ended) });
-        let own = change
-            .rejoined
-            .iter()
-            .any(|(key, nonce)| *key == self.key && self.durable.amnesia == Some(*nonce));
-        if own {
-            self.persist(Record::Remembered);
-        }
+        let own =
+            |(key, nonce): &(PublicKey, Nonce)| *key == self.key && self.durable.amnesia == Some(*nonce);
+        let rejoins = change.rejoined.iter().any(own);
+        self.persist(Record::Epoch { set: set.clone(), base, ended: Some(ended), rejoins });
         self.seat = set.seat_of(&self.key);
         self.phase = Phase::Active;
         self.log = Log::default();
         self.checkpoints.clear();
-        self.changes.clear();
+        self.wishes = Wishes::new(View(0));
+        self.begun_at = base;
         self.persisted.clear();
         if let Some(seat) = self.seat {
             self.persisted.insert(seat, self.archived);
@@ -317,7 +308,7 @@ impl Rbft {
         self.executing = self.executing.max(sequence);
         self.next = self.next.max(sequence.next());
         self.states.insert(sequence, digest);
-        done.iter().for_each(|batch| self.batches.done(batch, sequence));
+        done.iter().for_each(|batch| self.batches.is_in_the_state(batch, sequence));
         self.is_due(change);
         self.end_update(sequence);
         self.make_stable(certificate);

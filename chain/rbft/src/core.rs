@@ -8,17 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::batches::Batches;
 use crate::certificate::Certificate;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::durable::{Durable, Record};
 use crate::ids::{ChainId, Digest, Epoch, Nonce, Seat, Sequence, Time, View};
 use crate::io::{Input, Output, SetChange, To};
-use crate::log::{Log, Slot};
-use crate::message::{Message, ViewChange};
+use crate::log::Log;
+use crate::message::Message;
 use crate::proposal::Evidence;
 use crate::recovery::Recovery;
 use crate::signature::{PublicKey, Signer};
 use crate::validators::ValidatorSet;
 use crate::vote::{SignedVote, Vote, VoteKind};
+use crate::wishes::Wishes;
 
 /// Where a replica is with its view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +76,9 @@ pub struct Rbft {
     pub(crate) ahead: Option<Certificate>,
     /// The change of validators that is due, and the last sequence of this epoch.
     pub(crate) pending: Option<(Sequence, SetChange)>,
-    /// The highest view change of each seat.
-    pub(crate) changes: BTreeMap<Seat, ViewChange>,
+    pub(crate) wishes: Wishes,
+    /// Where the present view begins: there are no votes of it up to there.
+    pub(crate) begun_at: Sequence,
     /// Seats that have spoken of a later epoch.
     pub(crate) later: BTreeSet<Seat>,
     /// Views that have brought nothing in a row.
@@ -122,17 +124,19 @@ macro_rules! planted {
 pub(crate) use planted;
 
 impl Rbft {
-    /// A replica with this memory, which has executed up to its stable checkpoint. [`Input::Start`] begins it.
+    /// A replica with this memory, which has executed up to its stable checkpoint. [`Input::Start`] begins it. Refused if nothing
+    /// can run by the parameters.
     pub fn new(
         chain: ChainId,
         config: Config,
         (key, signer): (PublicKey, Box<dyn Signer>),
         durable: Durable,
-    ) -> Self {
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
         let executed = durable.low();
         let phase = if durable.is_active() { Phase::Active } else { Phase::Changing { deadline: None } };
         let seat = durable.set.seat_of(&key);
-        Self {
+        Ok(Self {
             chain,
             config,
             key,
@@ -154,7 +158,8 @@ impl Rbft {
             states: BTreeMap::new(),
             ahead: None,
             pending: None,
-            changes: BTreeMap::new(),
+            wishes: Wishes::new(durable.view),
+            begun_at: durable.base,
             later: BTreeSet::new(),
             fruitless: 0,
             recovery: None,
@@ -174,7 +179,7 @@ impl Rbft {
             bug: None,
             out: Vec::new(),
             durable,
-        }
+        })
     }
 
     /// Plants a bug, for tests of those who look for bugs.
@@ -186,7 +191,7 @@ impl Rbft {
     /// What holds it up, for who looks at a failed simulation.
     #[cfg(feature = "testing")]
     pub fn describe(&self) -> String {
-        let slot = |(sequence, slot): (Sequence, &Slot)| {
+        let slot = |(sequence, slot): (Sequence, &crate::log::Slot)| {
             let missing = slot.proposal.as_ref().map(|(_, p)| !self.batches.has_all(p));
             let (prepares, commits) = (slot.prepares.len(), slot.commits.len());
             format!(
@@ -219,7 +224,7 @@ impl Rbft {
             Input::Submit(batch) => self.submitted(batch),
             Input::BatchStored { digest, done } => self.batch_stored(digest, done),
             Input::Executed { sequence, state, change, done } => {
-                done.iter().for_each(|batch| self.batches.done(batch, sequence));
+                done.iter().for_each(|batch| self.batches.is_in_the_state(batch, sequence));
                 self.has_executed(sequence, state, change);
             }
             Input::Archived(sequence) => self.has_archived(sequence),
@@ -294,13 +299,18 @@ impl Rbft {
     pub fn size(&self) -> usize {
         let votes: usize = self.log.slots().map(|s| s.prepares.len() + s.commits.len() + 1).sum();
         let checkpoints: usize = self.checkpoints.values().map(BTreeMap::len).sum();
-        votes + checkpoints + self.changes.len() + self.batches.size() + self.durable.committed.len()
+        votes + checkpoints + self.wishes.len() + self.batches.size() + self.durable.committed.len()
     }
 
     /// Looks whether what is kept so that an input needs not look at everything is what a look at everything finds.
     #[cfg(feature = "testing")]
     pub fn recount(&self) -> Result<(), String> {
         self.batches.recount(|digest| self.log.proposals().any(|p| p.batches.contains(digest)))?;
+        let Durable { accepted, prepared, committed, .. } = &self.durable;
+        let listed = [self.log.recount(), accepted.recount(), prepared.recount(), committed.recount()];
+        if listed.contains(&false) {
+            return Err(format!("the log, accepted, prepared, committed list what they list: {listed:?}"));
+        }
         let forgotten = |sequence: &Sequence| !self.log.is_touched(*sequence) && self.may_advance(*sequence);
         match self.log.iter().map(|(sequence, _)| sequence).find(forgotten) {
             Some(sequence) => Err(format!("more is possible at {sequence}, and nothing is done")),
@@ -317,7 +327,7 @@ impl Rbft {
         let own = |votes: &BTreeMap<Seat, SignedVote>| usize::from(votes.contains_key(&seat));
         let votes: usize = self.log.slots().map(|s| own(&s.prepares) + own(&s.commits)).sum();
         let checkpoints: usize = self.checkpoints.values().map(own).sum();
-        let change = self.changes.get(&seat).map_or(0, |change| 1 + change.prepared.len());
+        let change = self.wishes.get(seat).map_or(0, |change| 1 + change.prepared.len());
         [votes + checkpoints + change, batches, self.batches.reported_by(seat)]
     }
 

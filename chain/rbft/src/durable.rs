@@ -50,12 +50,12 @@ pub enum Record {
         base: Sequence,
         /// The checkpoint that ended the one before; none for the first epoch.
         ended: Option<Certificate>,
+        /// Whether this replica rejoins with it. In the same record: a nonce that has brought it in counts no second time.
+        rejoins: bool,
     },
     /// The replica has no memory of what it promised: it is silent until an epoch that its rejoining, under this nonce, has
     /// begun.
     Amnesia(Nonce),
-    /// That has happened.
-    Remembered,
 }
 
 /// The sum of the records.
@@ -154,7 +154,7 @@ impl Durable {
                 self.prepared.forget(sequence);
                 self.committed.forget(sequence);
             }
-            Record::Epoch { set, base, ended } => {
+            Record::Epoch { set, base, ended, rejoins } => {
                 if let Some(ended) = ended {
                     self.ended.insert(ended.vote.epoch, ended.clone());
                 }
@@ -167,9 +167,11 @@ impl Durable {
                 self.accepted.clear();
                 self.prepared.clear();
                 self.committed.forget(*base);
+                if *rejoins {
+                    self.amnesia = None;
+                }
             }
             Record::Amnesia(nonce) => self.amnesia = Some(*nonce),
-            Record::Remembered => self.amnesia = None,
         }
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Held {
     /// Since when it waits, in whoever's turn.
     pub(crate) since: Time,
     pub(crate) deadline: Time,
-    /// Whether enough have it, and it is not proposed.
+    /// While it waits: whether enough have it, and it is not proposed.
     pub(crate) free: bool,
     /// Where it was committed.
     pub(crate) done: Option<Sequence>,
@@ -86,7 +86,7 @@ type Place = (Account, u64);
 pub(crate) type Turns = BTreeMap<Account, BTreeMap<u64, Digest>>;
 
 /// The tables.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tables {
     /// What is not committed.
     pub(crate) open: Turns,

@@ -5,6 +5,17 @@
 //! I/O, no clock, no randomness, no order that depends on memory.
 
 #![warn(missing_docs)]
+// Nothing that a peer says may stop a validator.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::iter_over_hash_type
+    )
+)]
 
 mod batches;
 #[cfg(feature = "testing")]
@@ -33,6 +44,7 @@ mod signature;
 mod validators;
 mod verify;
 mod vote;
+mod wishes;
 
 #[cfg(test)]
 mod tests;
@@ -44,7 +56,7 @@ pub use crate::core::Rbft;
 pub use bug::Bug;
 pub use certificate::{BadCertificate, Certificate};
 pub use codec::{CodecError, MAX_MESSAGE};
-pub use config::Config;
+pub use config::{Config, ConfigError};
 pub use durable::{Durable, Record};
 pub use ids::{ChainId, Digest, Epoch, Nonce, Seat, Sequence, Time, View};
 pub use io::{Input, KnownBatch, Output, SetChange, To};

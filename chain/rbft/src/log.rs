@@ -116,6 +116,14 @@ impl Log {
         self.touched.contains(&sequence)
     }
 
+    /// Looks whether what is listed is what a look at everything finds.
+    #[cfg(feature = "testing")]
+    pub(crate) fn recount(&self) -> bool {
+        let mut listed = Listed::default();
+        self.proposals().for_each(|proposal| listed.add(proposal, proposal.sequence));
+        listed == self.listed
+    }
+
     /// What was touched since this was asked, lowest first.
     pub(crate) fn touched(&mut self) -> BTreeSet<Sequence> {
         std::mem::take(&mut self.touched)

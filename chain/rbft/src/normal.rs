@@ -59,7 +59,7 @@ impl Rbft {
             return self.out.push(Output::DropBatch(digest));
         }
         if done {
-            self.batches.done(&digest, self.executed);
+            self.batches.is_in_the_state(&digest, self.executed);
         }
         if account == Account::Made(self.key) {
             self.out.push(Output::SendBatch { to: To::All, digest });
@@ -68,7 +68,9 @@ impl Rbft {
         self.weigh(&digest);
         self.send(To::All, Message::Stored(vec![digest]));
         // The view may have waited for it.
-        self.count_changes();
+        if self.may_bring(&digest) {
+            self.count_changes();
+        }
     }
 
     /// The primary proposes what enough others have, as long as the window has room.
@@ -148,9 +150,9 @@ impl Rbft {
         }
     }
 
-    /// Whether a vote is of this epoch and view, and within the window.
+    /// Whether a vote is of this epoch and view, and within the window. Where the view begins behind it, nobody correct has cast it.
     fn is_of_now(&self, vote: &SignedVote) -> bool {
-        let low = self.durable.low();
+        let low = self.durable.low().max(self.begun_at);
         let epoch = vote.vote.epoch == self.epoch() || planted!(self, EpochNotInVote);
         let high = self.window_end();
         let within = low < vote.vote.sequence && (vote.vote.sequence <= high || planted!(self, UnboundedLog));
@@ -398,9 +400,10 @@ impl Rbft {
             }
             // One of those that have it, by their word; twice as many each time that they do not answer.
             let count = 1usize.checked_shl(tries).unwrap_or(usize::MAX).min(known.len());
-            let from = usize::from(digest.0[0]) + tries as usize;
-            for i in 0..count {
-                asked.entry(Some(known[(from + i) % known.len()])).or_default().push(digest);
+            let from = usize::from(digest.0[0]).saturating_add(tries as usize);
+            let first = from.checked_rem(known.len()).unwrap_or(0);
+            for seat in known.iter().cycle().skip(first).take(count) {
+                asked.entry(Some(*seat)).or_default().push(digest);
             }
         }
         for (seat, digests) in asked {

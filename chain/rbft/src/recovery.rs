@@ -40,8 +40,9 @@ impl Rbft {
             let own = (origin == self.key).then_some(origin);
             self.batches.found(digest, own, self.now, deadline);
             if done {
-                self.batches.done(&digest, self.executed);
+                self.batches.is_in_the_state(&digest, self.executed);
             }
+            self.weigh(&digest);
         }
         // Those are committed, and will be executed again; nobody waits for them.
         for block in self.durable.committed.values() {

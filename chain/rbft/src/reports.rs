@@ -83,4 +83,24 @@ impl Reports {
     pub(crate) fn of(&self, seat: Seat) -> usize {
         self.of_seat.get(&seat).map_or(0, BTreeMap::len)
     }
+
+    /// Looks whether both sides say the same.
+    #[cfg(feature = "testing")]
+    pub(crate) fn recount(&self) -> Result<(), String> {
+        let by_batch = self
+            .of_batch
+            .iter()
+            .flat_map(|(digest, seats)| seats.iter().map(move |(seat, order)| (*seat, *order, *digest)));
+        let by_seat = self
+            .of_seat
+            .iter()
+            .flat_map(|(seat, own)| own.iter().map(move |(order, digest)| (*seat, *order, *digest)));
+        let mut by_batch: Vec<_> = by_batch.collect();
+        by_batch.sort_unstable();
+        if by_batch.iter().copied().eq(by_seat) {
+            Ok(())
+        } else {
+            Err(format!("of reports {self:?} is kept"))
+        }
+    }
 }

@@ -89,18 +89,13 @@ impl Vote {
     /// What is signed: 16 bytes of domain, chain 32, epoch 8, kind 1, view 8, sequence 8, digest 32; little-endian.
     pub fn signing_bytes(&self, chain: &ChainId) -> [u8; 105] {
         let mut bytes = [0u8; 105];
-        let mut at = 0;
-        let mut put = |part: &[u8]| {
-            bytes[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        };
-        put(b"wmall.rbftvote.1");
-        put(&chain.0.0);
-        put(&self.epoch.0.to_le_bytes());
-        put(&[self.kind as u8]);
-        put(&self.view.0.to_le_bytes());
-        put(&self.sequence.0.to_le_bytes());
-        put(&self.digest.0);
+        bytes[..16].copy_from_slice(b"wmall.rbftvote.1");
+        bytes[16..48].copy_from_slice(&chain.0.0);
+        bytes[48..56].copy_from_slice(&self.epoch.0.to_le_bytes());
+        bytes[56] = self.kind as u8;
+        bytes[57..65].copy_from_slice(&self.view.0.to_le_bytes());
+        bytes[65..73].copy_from_slice(&self.sequence.0.to_le_bytes());
+        bytes[73..].copy_from_slice(&self.digest.0);
         bytes
     }
 

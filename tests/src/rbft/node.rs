@@ -103,7 +103,8 @@ impl Node {
         self.ledger = self.snapshots.get(&stable).cloned().unwrap_or_else(|| panic!("no state at {stable}"));
         let change = self.ledger.change.clone();
         let signer = self.signer();
-        let mut replica = Rbft::new(chain, config, (self.key, signer), self.disk.clone());
+        let mut replica =
+            Rbft::new(chain, config, (self.key, signer), self.disk.clone()).expect("parameters to run by");
         let known = |(digest, batch): (&Digest, &Batch)| KnownBatch {
             digest: *digest,
             origin: batch.origin,

@@ -41,7 +41,8 @@ impl Stormed {
         if dice.one_in(5) {
             disk.apply(&Record::Amnesia(Nonce(seed)));
         }
-        let replica = Rbft::new(chain, config, (keys[0], Box::new(StubSigner(keys[0]))), disk.clone());
+        let replica = Rbft::new(chain, config, (keys[0], Box::new(StubSigner(keys[0]))), disk.clone())
+            .expect("parameters to run by");
         let inputs = [Input::Start { secret: Nonce(seed), change: None, batches: Vec::new() }].into();
         let (asked, said) = (Nonce(0), BTreeMap::new());
         Self { chain, config, dice, keys, replica, disk, now: 0, asked, change: None, inputs, said }
