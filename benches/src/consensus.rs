@@ -157,8 +157,8 @@ impl<'a> Net<'a> {
                     Output::Execute(block) => {
                         self.executed += 1;
                         let (sequence, state) = (block.proposal.sequence, block.certificate.vote.digest);
-                        self.over[at].extend(block.proposal.batches);
-                        let done = self.over[at].iter().copied().collect();
+                        let done = block.proposal.batches;
+                        self.over[at].extend(&done);
                         inputs.push_back(Input::Executed { sequence, state, change: None, done });
                         inputs.push_back(Input::Archived(sequence));
                     }

@@ -117,14 +117,14 @@ impl Batches {
 
     /// All of it is in the state by `at`, and may have been before: it waits for nobody.
     pub(crate) fn is_in_the_state(&mut self, digest: &Digest, at: Sequence) {
-        self.done(digest, |done| done.unwrap_or(at));
+        if self.held.get(digest).is_some_and(|held| held.done.is_none()) {
+            self.is_over(digest, at);
+        }
     }
 
-    fn done(&mut self, digest: &Digest, since: impl FnOnce(Option<Sequence>) -> Sequence) {
-        self.change(digest, |held| held.done = Some(since(held.done)));
-        if self.knows(digest) {
-            self.reports.forget(digest);
-        }
+    fn is_over(&mut self, digest: &Digest, at: Sequence) {
+        self.change(digest, |held| held.done = Some(at));
+        self.reports.forget(digest);
     }
 
     pub(crate) fn has(&self, digest: &Digest) -> bool {
@@ -197,7 +197,9 @@ impl Batches {
     }
 
     fn is_committed(&mut self, digest: &Digest, at: Sequence) {
-        self.done(digest, |done| done.map_or(at, |done| done.max(at)));
+        if let Some(held) = self.held.get(digest) {
+            self.is_over(digest, held.done.map_or(at, |done| done.max(at)));
+        }
     }
 
     /// What was committed up to here.

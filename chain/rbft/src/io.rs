@@ -69,7 +69,7 @@ pub enum Input {
         /// for it to the end of the epoch.
         change: Option<SetChange>,
         /// Batches on disk of which everything is executed by now, in whatever batch it was: nobody else takes them any more.
-        /// Those that were named before may be named again.
+        /// Those that were named before need not be named again, and may.
         done: Vec<Digest>,
     },
     /// The chain is archived up to here, and this replica has seen to it.
