@@ -1,5 +1,5 @@
-//! Keeps the node registered and heard of: a heartbeat a second to the metadata leader, whose answer brings
-//! the map, who is silent, the feed of commits, and which disks have work.
+//! Keeps the node registered and heard of: a heartbeat a second to the metadata leader, and more often while a disk has work,
+//! whose answer brings the map, who is silent, the feed of commits, and which disks have work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +22,8 @@ use crate::map::Map;
 
 /// Between heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
+/// While a disk has work: what comes to it next it should not have to wait for.
+const BUSY_BEAT: Duration = Duration::from_millis(250);
 /// Between tries when no metadata node takes them.
 const RETRY: Duration = Duration::from_millis(300);
 /// The same when they will have nothing to do with this node: only an operator can change that.
@@ -30,9 +32,8 @@ const DENIED_RETRY: Duration = Duration::from_secs(5);
 const KEEP_EVERY: Duration = Duration::from_secs(3);
 /// Pieces that are asked about at once.
 const CHECK_PAGE: usize = 4096;
-/// Between looks at the pieces that are staged, in heartbeats: what a restart has brought back without a
-/// claim is found so.
-const SWEEP_EVERY: u64 = 3600;
+/// Between looks at the pieces that are staged: what a restart has brought back without a claim is found so.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Rotten pieces that are reported at once.
 const REPORT_PAGE: usize = 1024;
 
@@ -59,9 +60,9 @@ pub(crate) struct Control {
     feed: u64,
     feed_epoch: u64,
     walk: Option<Walk>,
-    beats: u64,
-    /// Whether the staged pieces are to be looked through.
+    /// Whether the staged pieces are to be looked through, and when they were last.
     sweep: bool,
+    swept: Instant,
     /// The life of the metadata that answered last.
     life: Option<u64>,
     /// Version of the map that was kept last, and when.
@@ -92,7 +93,7 @@ impl Control {
         let places: Vec<_> = disks.iter().map(|d| d.feed().ok().flatten()).collect();
         let (feed, feed_epoch) = start_of(&places);
         disks.iter().for_each(|d| d.set_walking(feed_epoch == NOWHERE));
-        let (walk, beats, start) = (None, 0, map.get().topology.version);
+        let (walk, start) = (None, map.get().topology.version);
         Self {
             config,
             endpoint,
@@ -102,8 +103,9 @@ impl Control {
             feed,
             feed_epoch,
             walk,
-            beats,
-            sweep: false,
+            // With the first heartbeat.
+            sweep: true,
+            swept: Instant::now(),
             life: None,
             // The version that the node began with is one that it has kept.
             kept: (start, Instant::now()),
@@ -121,6 +123,7 @@ impl Control {
             self.ready.store(step.is_ok(), Ordering::Release);
             let wait = match step {
                 Ok(true) => Duration::ZERO,
+                Ok(false) if registered && !self.work.borrow().is_empty() => BUSY_BEAT,
                 Ok(false) if registered => BEAT,
                 Ok(false) => {
                     registered = true;
@@ -202,11 +205,11 @@ impl Control {
         self.endpoint.set_revoked(&self.map.get().topology.revoked);
         self.keep_map();
         self.report_rotten().await?;
-        self.sweep |= self.beats.is_multiple_of(SWEEP_EVERY);
+        self.sweep |= self.swept.elapsed() >= SWEEP_EVERY;
         if self.walk.is_none() && std::mem::take(&mut self.sweep) {
             self.walk = Some(Walk { all: false, disk: 0, after: None, then: None });
+            self.swept = Instant::now();
         }
-        self.beats += 1;
         let more = match feed {
             FeedPage::Items { position, items, more } => {
                 // Whether a piece whose claims are void is committed all the same, the metadata nodes know.

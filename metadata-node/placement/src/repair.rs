@@ -240,8 +240,9 @@ pub fn plan_repairs(snapshot: &Snapshot, policy: &Policy, budget: &Budget) -> Re
             }
         }
     }
-    // Balance is for quiet times.
-    if plan.moves.is_empty() && plan.waiting.is_empty() {
+    // Balance is for quiet times, and what a disk that was lost a moment ago had is about to move.
+    let unsettled = |f: &DiskFact| f.state == DiskState::Down && planner.is_too_new(f);
+    if plan.moves.is_empty() && plan.waiting.is_empty() && !snapshot.disks.values().any(unsettled) {
         planner.balance(&mut plan.moves);
     }
     plan

@@ -1,5 +1,5 @@
-//! What the leader does about disks that are lost, to be emptied, or unevenly filled: once a second it takes a snapshot
-//! of what is known, has a plan made ([`wmall_placement::plan_repairs`]) and proposes it. Applying passes over whatever
+//! What the leader does about disks that are lost, to be emptied, or unevenly filled: once a second, and more often while slots
+//! wait for others, it takes a snapshot of what is known, has a plan made ([`wmall_placement::plan_repairs`]) and proposes it. Applying passes over whatever
 //! has changed since, so a plan that comes late does no harm.
 //!
 //! One task; memory: the last plan, and since when a disk has been missing or failed on a node that answers.
@@ -22,6 +22,9 @@ use crate::types::Raft;
 
 /// Between rounds.
 const ROUND: Duration = Duration::from_secs(1);
+/// The least, while slots move and others wait for them; and so many times what a round takes.
+const BUSY_ROUND: Duration = Duration::from_millis(250);
+const BUSY_FACTOR: u32 = 4;
 /// How far drains and balance fill a disk, in percent of its room: below where a full disk stops ordinary writes.
 const FILLED_PERCENT: u64 = 85;
 /// How far what is lost elsewhere fills it: where nobody may write any more, repairs still go on.
@@ -83,14 +86,22 @@ impl Repairer {
     /// Runs as long as it is not aborted.
     pub(crate) async fn run(self, proposer: Proposer) {
         loop {
+            let begun = Instant::now();
             if !self.leads() {
                 // What was seen in an earlier term says nothing about the next one.
                 *self.known() = Known::default();
             } else if let Err(error) = self.round(&proposer).await {
                 tracing::info!(%error, "repairs were not planned; it tries again");
             }
-            tokio::time::sleep(ROUND).await;
+            tokio::time::sleep(self.pause(begun.elapsed())).await;
         }
+    }
+
+    /// Until the next round, after one that took so long.
+    fn pause(&self, took: Duration) -> Duration {
+        let plan = &self.known().plan;
+        let busy = !plan.moves.is_empty() || !plan.waiting.is_empty();
+        if busy { (took * BUSY_FACTOR).clamp(BUSY_ROUND, ROUND) } else { ROUND }
     }
 
     async fn round(&self, proposer: &Proposer) -> Result<(), RpcError> {

@@ -15,17 +15,18 @@ use wmall_runtime::view::StoreError;
 
 use super::apply::groups_of;
 use super::derived::Derived;
-use super::query::{Silent, row_facts};
+use super::query::{Silent, piece_bytes, row_facts};
 use super::tickets::below;
 use super::txn::decode;
 use super::{State, keys};
 
 /// Pieces that one page of a listing names.
 const PAGE: usize = 1024;
-/// Groups that are listed together, and pieces that they have, but for the last one: so many are fetched before it is asked
-/// again what is most urgent.
+/// Groups that are listed together, pieces that they have and bytes of these, but for the last one: so many are fetched before it
+/// is asked again what is most urgent. And so soon more can be planned for the disk, while it is busy with the next ones.
 const SET_GROUPS: usize = 256;
 const SET_PIECES: u64 = 128;
+const SET_BYTES: u64 = 64 << 20;
 
 /// What a listing is of.
 #[derive(Debug, Clone, Copy, Default)]
@@ -135,13 +136,15 @@ fn most_urgent(derived: &Derived, disk: DiskId, but: &[PgKey], silent: &Silent) 
         .collect();
     owed.sort_unstable();
     let first = owed.first().map(|(losses, ..)| *losses);
-    let (mut groups, mut pieces) = (Vec::new(), 0);
+    let (mut groups, mut pieces, mut bytes) = (Vec::new(), 0, 0u64);
     for (losses, group, more) in owed {
-        if Some(losses) != first || groups.len() == SET_GROUPS || pieces >= SET_PIECES {
+        let full = groups.len() == SET_GROUPS || pieces >= SET_PIECES || bytes >= SET_BYTES;
+        if Some(losses) != first || full {
             break;
         }
         groups.push(group);
         pieces += more;
+        bytes = bytes.saturating_add(piece_bytes(derived, group.0, more));
     }
     groups.sort_unstable();
     groups

@@ -38,6 +38,17 @@ pub enum QueryError {
 /// Disks that do not count now: their node does not answer, or they failed. The leader's knowledge, handed in.
 pub type Silent = HashSet<DiskId>;
 
+/// Bytes of so many pieces of a pool, about: chunks are spread by their hashes, so a group's part of the bytes is its part of the
+/// chunks.
+pub(super) fn piece_bytes(derived: &Derived, pool: PoolId, pieces: u64) -> u64 {
+    let Some(table) = derived.topology.pools.get(&pool) else { return 0 };
+    let (scheme, counters) =
+        (table.pool.scheme, derived.counters.pools.get(&pool).copied().unwrap_or_default());
+    let bytes = u128::from(scheme.stored_bytes(counters.bytes)) * u128::from(pieces);
+    let all = u128::from(counters.chunks.max(1)) * scheme.width() as u128;
+    u64::try_from(bytes / all).unwrap_or(u64::MAX)
+}
+
 impl State {
     /// Answers a query.
     pub fn query(&self, query: &Query, silent: &Silent) -> Result<QueryReply, QueryError> {
@@ -263,13 +274,6 @@ impl State {
         let mut groups = Vec::new();
         for (&pool, table) in &topology.pools {
             let scheme = table.pool.scheme;
-            let counters = derived.counters.pools.get(&pool).copied().unwrap_or_default();
-            // Chunks are spread by their hashes, so a group's part of the bytes is its part of the chunks.
-            let slot_bytes = |chunks: u64| {
-                let bytes = u128::from(scheme.stored_bytes(counters.bytes)) * u128::from(chunks);
-                let slots = u128::from(counters.chunks.max(1)) * scheme.width() as u128;
-                u64::try_from(bytes / slots).unwrap_or(u64::MAX)
-            };
             for (number, row) in table.rows.iter().enumerate() {
                 let key = (pool, PgId(number as u32));
                 let facts = row_facts(topology, row, silent);
@@ -283,7 +287,7 @@ impl State {
                     key,
                     row_version: row.version,
                     needed: scheme.needed(),
-                    slot_bytes: slot_bytes(derived.groups.get(&key).copied().unwrap_or(0)),
+                    slot_bytes: piece_bytes(&derived, pool, derived.groups.get(&key).copied().unwrap_or(0)),
                     slots: facts.iter().enumerate().map(slot).collect(),
                 });
             }

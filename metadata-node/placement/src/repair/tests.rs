@@ -298,6 +298,24 @@ fn a_new_disk_gets_its_share_and_no_more_moves_than_that_takes() {
     assert!((28..=30).contains(&count), "{count}");
 }
 
+/// A disk that was found down just now may come back, or others may follow: until that is known its share is nobody else's.
+#[test]
+fn nothing_is_evened_out_for_a_disk_that_was_just_lost() {
+    let rows: Vec<Vec<u32>> = (0..40).map(|i| vec![i % 4 + 1, (i + 1) % 4 + 1]).collect();
+    let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    let mut c = cluster(&[1, 2, 3, 4], &rows);
+    for disk in [2, 3] {
+        c.disks.get_mut(&DiskId(disk)).unwrap().candidate.weight = 300;
+    }
+    rest(&mut c);
+    let now = c.now_ms;
+    silence(&mut c, 4, DiskState::Down, now - 1);
+    assert_eq!(plan(&c), RepairPlan::default());
+    c.now_ms += POLICY.together_ms;
+    let planned = plan(&c);
+    assert!(!planned.moves.is_empty() && planned.moves.iter().all(|m| m.reason == Reason::Lost));
+}
+
 #[test]
 fn a_weight_of_zero_gives_everything_away() {
     let mut c = cluster(&[1, 2, 3, 4], &[&[1, 2], &[2, 1], &[1, 3], &[4, 1], &[3, 4]]);
