@@ -278,8 +278,10 @@ impl Filler {
             {
                 let (filler, disk) = (self.clone(), disk.clone());
                 running.spawn(async move {
-                    let _turn = filler.turns.next(&filler.traffic).await;
-                    filler.fetch(&disk, &piece).await.map_err(|error| {
+                    let Some(turn) = filler.turns.next(&filler.traffic, piece.length).await else {
+                        return Err((piece, false));
+                    };
+                    turn.spend(filler.fetch(&disk, &piece)).await.map_err(|error| {
                         tracing::warn!(%error, chunk = %piece.chunk, "not fetched");
                         (piece, error.code == ErrorCode::StaleRow)
                     })

@@ -1,7 +1,7 @@
 //! Whose turn it is to fetch a piece, in the order of asking: all disks of a node share its memory, and its clients' patience.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
@@ -9,6 +9,10 @@ use crate::traffic::{RECENT, Traffic};
 
 /// Fetches under way for all disks of a node: with chunks of 4 MiB, 32 MiB of memory for copies, and twice that for shards.
 const TOGETHER: usize = 8;
+/// Longer chunks take the place of several.
+const USUAL: u32 = 4 << 20;
+/// Who takes longer is not alone any more: a disk that hangs must not keep the others waiting.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Whose turn it is to fetch, in the order of asking: all disks of a node share its memory, and its clients' patience.
 #[derive(Clone)]
@@ -18,33 +22,54 @@ pub(crate) struct Turns {
     alone: Arc<Mutex<()>>,
 }
 
+/// A turn, for as long as it is held.
+pub(crate) struct Turn {
+    _room: OwnedSemaphorePermit,
+    alone: Option<OwnedMutexGuard<()>>,
+}
+
+impl Turn {
+    /// Does something in it.
+    pub(crate) async fn spend<T>(self, work: impl Future<Output = T>) -> T {
+        self.spend_alone(LONGEST, work).await
+    }
+
+    async fn spend_alone<T>(mut self, longest: Duration, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        match tokio::time::timeout(longest, work.as_mut()).await {
+            Ok(done) => done,
+            Err(_) => {
+                self.alone = None;
+                work.await
+            }
+        }
+    }
+}
+
 impl Turns {
     pub(crate) fn new() -> Self {
         Self { room: Arc::new(Semaphore::new(TOGETHER)), alone: Arc::default() }
     }
 
-    /// Waits for a turn, which lasts as long as what this returns. None if there are no more turns.
-    pub(crate) async fn next(
-        &self,
-        traffic: &Traffic,
-    ) -> Option<(OwnedSemaphorePermit, Option<OwnedMutexGuard<()>>)> {
-        let room = self.room.clone().acquire_owned().await.ok()?;
+    /// Waits for a turn, for a chunk of so many bytes. None if there are no more turns.
+    pub(crate) async fn next(&self, traffic: &Traffic, bytes: u32) -> Option<Turn> {
+        let places = bytes.div_ceil(USUAL).clamp(1, TOGETHER as u32);
+        let room = self.room.clone().acquire_many_owned(places).await.ok()?;
         // When clients stop, nobody has to wait for the one that went before, whatever that one does. The place in the queue is kept
         // over looks at that.
         let mut alone = std::pin::pin!(self.alone.clone().lock_owned());
         while traffic.fetches(TOGETHER, Instant::now()) == 1 {
             if let Ok(alone) = tokio::time::timeout(RECENT, alone.as_mut()).await {
-                return Some((room, Some(alone)));
+                return Some(Turn { _room: room, alone: Some(alone) });
             }
         }
-        Some((room, None))
+        Some(Turn { _room: room, alone: None })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::task::{Context, Poll, Waker};
-    use std::time::Duration;
 
     use super::*;
 
@@ -60,13 +85,34 @@ mod tests {
     async fn one_has_its_turn_while_clients_are_served_and_several_have_when_they_stop() {
         let (turns, traffic) = (Turns::new(), Traffic::new());
         let mut held: Vec<_> =
-            (0..TOGETHER).map(|_| at_once(turns.next(&traffic)).expect("a turn")).collect();
-        assert!(at_once(turns.next(&traffic)).is_none(), "there is no more room");
+            (0..TOGETHER).map(|_| at_once(turns.next(&traffic, 1)).expect("a turn")).collect();
+        assert!(at_once(turns.next(&traffic, 1)).is_none(), "there is no more room");
         held.clear();
         traffic.note(Instant::now() + Duration::from_secs(3600));
-        let first = at_once(turns.next(&traffic)).expect("one may");
-        assert!(at_once(turns.next(&traffic)).is_none(), "the next one waits for it");
+        let first = at_once(turns.next(&traffic, 1)).expect("one may");
+        assert!(at_once(turns.next(&traffic, 1)).is_none(), "the next one waits for it");
         drop(first);
-        assert!(at_once(turns.next(&traffic)).is_some());
+        assert!(at_once(turns.next(&traffic, 1)).is_some());
+    }
+
+    #[tokio::test]
+    async fn long_chunks_take_the_place_of_several() {
+        let (turns, traffic) = (Turns::new(), Traffic::new());
+        let longest = 16 << 20;
+        let held: Vec<_> = (0..2).map(|_| at_once(turns.next(&traffic, longest)).expect("a turn")).collect();
+        assert!(at_once(turns.next(&traffic, 1)).is_none(), "two of 16 MiB are as many as there may be");
+        drop(held);
+        assert!(at_once(turns.next(&traffic, u32::MAX)).is_some(), "however long");
+    }
+
+    #[tokio::test]
+    async fn who_takes_too_long_is_alone_no_more() {
+        let (turns, traffic) = (Turns::new(), Traffic::new());
+        traffic.note(Instant::now() + Duration::from_secs(3600));
+        let first = at_once(turns.next(&traffic, 1)).expect("one may").expect("there are turns");
+        let hangs = tokio::spawn(first.spend_alone(Duration::ZERO, std::future::pending::<()>()));
+        let second = tokio::time::timeout(Duration::from_secs(60), turns.next(&traffic, 1)).await;
+        assert!(second.is_ok(), "the others wait for who hangs");
+        hangs.abort();
     }
 }

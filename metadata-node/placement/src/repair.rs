@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
 use wmall_proto::chunk::PieceState;
-use wmall_proto::pg::PgKey;
+use wmall_proto::pg::{MAX_SOURCES, PgKey};
 use wmall_proto::{DiskId, PoolId};
 
 use crate::halt::{Halt, suspect_together, vanished_together};
@@ -330,6 +330,10 @@ impl<'a> Planner<'a> {
         let (group, reason) = (want.group, want.rank.3);
         let from = group.slots[want.slot].disk;
         let answers = self.disk(from).is_some_and(|f| f.state == DiskState::Up);
+        // It moves no further until it has arrived.
+        if group.slots[want.slot].sources.len() >= MAX_SOURCES {
+            return if answers { Placed::Later } else { Placed::Nowhere };
+        }
         if answers && !self.has_room_from(from, group.slot_bytes) {
             return Placed::Later;
         }

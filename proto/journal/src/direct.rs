@@ -71,6 +71,11 @@ impl Direct {
         Ok((head, length - head - middle))
     }
 
+    /// Lets go of the file that was written last: one that is removed gives its room back only when nobody has it open.
+    pub(crate) fn let_go(&mut self) {
+        self.open = None;
+    }
+
     /// Another handle of an open file, whatever its name is by now.
     fn way_into(&mut self, number: u64, file: &File) -> Option<&File> {
         if self.open.as_ref().is_none_or(|(known, _)| *known != number) {

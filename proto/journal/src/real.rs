@@ -96,6 +96,7 @@ impl Disk for RealDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.direct.lock().unwrap_or_else(PoisonError::into_inner).let_go();
         std::fs::remove_file(self.folder.join(name))
     }
 
@@ -191,4 +192,24 @@ fn cut(parts: &[Bytes], mut skip: usize, mut count: usize) -> Vec<Bytes> {
         }
     }
     taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is removed gives its room back, also if it was the last that was written past the page cache.
+    #[test]
+    fn nobody_holds_a_file_that_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(folder.path()).unwrap();
+        let file = disk.create("segment", 1 << 20).unwrap();
+        file.write_past_cache(&[Bytes::from(vec![1; 64 << 10])], 0).unwrap();
+        drop(file);
+        disk.remove("segment").unwrap();
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let links = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        let held: Vec<PathBuf> = links.filter(|link| link.parent() == Some(folder.path())).collect();
+        assert_eq!((held, disk.list().unwrap()), (vec![], vec![]));
+    }
 }

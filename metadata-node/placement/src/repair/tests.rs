@@ -298,6 +298,22 @@ fn a_new_disk_gets_its_share_and_no_more_moves_than_that_takes() {
     assert!((28..=30).contains(&count), "{count}");
 }
 
+/// A slot comes from so many disks at once and no more: it has to arrive before it moves again.
+#[test]
+fn a_slot_of_as_many_sources_as_there_may_be_waits() {
+    let mut c = cluster(&[1, 2, 3, 4, 5, 6, 7, 8], &[&[1, 2, 3]]);
+    let slot = &mut c.groups[0].slots[0];
+    (slot.arriving, slot.sources) = (true, (5..9).map(DiskId).collect());
+    c.disks.get_mut(&DiskId(1)).unwrap().free_bytes = 0;
+    let planned = plan(&c);
+    assert_eq!((moved(&planned), planned.waiting), (vec![], BTreeMap::from([(Reason::Drain, 1)])));
+    silence(&mut c, 1, DiskState::Down, 0);
+    let planned = plan(&c);
+    assert_eq!((moved(&planned), planned.stuck), (vec![], BTreeMap::from([(Reason::Lost, 1)])));
+    c.groups[0].slots[0].sources.pop();
+    assert_eq!(moved(&plan(&c)).len(), 1);
+}
+
 /// A disk that was found down just now may come back, or others may follow: until that is known its share is nobody else's.
 #[test]
 fn nothing_is_evened_out_for_a_disk_that_was_just_lost() {
