@@ -181,6 +181,35 @@ async fn clients_supply_no_shards_and_no_data_node_replaces_a_good_one() {
 }
 
 /// A request of every kind, as small as it can be.
+/// What a disk lacked before the metadata were restored says nothing of what it lacks now, at whatever index that was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_of_another_life_of_the_metadata_closes_nothing() {
+    let fixture = fixture().await;
+    let topology = fixture.store.topology();
+    let disk = topology.disks.values().next().unwrap();
+    let root = fixture.cluster.layout().root().to_path_buf();
+    let issuer = Issuer::load(&root.join("ca")).unwrap();
+    // As that disk's own node.
+    let folder = root.join("listing");
+    issuer.issue(&folder, Role::Data, &disk.node, Duration::from_secs(600)).unwrap();
+    let endpoint = Endpoint::client(&Identity::load(&folder).unwrap()).unwrap();
+    let client = ClientConfig::load(&fixture.cluster.layout().client()).unwrap();
+    let metadata = &client.metadata[0];
+    let target = Target { role: Role::Metadata, node: metadata.name.clone(), address: metadata.address };
+    let list = Request::ListMissing { disk: disk.id, groups: vec![], but: vec![], after: None };
+    let Ok(Response::Missing { epoch, as_of, .. }) = endpoint.call(&target, &list, TIMEOUT).await else {
+        panic!("it may ask for its own");
+    };
+    let close =
+        |epoch| Request::CloseTickets { disk: disk.id, receipts: vec![], clean: vec![], as_of, epoch };
+    let other = endpoint.call(&target, &close(epoch + 1), TIMEOUT).await;
+    assert_eq!(other.map_err(|e| e.code), Err(ErrorCode::PreconditionFailed));
+    let own = endpoint.call(&target, &close(epoch), TIMEOUT).await;
+    assert!(own.is_ok(), "{own:?}");
+    endpoint.close().await;
+    fixture.cluster.down().await;
+}
+
 fn one_of_each() -> Vec<Request> {
     let (pool, chunk, disk) = (PoolId(1), ChunkId([0; 32]), DiskId(1));
     let (request, name) = (RequestId([9; 16]), NodeName::new("nobody").unwrap());
