@@ -1,4 +1,4 @@
-//! Keeps the node registered and heard of: a heartbeat a second to the metadata leader, and more often while a disk has work,
+//! Keeps the node registered and heard of: a heartbeat a second to the metadata leader, and more often while a disk is filled,
 //! whose answer brings the map, who is silent, the feed of commits, and which disks have work.
 
 use std::sync::Arc;
@@ -19,11 +19,14 @@ use crate::config::RawConfig;
 use crate::disk::DiskStore;
 use crate::kept_map;
 use crate::map::Map;
+use crate::traffic::Traffic;
 
 /// Between heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
-/// While a disk has work: what comes to it next it should not have to wait for.
+/// While pieces are fetched: what comes next should not have to be waited for. Only with a map of so few rows, some 200 KiB: each
+/// slot that moves or arrives makes a new one, and the leader sends it to all.
 const BUSY_BEAT: Duration = Duration::from_millis(250);
+const BUSY_ROWS: usize = 2048;
 /// Between tries when no metadata node takes them.
 const RETRY: Duration = Duration::from_millis(300);
 /// The same when they will have nothing to do with this node: only an operator can change that.
@@ -57,6 +60,7 @@ pub(crate) struct Control {
     metadata: Arc<Members>,
     disks: Arc<Vec<Arc<DiskStore>>>,
     map: Arc<Map>,
+    traffic: Arc<Traffic>,
     feed: u64,
     feed_epoch: u64,
     walk: Option<Walk>,
@@ -86,7 +90,7 @@ impl Control {
         endpoint: Endpoint,
         metadata: Arc<Members>,
         disks: Arc<Vec<Arc<DiskStore>>>,
-        map: Arc<Map>,
+        (map, traffic): (Arc<Map>, Arc<Traffic>),
         work: watch::Sender<Vec<DiskId>>,
         ready: Arc<AtomicBool>,
     ) -> Self {
@@ -100,6 +104,7 @@ impl Control {
             metadata,
             disks,
             map,
+            traffic,
             feed,
             feed_epoch,
             walk,
@@ -123,8 +128,7 @@ impl Control {
             self.ready.store(step.is_ok(), Ordering::Release);
             let wait = match step {
                 Ok(true) => Duration::ZERO,
-                Ok(false) if registered && !self.work.borrow().is_empty() => BUSY_BEAT,
-                Ok(false) if registered => BEAT,
+                Ok(false) if registered => self.pause(),
                 Ok(false) => {
                     registered = true;
                     Duration::ZERO
@@ -139,6 +143,12 @@ impl Control {
             };
             shutdown.or(tokio::time::sleep(wait)).await;
         }
+    }
+
+    /// Until the next heartbeat.
+    fn pause(&self) -> Duration {
+        let rows: usize = self.map.get().topology.pools.values().map(|table| table.rows.len()).sum();
+        if self.traffic.is_filling(Instant::now()) && rows <= BUSY_ROWS { BUSY_BEAT } else { BEAT }
     }
 
     async fn register(&mut self) -> Result<(), RpcError> {

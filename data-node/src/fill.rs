@@ -23,13 +23,13 @@ use crate::disk::DiskStore;
 use crate::map::Map;
 use crate::service::BadPiece;
 use crate::traffic::{RECENT, Traffic};
-use crate::turns::Turns;
+use crate::turns::{Turns, places};
 
-/// Fetches under way for a disk.
+/// Fetches under way for a disk, in the places that their chunks take.
 const PARALLEL: usize = 4;
 /// So many pieces of a group that can't be had are set aside; more of them mean that others do not answer, and will.
 const FEW: usize = 8;
-/// How long the feed may take to reach a listing; it comes once a second.
+/// How long the feed may take to reach a listing; it comes with each heartbeat.
 const ABREAST: Duration = Duration::from_secs(5);
 /// Between looks at it.
 const LOOK: Duration = Duration::from_millis(20);
@@ -270,25 +270,34 @@ impl Filler {
         pieces: Vec<MissingPiece>,
     ) -> Result<(Vec<SignedReceipt>, Vec<(MissingPiece, bool)>), RpcError> {
         let (mut receipts, mut missed) = (Vec::with_capacity(pieces.len()), Vec::new());
-        let mut running = JoinSet::new();
-        let mut waiting = pieces.into_iter();
+        // Long ones count for several: one disk that hangs must not hold all turns of the node.
+        let (mut running, mut under_way) = (JoinSet::new(), 0);
+        let mut waiting = pieces.into_iter().peekable();
         loop {
             while running.len() < self.traffic.fetches(PARALLEL, Instant::now())
-                && let Some(piece) = waiting.next()
+                && let Some(piece) =
+                    waiting.next_if(|next| under_way == 0 || under_way + places(next.length) <= PARALLEL)
             {
+                let places = places(piece.length);
+                under_way += places;
                 let (filler, disk) = (self.clone(), disk.clone());
                 running.spawn(async move {
-                    let Some(turn) = filler.turns.next(&filler.traffic, piece.length).await else {
-                        return Err((piece, false));
+                    let Some(turn) = filler.turns.next(&filler.traffic, places).await else {
+                        return (places, Err((piece, false)));
                     };
-                    turn.spend(filler.fetch(&disk, &piece)).await.map_err(|error| {
+                    let fetched = turn.spend(filler.fetch(&disk, &piece)).await;
+                    if fetched.is_ok() {
+                        filler.traffic.note_fetched(Instant::now());
+                    }
+                    let fetched = fetched.map_err(|error| {
                         tracing::warn!(%error, chunk = %piece.chunk, "not fetched");
                         (piece, error.code == ErrorCode::StaleRow)
-                    })
+                    });
+                    (places, fetched)
                 });
             }
             // While clients are served there is one at a time; when they stop, there may be more, whatever that one does.
-            let ended = if waiting.len() > 0 && running.len() < PARALLEL {
+            let ended = if waiting.peek().is_some() && running.len() < PARALLEL {
                 match tokio::time::timeout(RECENT, running.join_next()).await {
                     Ok(ended) => ended,
                     Err(_) => continue,
@@ -297,8 +306,13 @@ impl Filler {
                 running.join_next().await
             };
             match ended {
-                Some(Ok(Ok(receipt))) => receipts.push(receipt),
-                Some(Ok(Err(piece))) => missed.push(piece),
+                Some(Ok((places, fetched))) => {
+                    under_way -= places;
+                    match fetched {
+                        Ok(receipt) => receipts.push(receipt),
+                        Err(piece) => missed.push(piece),
+                    }
+                }
                 // Which piece that was is not known any more, so nothing of this pass is vouched for.
                 Some(Err(error)) => return Err(RpcError::internal(error)),
                 None => return Ok((receipts, missed)),

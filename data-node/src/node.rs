@@ -64,18 +64,18 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let ready = Arc::new(AtomicBool::new(false));
     let (work, work_seen) = watch::channel(Vec::new());
     let (bad, bad_seen) = mpsc::channel(BAD_QUEUE);
+    let traffic = Arc::new(Traffic::new());
     let control = Control::new(
         config.raw.clone(),
         endpoint.clone(),
         metadata.clone(),
         disks.clone(),
-        map.clone(),
+        (map.clone(), traffic.clone()),
         work,
         ready.clone(),
     );
     let renewal = Renewal { folder: config.raw.identity_dir.clone(), by: RenewBy::Members(metadata.clone()) };
     let renewal = tokio::spawn(renewal.run(endpoint.clone(), |_| {}));
-    let traffic = Arc::new(Traffic::new());
     let filler = Filler {
         endpoint: endpoint.clone(),
         metadata: metadata.clone(),

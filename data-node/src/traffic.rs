@@ -16,27 +16,48 @@ const NEAR_MS: u128 = 4;
 /// The longest rest.
 const LONGEST_REST: Duration = Duration::from_secs(2);
 
-/// When the last client's call came.
+/// For so long after a piece was fetched the node counts as filling.
+const FILLING: Duration = Duration::from_secs(2);
+
+/// When the last client's call came, and when the last piece was fetched.
 pub(crate) struct Traffic {
     start: Instant,
     /// Milliseconds since `start`; 0 if none came yet.
     last: AtomicU64,
+    fetched: AtomicU64,
 }
 
 impl Traffic {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), last: AtomicU64::new(0) }
+        Self { start: Instant::now(), last: AtomicU64::new(0), fetched: AtomicU64::new(0) }
     }
 
     /// A client's call.
     pub(crate) fn note(&self, now: Instant) {
-        let at = now.saturating_duration_since(self.start).as_millis() as u64;
-        self.last.fetch_max(at.max(1), Ordering::Relaxed);
+        self.last.fetch_max(self.since_start(now), Ordering::Relaxed);
+    }
+
+    /// A piece was fetched.
+    pub(crate) fn note_fetched(&self, now: Instant) {
+        self.fetched.fetch_max(self.since_start(now), Ordering::Relaxed);
+    }
+
+    fn since_start(&self, now: Instant) -> u64 {
+        (now.saturating_duration_since(self.start).as_millis() as u64).max(1)
+    }
+
+    fn is_within(&self, at: &AtomicU64, span: Duration, now: Instant) -> bool {
+        let at = at.load(Ordering::Relaxed);
+        at > 0 && now < self.start + Duration::from_millis(at) + span
     }
 
     fn is_busy(&self, now: Instant) -> bool {
-        let last = self.last.load(Ordering::Relaxed);
-        last > 0 && now < self.start + Duration::from_millis(last) + RECENT
+        self.is_within(&self.last, RECENT, now)
+    }
+
+    /// Whether pieces are fetched: not whether any are wanted, which may be so for as long as nobody has them.
+    pub(crate) fn is_filling(&self, now: Instant) -> bool {
+        self.is_within(&self.fetched, FILLING, now)
     }
 
     /// How long to rest after a piece of work that took so long: not at all while nobody else wants anything.
@@ -81,5 +102,8 @@ mod tests {
         let step = |ms, far| traffic.step(at(ms), Duration::from_micros(far));
         assert_eq!([step(1100, 300), step(1100, 12_000), step(1100, 90_000)], [64 << 10, 256 << 10, 1 << 20]);
         assert_eq!(step(1200, 300), u32::MAX);
+        assert!(!traffic.is_filling(at(1100)), "clients fill nothing");
+        traffic.note_fetched(at(1000));
+        assert_eq!((traffic.is_filling(at(2900)), traffic.is_filling(at(3000))), (true, false));
     }
 }

@@ -11,8 +11,13 @@ use crate::traffic::{RECENT, Traffic};
 const TOGETHER: usize = 8;
 /// Longer chunks take the place of several.
 const USUAL: u32 = 4 << 20;
-/// Who takes longer is not alone any more: a disk that hangs must not keep the others waiting.
-const LONGEST: Duration = Duration::from_secs(10);
+/// Who takes longer for a usual chunk, rests included, is not alone any more: a disk that hangs must not keep the others waiting.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Places that a chunk of so many bytes takes.
+pub(crate) fn places(bytes: u32) -> usize {
+    (bytes.div_ceil(USUAL) as usize).clamp(1, TOGETHER / 2)
+}
 
 /// Whose turn it is to fetch, in the order of asking: all disks of a node share its memory, and its clients' patience.
 #[derive(Clone)]
@@ -26,17 +31,15 @@ pub(crate) struct Turns {
 pub(crate) struct Turn {
     _room: OwnedSemaphorePermit,
     alone: Option<OwnedMutexGuard<()>>,
+    /// For so long it is alone.
+    longest: Duration,
 }
 
 impl Turn {
     /// Does something in it.
-    pub(crate) async fn spend<T>(self, work: impl Future<Output = T>) -> T {
-        self.spend_alone(LONGEST, work).await
-    }
-
-    async fn spend_alone<T>(mut self, longest: Duration, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn spend<T>(mut self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
-        match tokio::time::timeout(longest, work.as_mut()).await {
+        match tokio::time::timeout(self.longest, work.as_mut()).await {
             Ok(done) => done,
             Err(_) => {
                 self.alone = None;
@@ -51,19 +54,19 @@ impl Turns {
         Self { room: Arc::new(Semaphore::new(TOGETHER)), alone: Arc::default() }
     }
 
-    /// Waits for a turn, for a chunk of so many bytes. None if there are no more turns.
-    pub(crate) async fn next(&self, traffic: &Traffic, bytes: u32) -> Option<Turn> {
-        let places = bytes.div_ceil(USUAL).clamp(1, TOGETHER as u32);
-        let room = self.room.clone().acquire_many_owned(places).await.ok()?;
+    /// Waits for a turn, for a chunk that takes so many places. None if there are no more turns.
+    pub(crate) async fn next(&self, traffic: &Traffic, places: usize) -> Option<Turn> {
+        let room = self.room.clone().acquire_many_owned(places as u32).await.ok()?;
+        let longest = LONGEST * places as u32;
         // When clients stop, nobody has to wait for the one that went before, whatever that one does. The place in the queue is kept
         // over looks at that.
         let mut alone = std::pin::pin!(self.alone.clone().lock_owned());
         while traffic.fetches(TOGETHER, Instant::now()) == 1 {
             if let Ok(alone) = tokio::time::timeout(RECENT, alone.as_mut()).await {
-                return Some(Turn { _room: room, alone: Some(alone) });
+                return Some(Turn { _room: room, alone: Some(alone), longest });
             }
         }
-        Some(Turn { _room: room, alone: None })
+        Some(Turn { _room: room, alone: None, longest })
     }
 }
 
@@ -98,11 +101,12 @@ mod tests {
     #[tokio::test]
     async fn long_chunks_take_the_place_of_several() {
         let (turns, traffic) = (Turns::new(), Traffic::new());
-        let longest = 16 << 20;
+        assert_eq!([1, 4 << 20, 6 << 20, 16 << 20, u32::MAX].map(places), [1, 1, 2, 4, 4]);
+        let longest = places(16 << 20);
         let held: Vec<_> = (0..2).map(|_| at_once(turns.next(&traffic, longest)).expect("a turn")).collect();
         assert!(at_once(turns.next(&traffic, 1)).is_none(), "two of 16 MiB are as many as there may be");
         drop(held);
-        assert!(at_once(turns.next(&traffic, u32::MAX)).is_some(), "however long");
+        assert!(at_once(turns.next(&traffic, longest)).is_some());
     }
 
     #[tokio::test]
@@ -110,7 +114,8 @@ mod tests {
         let (turns, traffic) = (Turns::new(), Traffic::new());
         traffic.note(Instant::now() + Duration::from_secs(3600));
         let first = at_once(turns.next(&traffic, 1)).expect("one may").expect("there are turns");
-        let hangs = tokio::spawn(first.spend_alone(Duration::ZERO, std::future::pending::<()>()));
+        let first = Turn { longest: Duration::ZERO, ..first };
+        let hangs = tokio::spawn(first.spend(std::future::pending::<()>()));
         let second = tokio::time::timeout(Duration::from_secs(60), turns.next(&traffic, 1)).await;
         assert!(second.is_ok(), "the others wait for who hangs");
         hangs.abort();

@@ -180,7 +180,6 @@ async fn clients_supply_no_shards_and_no_data_node_replaces_a_good_one() {
     fixture.cluster.down().await;
 }
 
-/// A request of every kind, as small as it can be.
 /// What a disk lacked before the metadata were restored says nothing of what it lacks now, at whatever index that was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listing_of_another_life_of_the_metadata_closes_nothing() {
@@ -210,6 +209,7 @@ async fn a_listing_of_another_life_of_the_metadata_closes_nothing() {
     fixture.cluster.down().await;
 }
 
+/// A request of every kind, as small as it can be.
 fn one_of_each() -> Vec<Request> {
     let (pool, chunk, disk) = (PoolId(1), ChunkId([0; 32]), DiskId(1));
     let (request, name) = (RequestId([9; 16]), NodeName::new("nobody").unwrap());

@@ -310,8 +310,11 @@ impl<'a> Planner<'a> {
 
     /// It was found down a moment ago: others may follow, and then it is no loss but a broken network.
     fn is_too_new(&self, fact: &DiskFact) -> bool {
-        let since = fact.down_since_ms.unwrap_or(self.snapshot.now_ms);
-        !self.policy.override_halt && self.snapshot.now_ms < since.saturating_add(self.policy.together_ms)
+        let now = self.snapshot.now_ms;
+        let since = fact.down_since_ms.unwrap_or(now);
+        // Noted by a leader whose clock was ahead, it is as old as anything.
+        let is_new = since <= now && now < since.saturating_add(self.policy.together_ms);
+        !self.policy.override_halt && is_new
     }
 
     /// A slot of a row that breaks the zone rule, and that it would keep without.
@@ -330,10 +333,6 @@ impl<'a> Planner<'a> {
         let (group, reason) = (want.group, want.rank.3);
         let from = group.slots[want.slot].disk;
         let answers = self.disk(from).is_some_and(|f| f.state == DiskState::Up);
-        // It moves no further until it has arrived.
-        if group.slots[want.slot].sources.len() >= MAX_SOURCES {
-            return if answers { Placed::Later } else { Placed::Nowhere };
-        }
         if answers && !self.has_room_from(from, group.slot_bytes) {
             return Placed::Later;
         }
@@ -349,9 +348,13 @@ impl<'a> Planner<'a> {
             .filter_map(|source| self.disk(*source).map(|f| &f.candidate.node))
             .collect();
         let strict = ZoneRule::new(group.slots.len(), self.snapshot.zones);
+        // Where it comes from as many disks as it may, it can only go back to one of them.
+        let sources = &group.slots[want.slot].sources;
+        let full = sources.len() >= MAX_SOURCES;
         let fits_at_all = |f: &DiskFact, rule: &ZoneRule| {
             f.takes()
                 && f.candidate.disk != from
+                && (!full || sources.contains(&f.candidate.disk))
                 && self.loads.free(f.candidate.disk, reason) >= group.slot_bytes
                 && rule.allows(&others, &f.candidate)
         };

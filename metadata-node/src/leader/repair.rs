@@ -22,9 +22,9 @@ use crate::types::Raft;
 
 /// Between rounds.
 const ROUND: Duration = Duration::from_secs(1);
-/// The least, while slots move and others wait for them; and so many times what a round takes.
+/// The least, while slots wait and others move or arrive; and so many times what a round takes, of which a part stops commits.
 const BUSY_ROUND: Duration = Duration::from_millis(250);
-const BUSY_FACTOR: u32 = 4;
+const BUSY_FACTOR: u32 = 10;
 /// How far drains and balance fill a disk, in percent of its room: below where a full disk stops ordinary writes.
 const FILLED_PERCENT: u64 = 85;
 /// How far what is lost elsewhere fills it: where nobody may write any more, repairs still go on.
@@ -46,6 +46,8 @@ pub(crate) struct Repairer {
 #[derive(Default)]
 struct Known {
     plan: RepairPlan,
+    /// Version of the map that it was made of.
+    map: u64,
     level: Option<CapacityLevel>,
     /// Bounded by the disks that registered.
     absent_since: HashMap<DiskId, Instant>,
@@ -87,24 +89,23 @@ impl Repairer {
     pub(crate) async fn run(self, proposer: Proposer) {
         loop {
             let begun = Instant::now();
+            let mut goes_on = false;
             if !self.leads() {
                 // What was seen in an earlier term says nothing about the next one.
                 *self.known() = Known::default();
-            } else if let Err(error) = self.round(&proposer).await {
-                tracing::info!(%error, "repairs were not planned; it tries again");
+            } else {
+                match self.round(&proposer).await {
+                    Ok(so) => goes_on = so,
+                    Err(error) => tracing::info!(%error, "repairs were not planned; it tries again"),
+                }
             }
-            tokio::time::sleep(self.pause(begun.elapsed())).await;
+            let soon = (begun.elapsed() * BUSY_FACTOR).clamp(BUSY_ROUND, ROUND);
+            tokio::time::sleep(if goes_on { soon } else { ROUND }).await;
         }
     }
 
-    /// Until the next round, after one that took so long.
-    fn pause(&self, took: Duration) -> Duration {
-        let plan = &self.known().plan;
-        let busy = !plan.moves.is_empty() || !plan.waiting.is_empty();
-        if busy { (took * BUSY_FACTOR).clamp(BUSY_ROUND, ROUND) } else { ROUND }
-    }
-
-    async fn round(&self, proposer: &Proposer) -> Result<(), RpcError> {
+    /// Whether it goes on: slots move, or some wait, and since the last round others have moved or arrived.
+    async fn round(&self, proposer: &Proposer) -> Result<bool, RpcError> {
         let this = self.clone();
         let planning = move || {
             let topology = this.state.topology();
@@ -121,6 +122,11 @@ impl Repairer {
         };
         let planned = tokio::task::spawn_blocking(planning).await;
         let (topology, snapshot, plan, conditions) = planned.map_err(RpcError::internal)?;
+        let before = {
+            let mut known = self.known();
+            known.plan = plan.clone();
+            std::mem::replace(&mut known.map, topology.version)
+        };
         let (down, back) = changes(&topology, &snapshot, |disk| self.heard_well(&topology, disk));
         if !(down.is_empty() && back.is_empty()) {
             tracing::info!(?down, ?back, "disks changed");
@@ -134,15 +140,14 @@ impl Repairer {
         if let Some(conditions) = conditions {
             proposer.propose(None, conditions).await?;
         }
-        self.known().plan = plan.clone();
         // After a restore nobody knows yet what is where.
         let settled = self.liveness.is_settled(&topology, Instant::now());
         if plan.moves.is_empty() || !settled || self.state.counters().1.deletion_held {
-            return Ok(());
+            return Ok(!plan.waiting.is_empty() && before != topology.version);
         }
         let moves: Vec<SlotMove> = plan.moves.iter().map(SlotMove::from).collect();
         tracing::info!(slots = moves.len(), reason = plan.moves[0].reason.as_str(), "slots move");
-        proposer.propose(None, Command::MoveSlots(moves)).await.map(|_| ())
+        proposer.propose(None, Command::MoveSlots(moves)).await.map(|_| true)
     }
 
     /// Disks whose nodes said last that they failed, and that are vouched for yet. What a disk failed to write may look

@@ -49,8 +49,10 @@ impl Context<'_> {
         let node = |disk: &DiskId| topology.disks.get(disk).map(|d| &d.node);
         let mut others = row.holders().filter(|(slot, _)| *slot != planned.slot);
         let fits = node(&planned.to).is_some_and(|to| others.all(|(_, d)| node(&d) != Some(to)));
-        let sources = row.sources.get(usize::from(planned.slot)).map_or(0, Vec::len);
-        let fits = fits && sources < MAX_SOURCES;
+        // Back to one that it comes from makes them no more.
+        let sources = row.sources.get(usize::from(planned.slot)).map_or(&[][..], Vec::as_slice);
+        let goes_back = sources.iter().any(|source| source.disk == planned.to);
+        let fits = fits && (sources.len() < MAX_SOURCES || goes_back);
         fits && row.slots.get(usize::from(planned.slot)).is_some_and(|from| *from != planned.to)
     }
 
