@@ -217,7 +217,7 @@ impl Rbft {
     }
 
     /// What it has voted for at a sequence in this view, also before a restart.
-    fn voted_before(&self, sequence: Sequence) -> Option<&(Proposal, SignedVote)> {
+    pub(crate) fn voted_before(&self, sequence: Sequence) -> Option<&(Proposal, SignedVote)> {
         self.durable.accepted.get(&sequence).filter(|(_, vote)| vote.vote.view == self.view())
     }
 

@@ -310,8 +310,7 @@ impl Rbft {
             return;
         }
         let open = self.log.slots().find(|s| !s.committed).and_then(|s| s.proposal.as_ref());
-        let own = open.and_then(|(_, proposal)| self.durable.accepted.get(&proposal.sequence));
-        let own = own.filter(|(_, vote)| vote.vote.view == self.view()).cloned();
+        let own = open.and_then(|(_, proposal)| self.voted_before(proposal.sequence)).cloned();
         if let Some((proposal, vote)) = own {
             self.send(To::All, Message::PrePrepare { proposal, vote });
         }
