@@ -23,10 +23,10 @@ use crate::traffic::Traffic;
 
 /// Between heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
-/// While pieces are fetched: what comes next should not have to be waited for. Only with a map of so few rows, some 200 KiB: each
-/// slot that moves or arrives makes a new one, and the leader sends it to all.
+/// While pieces are fetched: what comes next should not have to be waited for. Only with a map of so few rows, all of which the
+/// leader looks through for each heartbeat.
 const BUSY_BEAT: Duration = Duration::from_millis(250);
-const BUSY_ROWS: usize = 2048;
+const BUSY_ROWS: usize = 16_384;
 /// Between tries when no metadata node takes them.
 const RETRY: Duration = Duration::from_millis(300);
 /// The same when they will have nothing to do with this node: only an operator can change that.
@@ -200,7 +200,7 @@ impl Control {
             feed: self.feed,
             feed_epoch: self.feed_epoch,
         };
-        let Response::Heartbeat(HeartbeatReply { topology, feed, feed_epoch, work, level }) =
+        let Response::Heartbeat(HeartbeatReply { topology, changes, feed, feed_epoch, work, level }) =
             self.metadata.call(&Request::Heartbeat(heartbeat)).await?
         else {
             return Err(RpcError::internal("the heartbeat got another answer"));
@@ -211,6 +211,7 @@ impl Control {
             self.map.doubt();
         } else {
             self.map.update(topology);
+            changes.into_iter().for_each(|changes| self.map.change(changes));
         }
         self.endpoint.set_revoked(&self.map.get().topology.revoked);
         self.keep_map();

@@ -20,6 +20,7 @@ use wmall_runtime::Shutdown;
 use wmall_transport::{Endpoint, Members};
 
 use crate::disk::DiskStore;
+use crate::left_out::LeftOut;
 use crate::map::Map;
 use crate::service::BadPiece;
 use crate::traffic::{RECENT, Traffic};
@@ -33,14 +34,9 @@ const FEW: usize = 8;
 const ABREAST: Duration = Duration::from_secs(5);
 /// Between looks at it.
 const LOOK: Duration = Duration::from_millis(20);
-/// Between passes over work that did not end well, growing up to the second number.
+/// Between passes that came to nothing at all, as without a leader; growing up to the second number.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// So many groups that are left out end a pass: the next one begins after a pause, with the most urgent ones again.
-const MOST_LEFT_OUT: usize = 4000;
-/// For so long a group is left out of which something could not be had, if there is other work.
-const LEFT_OUT: Duration = Duration::from_secs(30);
 
 /// A placement group.
 type Group = (PoolId, PgId);
@@ -88,47 +84,47 @@ impl Filler {
         mut work: watch::Receiver<Vec<DiskId>>,
         shutdown: Shutdown,
     ) {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut left_out) = (FIRST_PAUSE, LeftOut::default());
         while !shutdown.is_requested() {
             let is_due = disk.id().is_some_and(|id| work.borrow_and_update().contains(&id));
-            let complete =
-                match shutdown.or(async { if is_due { self.fill(&disk).await } else { Ok(true) } }).await {
-                    Some(Ok(complete)) => complete,
-                    Some(Err(error)) => {
-                        tracing::warn!(%error, disk = %disk.name, "the fill did not get on");
-                        false
-                    }
-                    None => return,
-                };
-            if !complete {
-                shutdown.or(tokio::time::sleep(pause)).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-                continue;
+            let pass = async { if is_due { self.fill(&disk, &mut left_out).await } else { Ok(()) } };
+            match shutdown.or(pass).await {
+                Some(Ok(())) => pause = FIRST_PAUSE,
+                Some(Err(error)) => {
+                    tracing::warn!(%error, disk = %disk.name, "the fill did not get on");
+                    shutdown.or(tokio::time::sleep(pause)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    continue;
+                }
+                None => return,
             }
-            pause = FIRST_PAUSE;
+            // With the next heartbeat, and not after what could not be had: others may have come to be filled since.
             if shutdown.or(work.changed()).await.is_none_or(|c| c.is_err()) {
                 return;
             }
         }
     }
 
-    /// One pass over what a disk misses, the most urgent groups first. True if nothing is left of it.
-    async fn fill(&self, disk: &Arc<DiskStore>) -> Result<bool, RpcError> {
-        let Some(id) = disk.id() else { return Ok(true) };
-        // What could not be had is left out for a while; so is, after a second time, what is not done with although it was had.
-        let (mut but, mut seen, mut complete) = (BTreeMap::new(), BTreeSet::new(), true);
-        while but.len() < MOST_LEFT_OUT {
-            let Filled { groups, missed } = self.fill_some(disk, id, but.keys().copied().collect()).await?;
+    /// One pass over what a disk misses, the most urgent groups first.
+    async fn fill(&self, disk: &Arc<DiskStore>, left_out: &mut LeftOut) -> Result<(), RpcError> {
+        let Some(id) = disk.id() else { return Ok(()) };
+        let mut seen = BTreeSet::new();
+        loop {
+            left_out.hear(&self.map.get().suspects);
+            let Filled { groups, missed } = self.fill_some(disk, id, left_out.now(Instant::now())).await?;
             if groups.is_empty() {
-                return Ok(complete);
+                return Ok(());
             }
-            complete &= missed.is_empty();
             let now = Instant::now();
-            let again = groups.into_iter().filter(|group| !seen.insert(*group));
-            but.extend(missed.into_iter().chain(again).map(|group| (group, now)));
-            but.retain(|_, since: &mut Instant| now - *since < LEFT_OUT);
+            for group in groups {
+                // So is, after a second time, what is not done with although it was had.
+                if !missed.contains(&group) && seen.insert(group) {
+                    left_out.remove(&group);
+                } else if !left_out.add(group, now) {
+                    return Ok(());
+                }
+            }
         }
-        Ok(false)
     }
 
     /// The most urgent groups but these. Each is closed as soon as all of it has been listed and fetched.

@@ -15,6 +15,7 @@ mod fill;
 mod init;
 mod inventory;
 mod kept_map;
+mod left_out;
 #[cfg(feature = "testing")]
 mod lies;
 mod map;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use wmall_proto::capacity::CapacityLevel;
 use wmall_proto::rpc::TopologyReply;
-use wmall_proto::topology::NodeInfo;
+use wmall_proto::topology::{MapChanges, NodeInfo};
 use wmall_proto::{DiskId, ErrorCode, NodeName, PgRow, PoolId, Role, RpcError, Topology};
 use wmall_transport::Target;
 
@@ -80,6 +80,15 @@ impl Map {
         }
         if let Some(suspects) = reply.suspects {
             known.suspects = Arc::new(suspects.into_iter().collect());
+        }
+    }
+
+    /// Makes changes to what is known. Those for another version leave it as it is: the next heartbeat names that, and gets
+    /// what is missing.
+    pub(crate) fn change(&self, changes: MapChanges) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if changes.version > known.topology.version && !self.doubted.load(Ordering::Acquire) {
+            Arc::make_mut(&mut known.topology).change(changes);
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::traffic::{RECENT, Traffic};
 const TOGETHER: usize = 8;
 /// Longer chunks take the place of several.
 const USUAL: u32 = 4 << 20;
-/// Who takes longer for a usual chunk, rests included, is not alone any more: a disk that hangs must not keep the others waiting.
+/// Who takes longer for a usual chunk, rests included, loses its turn: a disk that hangs must not keep the others waiting.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Places that a chunk of so many bytes takes.
@@ -29,20 +29,20 @@ pub(crate) struct Turns {
 
 /// A turn, for as long as it is held.
 pub(crate) struct Turn {
-    _room: OwnedSemaphorePermit,
-    alone: Option<OwnedMutexGuard<()>>,
-    /// For so long it is alone.
+    held: Option<(OwnedSemaphorePermit, Option<OwnedMutexGuard<()>>)>,
+    /// After so long others need not wait for it.
     longest: Duration,
 }
 
 impl Turn {
-    /// Does something in it.
+    /// Does something in it. Whoever takes too long keeps none of the others waiting: what disks that hang have of the memory is
+    /// bounded by what each may have under way.
     pub(crate) async fn spend<T>(mut self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         match tokio::time::timeout(self.longest, work.as_mut()).await {
             Ok(done) => done,
             Err(_) => {
-                self.alone = None;
+                self.held = None;
                 work.await
             }
         }
@@ -63,10 +63,10 @@ impl Turns {
         let mut alone = std::pin::pin!(self.alone.clone().lock_owned());
         while traffic.fetches(TOGETHER, Instant::now()) == 1 {
             if let Ok(alone) = tokio::time::timeout(RECENT, alone.as_mut()).await {
-                return Some(Turn { _room: room, alone: Some(alone), longest });
+                return Some(Turn { held: Some((room, Some(alone))), longest });
             }
         }
-        Some(Turn { _room: room, alone: None, longest })
+        Some(Turn { held: Some((room, None)), longest })
     }
 }
 
@@ -119,5 +119,19 @@ mod tests {
         let second = tokio::time::timeout(Duration::from_secs(60), turns.next(&traffic, 1)).await;
         assert!(second.is_ok(), "the others wait for who hangs");
         hangs.abort();
+    }
+
+    #[tokio::test]
+    async fn disks_that_hang_do_not_keep_all_turns() {
+        let (turns, traffic) = (Turns::new(), Traffic::new());
+        let mut hang = Vec::new();
+        for _ in 0..TOGETHER {
+            let turn = at_once(turns.next(&traffic, 1)).expect("a turn").expect("there are turns");
+            let turn = Turn { longest: Duration::ZERO, ..turn };
+            hang.push(tokio::spawn(turn.spend(std::future::pending::<()>())));
+        }
+        let next = tokio::time::timeout(Duration::from_secs(60), turns.next(&traffic, 1)).await;
+        assert!(next.is_ok(), "the others wait for those that hang");
+        hang.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }

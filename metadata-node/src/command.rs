@@ -343,6 +343,8 @@ pub enum Command {
         ratio_ppm: u64,
         /// Disks that vanished together, and disks in use, if repairs are halted.
         halted: Option<(u64, u64)>,
+        /// Whether slots move, or wait to.
+        moving: bool,
     },
     /// Disks that the leader found to be down, and disks that are back.
     NoteDisks {

@@ -392,10 +392,14 @@ impl Service {
             return Err(RpcError::new(ErrorCode::Busy, "the metadata nodes come out of a restore"));
         }
         let work = self.state.work_of(&disks);
+        // A version of another life of the metadata is no base of anything.
+        let same_life = heartbeat.feed_epoch == feed_epoch;
         let known = heartbeat.topology;
         self.liveness.hear(heartbeat, Instant::now());
-        let (topology, level) = (self.topology(known), self.repairer.level());
-        Ok(Response::Heartbeat(HeartbeatReply { topology, feed, feed_epoch, work, level }))
+        let changes = if same_life { self.state.map_changes(known) } else { None };
+        let (topology, level) =
+            (self.topology(if changes.is_some() { u64::MAX } else { known }), self.repairer.level());
+        Ok(Response::Heartbeat(HeartbeatReply { topology, changes, feed, feed_epoch, work, level }))
     }
 
     /// Chunks that nobody has committed cost no entry: whoever asks about random ids makes no log grow.

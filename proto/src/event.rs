@@ -44,17 +44,19 @@ pub enum EventKind {
         /// Groups that it has slots of.
         groups: u64,
     },
-    /// Slots were given to other disks.
+    /// Slots were given to other disks: the first of them at once, those that follow once a minute.
     SlotsMove {
         /// Why, in the planner's words.
         reason: String,
-        /// How many.
+        /// How many since the last such line.
         slots: u64,
     },
-    /// The last slot on its way to a disk has arrived there.
+    /// Nothing moves any more: what a disk has been given since the last time that this was so.
     MovesArrived {
         /// The disk.
         disk: DiskId,
+        /// Slots that it has all of.
+        slots: u64,
     },
     /// A disk's own pieces were found missing or rotten, and will be fetched anew.
     PiecesBad {
@@ -137,7 +139,9 @@ impl fmt::Display for EventKind {
                 };
                 write!(f, "{slots} slots move to other disks: {why}")
             }
-            Self::MovesArrived { disk } => write!(f, "{disk} has all that was on its way to it"),
+            Self::MovesArrived { disk, slots } => {
+                write!(f, "nothing moves any more; {disk} has all of the {slots} slots that it was given")
+            }
             Self::PiecesBad { disk, pieces } => {
                 write!(f, "{disk} found {pieces} of its pieces missing or rotten")
             }

@@ -109,7 +109,52 @@ pub struct Topology {
     pub revoked: Vec<Revocation>,
 }
 
+/// What changed in a map since a version of it: rows one by one, for these change often, and the rest as it is now if
+/// anything of it did.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct MapChanges {
+    /// The version that it has to be made to.
+    pub base: u64,
+    /// The version that comes of it.
+    pub version: u64,
+    /// The rows that changed, as they are now, in the order of their groups.
+    pub rows: Vec<(PgKey, PgRow)>,
+    /// Disks, nodes and revocations.
+    pub rest: Option<MapRest>,
+}
+
+/// The map without its pools.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct MapRest {
+    /// Disks.
+    pub disks: BTreeMap<DiskId, DiskInfo>,
+    /// Data nodes.
+    pub nodes: BTreeMap<NodeName, NodeInfo>,
+    /// Certificates that are refused, in the order of their holders.
+    pub revoked: Vec<Revocation>,
+}
+
 impl Topology {
+    /// Makes changes to the version that they are for. False, and nothing changed, if they are for another one or for rows
+    /// that this map does not have.
+    pub fn change(&mut self, changes: MapChanges) -> bool {
+        let has = |(pool, pg): &PgKey| self.pools.get(pool).is_some_and(|t| t.rows.len() > pg.0 as usize);
+        if changes.base != self.version || !changes.rows.iter().all(|(group, _)| has(group)) {
+            return false;
+        }
+        for ((pool, pg), row) in changes.rows {
+            let table = self.pools.get_mut(&pool);
+            if let Some(there) = table.and_then(|t| t.rows.get_mut(pg.0 as usize)) {
+                *there = row;
+            }
+        }
+        if let Some(MapRest { disks, nodes, revoked }) = changes.rest {
+            (self.disks, self.nodes, self.revoked) = (disks, nodes, revoked);
+        }
+        self.version = changes.version;
+        true
+    }
+
     /// An empty map.
     pub fn empty() -> Self {
         Self {

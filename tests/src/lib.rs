@@ -8,9 +8,13 @@ pub mod history;
 pub mod netns;
 pub mod power;
 pub mod rbft;
+pub mod segments;
+pub mod status;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,6 +43,9 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+/// Files as they were stored: the CID of each, and its bytes.
+pub type Files = Vec<(String, Vec<u8>)>;
 
 /// What a failed command said.
 #[derive(Debug)]
@@ -182,11 +189,61 @@ impl Cluster {
         stdout.lines().last().expect("a CID").to_string()
     }
 
+    /// Stores a file of about so many bytes for each of these numbers, with all its pieces.
+    pub fn put_files(&self, seeds: Range<u64>, length: usize, options: &[&str]) -> Files {
+        let put = |seed: u64| {
+            let content = bytes(seed, length + 1000 * seed as usize);
+            let path = self.write(&format!("in-{seed}"), &content);
+            let cid = self.put(&path, &[&["--ack", "all"], options].concat());
+            std::fs::remove_file(path).unwrap();
+            (cid, content)
+        };
+        seeds.map(put).collect()
+    }
+
     /// Gets a file whole and holds it against what it should be.
     pub fn assert_content(&self, source: &str, expected: &[u8]) {
-        let out = self.path("out.tmp");
+        static GETS: AtomicU64 = AtomicU64::new(0);
+        let out = self.path(&format!("out-{}", GETS.fetch_add(1, Ordering::Relaxed)));
         self.run(&["get", source, "-O", &out]);
         assert!(std::fs::read(&out).unwrap() == expected, "{source} came back changed");
+        std::fs::remove_file(out).unwrap();
+    }
+
+    /// Runs a command that must be refused, and sees that nothing is different afterwards.
+    pub fn assert_refused(&self, args: &[&str], exit: i32, code: &str) -> Failed {
+        let before = self.standing();
+        let failed = self.fails(args);
+        failed.expect(exit, code);
+        assert_eq!(self.standing(), before, "{args:?} was refused and changed something");
+        failed
+    }
+
+    /// All that operators decide, and where every slot is.
+    fn standing(&self) -> Vec<Value> {
+        let status = self.json(&["status"]);
+        let of_node = |node: &Value| {
+            let told = ["draining", "weight", "quarantined", "slots"];
+            let disks = node["disks"].as_array().unwrap().iter();
+            let disks: Vec<Value> = disks.map(|d| told.iter().map(|t| d[t].clone()).collect()).collect();
+            serde_json::json!([node["name"], node["maintenance_until_ms"], disks])
+        };
+        let mut all: Vec<Value> = status["nodes"].as_array().unwrap().iter().map(of_node).collect();
+        all.extend([status["mutes"].clone(), status["pools"].clone()]);
+        all.extend([&["job", "ls"][..], &["layout", "show"]].map(|args| self.json(args)));
+        for pool in status["pools"].as_array().unwrap() {
+            all.push(self.json(&["pg", "ls", pool["name"].as_str().unwrap(), "--all"]));
+        }
+        all
+    }
+
+    /// Every piece of these files is where the rows say, signed for and good, and they come back as they were.
+    pub fn assert_deep(&self, files: &Files) {
+        for (cid, content) in files {
+            self.assert_content(cid, content);
+            let deep = self.json(&["verify", cid, "--deep"]);
+            assert!(["pieces_bad", "pieces_absent", "unreadable"].iter().all(|n| deep[n] == 0), "{deep}");
+        }
     }
 
     /// `wmall devnet VERB NODE`.
@@ -212,6 +269,14 @@ impl Cluster {
         self.devnet("stop", node, &[]);
         std::fs::write(&path, config.to_string()).unwrap();
         self.devnet("start", node, &[]);
+    }
+
+    /// Lets a metadata node, if it leads, have only so many slots on their way to a disk at once.
+    pub fn limit_moves(&self, member: &str, slots: i64) {
+        self.reconfigure(member, |config| {
+            let repair = config["repair"].as_table_mut().unwrap();
+            repair.insert("slots_to_disk".into(), slots.into());
+        });
     }
 
     /// Gives a data node another disk.
@@ -253,7 +318,12 @@ impl Cluster {
         found["address"].as_str().unwrap().to_string()
     }
 
-    /// A metric of a node without labels, as its operations endpoint says.
+    /// The folder of a data node's first disk.
+    pub fn disk(&self, node: &str) -> PathBuf {
+        self.folder().join("nodes").join(node).join("disk-1")
+    }
+
+    /// A metric of a node, as its operations endpoint says; with its labels in braces, if it has any.
     pub fn metric(&self, node: &str, name: &str) -> u64 {
         use std::io::{Read, Write};
         let net = self.net();
@@ -294,10 +364,21 @@ impl Cluster {
     /// Waits until the status fulfils a condition.
     pub fn wait_status(&self, what: &str, limit: Duration, condition: impl Fn(&Value) -> bool) {
         let config = self.config();
-        wait_until(what, limit, || {
+        let deadline = Instant::now() + limit;
+        loop {
             let output = wmall(&self.args(&config, &["-o", "json", "status"]));
-            serde_json::from_slice(&output.stdout).is_ok_and(|status| condition(&status))
-        });
+            let status: Option<Value> = serde_json::from_slice(&output.stdout).ok();
+            if status.as_ref().is_some_and(&condition) {
+                return;
+            }
+            let last = status.unwrap_or_default();
+            assert!(
+                Instant::now() < deadline,
+                "not within {limit:?}: {what}; the last status: {last}{}",
+                self.logs()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// The ends of the nodes' logs, for the message of a failure.

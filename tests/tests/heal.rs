@@ -3,63 +3,36 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use wmall_tests::{Cluster, bytes, wait_until};
+use wmall_tests::status::{chunks, is_at_rest, node, slots};
+use wmall_tests::{Cluster, Files, bytes, wait_until};
 
 const LONG: Duration = Duration::from_secs(90);
 
-fn node<'a>(status: &'a Value, name: &str) -> &'a Value {
-    status["nodes"].as_array().unwrap().iter().find(|n| n["name"] == name).unwrap()
-}
-
-fn slots(status: &Value, name: &str) -> u64 {
-    node(status, name)["disks"].as_array().unwrap().iter().map(|d| d["slots"].as_u64().unwrap()).sum()
-}
-
 fn all_stable(status: &Value) -> bool {
-    let chunks = &status["chunks"];
-    chunks["stable"] != 0
-        && ["warning", "danger", "unavailable", "lost"].iter().all(|g| chunks[g] == 0)
-        && status["repair"]["moving"] == 0
-        && status["repair"]["waiting"] == 0
+    status["chunks"]["stable"] != 0 && is_at_rest(status)
 }
 
-/// Every piece of these files is where the rows say, signed for and good.
-fn assert_deep(cluster: &Cluster, files: &[(String, Vec<u8>)]) {
-    for (cid, content) in files {
-        cluster.assert_content(cid, content);
-        let deep = cluster.json(&["verify", cid, "--deep"]);
-        assert_eq!(
-            (&deep["pieces_bad"], &deep["pieces_absent"], &deep["unreadable"]),
-            (&0.into(), &0.into(), &0.into()),
-            "{deep}"
-        );
-    }
-}
-
-fn put_files(cluster: &Cluster, options: &[&str]) -> Vec<(String, Vec<u8>)> {
-    let put = |seed: u64| {
-        let content = bytes(seed, (2 << 20) + 1000 * seed as usize);
-        let path = cluster.write("in", &content);
-        (cluster.put(&path, &[&["--ack", "all", "--chunk-size", "256K"], options].concat()), content)
-    };
-    (1..=6).map(put).collect()
+fn put_files(cluster: &Cluster) -> Files {
+    cluster.put_files(1..7, 2 << 20, &["--chunk-size", "256K"])
 }
 
 #[test]
 fn a_node_that_is_gone_for_good_is_replaced_and_then_another_one() {
     let cluster = Cluster::up_with(&["--metadata", "1", "--data", "6", "--down-grace", "4s"]);
-    let files = put_files(&cluster, &[]);
+    let files = put_files(&cluster);
     for gone in ["data-2", "data-5"] {
         cluster.wait_status("everything is stable", LONG, all_stable);
         cluster.devnet("kill", gone, &[]);
-        cluster.wait_status("the loss shows", LONG, |s| s["chunks"]["warning"] != 0);
+        cluster.wait_status("the loss shows", LONG, |s| chunks(s, &["warning"]) > 0);
         cluster.wait_status("nothing is on the dead node", LONG, |s| slots(s, gone) == 0 && all_stable(s));
-        assert_deep(&cluster, &files);
+        cluster.assert_deep(&files);
     }
-    let events = cluster.run(&["events"]);
-    for told in ["disk_down", "slots_move", "their disks do not answer", "moves_arrived"] {
-        assert!(events.contains(told), "no {told} in {events}");
-    }
+    wait_until("the events tell of it", LONG, || {
+        let events = cluster.run(&["events"]);
+        ["disk_down", "slots_move", "their disks do not answer", "moves_arrived"]
+            .iter()
+            .all(|e| events.contains(e))
+    });
     // Four nodes hold all of it now, and a put goes on.
     let late = bytes(77, 3 << 20);
     let cid = cluster.put(&cluster.write("late", &late), &["--ack", "all"]);
@@ -68,13 +41,13 @@ fn a_node_that_is_gone_for_good_is_replaced_and_then_another_one() {
     cluster.devnet("start", "data-2", &[]);
     // Its share of five is 614 slots; balancing ends within a twentieth of that.
     cluster.wait_status("it is used again", LONG, |s| slots(s, "data-2") >= 580 && all_stable(s));
-    assert_deep(&cluster, &files);
+    cluster.assert_deep(&files);
 }
 
 #[test]
 fn a_node_that_is_back_within_the_grace_moves_nothing() {
     let cluster = Cluster::up_with(&["--metadata", "1", "--data", "5", "--down-grace", "60s"]);
-    put_files(&cluster, &[]);
+    put_files(&cluster);
     let before = cluster.json(&["status"]);
     let shares = |s: &Value| -> Vec<u64> { (1..=5).map(|i| slots(s, &format!("data-{i}"))).collect() };
     assert_eq!(cluster.json(&["health"]).as_array().unwrap().len(), 0);
@@ -89,89 +62,76 @@ fn a_node_that_is_back_within_the_grace_moves_nothing() {
     assert_eq!(shares(&cluster.json(&["status"])), shares(&before));
 }
 
+/// Whoever dies while slots move: who leads, those that are filled and those that they are filled from, and then everybody at once.
 #[test]
-fn a_drain_under_load_fails_no_client_and_leaves_the_node_empty() {
-    // What an upload brought to a slot that moved away is kept until the upload is too old to commit.
-    let options = ["--metadata", "1", "--data", "5", "--upload-grace", "15s"];
-    let cluster = Cluster::up_with(&options);
-    let mut files = put_files(&cluster, &[]);
+fn backfill_goes_on_after_every_crash() {
+    let cluster = Cluster::up_with(&["--data", "6", "--down-grace", "4s"]);
+    // A few at a time, so that there is a middle to die in.
+    for member in ["metadata-1", "metadata-2", "metadata-3"] {
+        cluster.limit_moves(member, 4);
+    }
+    let files = put_files(&cluster);
     cluster.wait_status("everything is stable", LONG, all_stable);
-    let dry = cluster.json(&["node", "drain", "data-4", "--dry-run"]);
-    assert!(dry["slots"].as_u64().unwrap() > 500 && dry["stuck"] == 0 && dry["draining"] == false, "{dry}");
-    let mut drain = cluster.spawn(&["node", "drain", "data-4", "--wait", "5min"]);
-    let mut seed = 100;
-    while drain.try_wait().unwrap().is_none() {
-        seed += 1;
-        let content = bytes(seed, 700_000);
-        let path = cluster.write("load", &content);
-        files.push((cluster.put(&path, &["--ack", "all", "--chunk-size", "64K"]), content));
-        let (cid, content) = &files[seed as usize % files.len()];
+    cluster.devnet("kill", "data-1", &[]);
+    let is_under_way = |s: &Value| s["repair"]["moving"].as_u64() > Some(0) && slots(s, "data-1") > 0;
+    cluster.wait_status("slots move", LONG, is_under_way);
+    let leader = cluster.leader();
+    cluster.devnet("kill", &leader, &[]);
+    for i in 2..=6 {
+        let name = format!("data-{i}");
+        cluster.devnet("kill", &name, &[]);
+        cluster.devnet("start", &name, &[]);
+    }
+    cluster.devnet("start", &leader, &[]);
+    cluster.wait_status("slots move on", LONG, |s| is_under_way(s) || slots(s, "data-1") == 0);
+    let others: Vec<String> = cluster.nodes().into_iter().filter(|n| n != "data-1").collect();
+    others.iter().for_each(|node| cluster.devnet("kill", node, &[]));
+    others.iter().for_each(|node| cluster.devnet("start", node, &[]));
+    cluster.wait_status("all of it is made anew", LONG, |s| slots(s, "data-1") == 0 && all_stable(s));
+    cluster.assert_deep(&files);
+}
+
+/// More than a quarter of the disks, and two whole zones, are more likely a cut cable than dead disks.
+#[test]
+fn what_vanishes_together_is_not_replaced_unless_an_operator_says_so() {
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "6", "--down-grace", "4s"]);
+    let files = put_files(&cluster);
+    cluster.wait_status("everything is stable", LONG, all_stable);
+    let held = |s: &Value| ["data-2", "data-5"].map(|n| slots(s, n));
+    let before = held(&cluster.json(&["status"]));
+    let is_halted = |s: &Value| s["repair"]["halted"].is_string();
+    for node in ["data-2", "data-5"] {
+        cluster.devnet("kill", node, &[]);
+    }
+    cluster.wait_status("repairs are halted", LONG, is_halted);
+    let status = cluster.json(&["status"]);
+    assert!(chunks(&status, &["danger"]) > 0, "{status}");
+    let findings = cluster.json_any(&["health"]);
+    assert!(findings.as_array().unwrap().iter().any(|f| f["code"] == "REPAIR_HALTED"), "{findings}");
+    for (cid, content) in &files {
         cluster.assert_content(cid, content);
     }
-    assert!(drain.wait().unwrap().success());
-    let pieces = |s: &Value| -> u64 {
-        node(s, "data-4")["disks"].as_array().unwrap().iter().map(|d| d["pieces"].as_u64().unwrap()).sum()
-    };
-    cluster.wait_status("it holds nothing", LONG, |s| slots(s, "data-4") == 0 && pieces(s) == 0);
-    // Unplugged, it is missed by nobody.
-    cluster.devnet("stop", "data-4", &[]);
-    cluster.wait_status("everything is stable without it", LONG, all_stable);
-    assert_deep(&cluster, &files);
-    cluster.devnet("start", "data-4", &[]);
-    cluster.run(&["node", "undrain", "data-4"]);
-    cluster.wait_status("it is used again", LONG, |s| slots(s, "data-4") > 500 && all_stable(s));
-}
-
-#[test]
-fn a_drain_that_cannot_end_is_refused_and_changes_nothing() {
-    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3"]);
-    cluster.put(&cluster.write("in", b"x"), &[]);
-    let dry = cluster.fails(&["node", "drain", "data-1", "--dry-run"]);
-    dry.expect(5, "unsafe");
-    assert!(dry.stdout.starts_with("1024 of the 1024 slots on data-1 have nowhere to go"), "{}", dry.stdout);
-    cluster.fails(&["node", "drain", "data-1"]).expect(5, "unsafe");
-    cluster.fails(&["node", "drain", "data-9"]).expect(1, "not_found");
-    let status = cluster.json(&["status"]);
-    assert_eq!(node(&status, "data-1")["disks"][0]["draining"], false);
-}
-
-/// A second node dies when the first one's part has been made anew so far, in percent.
-fn a_second_dies(percent: u64, scheme: &[&str], data: &str) {
-    let cluster = Cluster::up_with(&["--metadata", "1", "--data", data, "--down-grace", "4s"]);
-    if !scheme.is_empty() {
-        cluster.run(&["pool", "create", "rs-4-2", "--scheme", "rs:4+2", "--pgs", "128"]);
+    assert_eq!(held(&cluster.json(&["status"])), before, "nothing was given to others");
+    // One is back: it has all that it had, and the other one is a loss like any.
+    cluster.devnet("start", "data-5", &[]);
+    cluster.wait_status("the other one is replaced", LONG, |s| slots(s, "data-2") == 0 && all_stable(s));
+    let events = cluster.run(&["events"]);
+    let at = |event: &str| events.find(event).unwrap_or_else(|| panic!("no {event} in {events}"));
+    assert!(
+        at("repair_halted") < at("repair_resumed") && at("repair_resumed") < at("slots_move"),
+        "{events}"
+    );
+    // Two of the five that are left, and this time they are known to be gone.
+    for node in ["data-1", "data-3"] {
+        cluster.devnet("kill", node, &[]);
     }
-    let files = put_files(&cluster, scheme);
-    cluster.wait_status("everything is stable", LONG, all_stable);
-    let of_first = slots(&cluster.json(&["status"]), "data-1");
-    cluster.devnet("kill", "data-1", &[]);
-    let moving = |s: &Value| s["repair"]["moving"].as_u64().unwrap_or(0);
-    cluster.wait_status("substitutes are being filled", LONG, |s| {
-        let left = slots(s, "data-1");
-        let arrived = of_first - left;
-        // Who is slow to look may find the last of them filled already; a death right after that must do no harm either.
-        (moving(s) > 0 || left == 0) && arrived.saturating_sub(moving(s)) * 100 >= of_first * (percent - 10)
+    cluster.wait_status("repairs are halted again", LONG, is_halted);
+    cluster.reconfigure("metadata-1", |config| {
+        let repair = config["repair"].as_table_mut().unwrap();
+        repair.insert("override_halt".into(), true.into());
     });
-    cluster.devnet("kill", "data-2", &[]);
-    wait_until("all files are readable meanwhile", LONG * 2, || {
-        files.iter().for_each(|(cid, content)| cluster.assert_content(cid, content));
-        let status = cluster.json(&["status"]);
-        slots(&status, "data-1") + slots(&status, "data-2") == 0 && all_stable(&status)
+    cluster.wait_status("both are replaced", LONG, |s| {
+        slots(s, "data-1") + slots(s, "data-3") == 0 && all_stable(s)
     });
-    assert_deep(&cluster, &files);
-}
-
-#[test]
-fn shards_of_a_dead_node_are_made_anew_on_others_while_a_second_dies() {
-    a_second_dies(10, &["--scheme", "rs:4+2"], "8");
-}
-
-#[test]
-fn a_second_node_dies_when_half_of_the_first_has_been_made_anew() {
-    a_second_dies(50, &[], "6");
-}
-
-#[test]
-fn a_second_node_dies_when_nearly_all_of_the_first_has_been_made_anew() {
-    a_second_dies(90, &[], "6");
+    cluster.assert_deep(&files);
 }

@@ -4,7 +4,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use wmall_tests::{Cluster, bytes};
+use wmall_tests::status::{self, is_at_rest, node};
+use wmall_tests::{Cluster, Files, bytes};
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -12,13 +13,13 @@ const LONG: Duration = Duration::from_secs(120);
 struct Liar(Child);
 
 impl Liar {
-    fn instead_of(cluster: &Cluster, node: &str, lies: &[&str]) -> Self {
-        cluster.devnet("stop", node, &[]);
+    fn instead_of(cluster: &Cluster, name: &str, lies: &[&str]) -> Self {
+        cluster.devnet("stop", name, &[]);
         let mut command = Command::new(env!("CARGO_BIN_EXE_liar"));
-        command.arg(cluster.node_config(node)).args(lies).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg(cluster.node_config(name)).args(lies).stdout(Stdio::null()).stderr(Stdio::null());
         let liar = Self(command.spawn().unwrap());
         cluster.wait_status("the liar is up", LONG, |s| {
-            let it = node_of(s, node);
+            let it = status::node(s, name);
             it["state"] == "up" && it["silent_ms"].as_u64().is_some_and(|ms| ms < 2000)
         });
         liar
@@ -32,36 +33,36 @@ impl Drop for Liar {
     }
 }
 
-fn node_of<'a>(status: &'a Value, name: &str) -> &'a Value {
-    status["nodes"].as_array().unwrap().iter().find(|n| n["name"] == name).unwrap()
-}
-
 fn all_stable(s: &Value) -> bool {
-    ["warning", "danger", "unavailable", "lost"].iter().all(|g| s["chunks"][g] == 0)
-        && s["repair"]["moving"] == 0
-        && s["tickets"] == 0
+    s["chunks"]["stable"] != 0 && is_at_rest(s)
 }
 
-fn cluster() -> Cluster {
-    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "5", "--down-grace", "5s"]);
+/// A cluster that asks often, with a pool `p`.
+fn cluster(data: &str, scheme: &str) -> Cluster {
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", data, "--down-grace", "5s"]);
     cluster.reconfigure("metadata-1", |config| {
         config.insert("challenge_ms".into(), 300.into());
     });
+    cluster.run(&["pool", "create", "p", "--scheme", scheme, "--pgs", "128"]);
     cluster
 }
 
-fn put_some(cluster: &Cluster, from: u64) -> Vec<(String, Vec<u8>)> {
-    let put = |seed: u64| {
-        let content = bytes(seed, 2 << 20);
-        let path = cluster.write("in", &content);
-        (cluster.put(&path, &["--ack", "all", "--chunk-size", "128K"]), content)
-    };
-    (from..from + 4).map(put).collect()
+fn put_some(cluster: &Cluster, from: u64) -> Files {
+    cluster.put_files(from..from + 4, 2 << 20, &["--pool", "p", "--chunk-size", "128K"])
 }
 
 #[test]
-fn wrong_bytes_reach_no_reader_and_lead_to_quarantine() {
-    let cluster = cluster();
+fn wrong_bytes_of_copies_reach_no_reader_and_lead_to_quarantine() {
+    wrong_bytes_are_found_out("5", "3x");
+}
+
+#[test]
+fn wrong_bytes_of_shards_reach_no_reader_and_lead_to_quarantine() {
+    wrong_bytes_are_found_out("7", "rs:4+2");
+}
+
+fn wrong_bytes_are_found_out(data: &str, scheme: &str) {
+    let cluster = cluster(data, scheme);
     let files = put_some(&cluster, 1);
     let _liar = Liar::instead_of(&cluster, "data-2", &["wrong-bytes"]);
     for _ in 0..3 {
@@ -69,10 +70,10 @@ fn wrong_bytes_reach_no_reader_and_lead_to_quarantine() {
             cluster.assert_content(cid, content);
         }
     }
-    let quarantined = |s: &Value| node_of(s, "data-2")["disks"][0]["quarantined"] == true;
+    let quarantined = |s: &Value| node(s, "data-2")["disks"][0]["quarantined"] == true;
     cluster.wait_status("it is in quarantine", LONG, quarantined);
     // What it should have held is made anew elsewhere, while it says that all is well.
-    let empty = |s: &Value| node_of(s, "data-2")["disks"][0]["slots"] == 0;
+    let empty = |s: &Value| node(s, "data-2")["disks"][0]["slots"] == 0;
     cluster.wait_status("it is replaced", LONG, |s| empty(s) && all_stable(s));
     assert!(cluster.run(&["events"]).contains("disk_quarantined"));
     let findings = cluster.json_any(&["health"]);
@@ -93,11 +94,20 @@ fn wrong_bytes_reach_no_reader_and_lead_to_quarantine() {
 }
 
 #[test]
-fn who_withholds_is_found_out() {
-    let cluster = cluster();
+fn who_withholds_copies_is_found_out() {
+    withholding_is_found_out("5", "3x");
+}
+
+#[test]
+fn who_withholds_shards_is_found_out() {
+    withholding_is_found_out("7", "rs:4+2");
+}
+
+fn withholding_is_found_out(data: &str, scheme: &str) {
+    let cluster = cluster(data, scheme);
     let files = put_some(&cluster, 11);
     let _liar = Liar::instead_of(&cluster, "data-4", &["withhold"]);
-    let quarantined = |s: &Value| node_of(s, "data-4")["disks"][0]["quarantined"] == true;
+    let quarantined = |s: &Value| node(s, "data-4")["disks"][0]["quarantined"] == true;
     cluster.wait_status("it is in quarantine", LONG, quarantined);
     for (cid, content) in &files {
         cluster.assert_content(cid, content);
@@ -134,7 +144,7 @@ fn pieces_that_were_promised_and_never_stored_are_missed_without_being_read() {
     cluster.reconfigure("data-3", |config| {
         config.insert("compare_ms".into(), 20.into());
     });
-    let held = |s: &Value| node_of(s, "data-3")["disks"][0]["pieces"] == s["chunks"]["stable"];
+    let held = |s: &Value| node(s, "data-3")["disks"][0]["pieces"] == s["chunks"]["stable"];
     cluster.wait_status("it has what it promised", LONG, |s| held(s) && all_stable(s));
     assert!(cluster.run(&["events"]).contains("pieces_bad"), "somebody noticed");
     for (cid, content) in &files {

@@ -1,32 +1,17 @@
 //! What operators do with nodes and disks: jobs, replacements, layouts, maintenance, mutes; and what is refused.
 
+use std::process::Child;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
-use wmall_tests::{Cluster, bytes};
+use wmall_tests::status::{disk, is_at_rest};
+use wmall_tests::{Cluster, Files, bytes, wait_until};
 
 const LONG: Duration = Duration::from_secs(90);
 
-fn disk<'a>(status: &'a Value, node: &str, name: &str) -> &'a Value {
-    let nodes = status["nodes"].as_array().unwrap();
-    let node = nodes.iter().find(|n| n["name"] == node).unwrap();
-    node["disks"].as_array().unwrap().iter().find(|d| d["name"] == name).unwrap()
-}
-
-fn is_quiet(status: &Value) -> bool {
-    let chunks = &status["chunks"];
-    ["warning", "danger", "unavailable", "lost"].iter().all(|g| chunks[g] == 0)
-        && status["repair"]["moving"] == 0
-        && status["repair"]["waiting"] == 0
-}
-
-fn put_some(cluster: &Cluster) -> Vec<(String, Vec<u8>)> {
-    let put = |seed: u64| {
-        let content = bytes(seed, 3 << 20);
-        let path = cluster.write("in", &content);
-        (cluster.put(&path, &["--ack", "all", "--chunk-size", "256K"]), content)
-    };
-    (1..=4).map(put).collect()
+fn put_some(cluster: &Cluster) -> Files {
+    cluster.put_files(1..5, 3 << 20, &["--chunk-size", "256K"])
 }
 
 /// A drain is a job: it is seen, held, let go on, given up, and ends by itself, whoever leads.
@@ -34,7 +19,7 @@ fn put_some(cluster: &Cluster) -> Vec<(String, Vec<u8>)> {
 fn a_job_is_paused_resumed_cancelled_and_outlives_its_leader() {
     let cluster = Cluster::up_with(&["--data", "5"]);
     let files = put_some(&cluster);
-    cluster.wait_status("everything is quiet", LONG, is_quiet);
+    cluster.wait_status("everything is quiet", LONG, is_at_rest);
     let started = cluster.json(&["node", "drain", "data-2"]);
     assert_eq!(started["job"], 1, "{started}");
     let paused = cluster.json(&["job", "pause", "1"]);
@@ -49,8 +34,18 @@ fn a_job_is_paused_resumed_cancelled_and_outlives_its_leader() {
     cluster.run(&["health", "mute", "JOBS_PAUSED", "--ttl", "1h"]);
     assert_eq!(cluster.json(&["health"])[0]["muted"], true, "shown, and not counted");
     cluster.run(&["health", "unmute", "JOBS_PAUSED"]);
-    cluster.fails(&["health", "mute", "NO_SUCH_CODE"]).expect(1, "not_found");
+    assert_eq!(cluster.json_any(&["health"])[0]["muted"], false);
+    cluster.run(&["health", "mute", "JOBS_PAUSED", "--ttl", "2s"]);
+    wait_until("the mute runs out", LONG, || cluster.json_any(&["health"])[0]["muted"] == false);
+    cluster.fails(&["health"]).expect(3, "health_warning");
+    cluster.assert_refused(&["health", "mute", "NO_SUCH_CODE"], 1, "not_found");
+    let before = cluster.json(&["events", "--first", "1"]);
+    assert!(!before.as_array().unwrap().is_empty(), "slots have moved");
+    let mut following = cluster.spawn(&["-o", "json", "events", "-f", "--first", "1"]);
     cluster.devnet("kill", &cluster.leader(), &[]);
+    let after = cluster.json(&["events", "--first", "1"]);
+    let kept = &after.as_array().unwrap()[..before.as_array().unwrap().len()];
+    assert_eq!(kept, before.as_array().unwrap(), "who leads now has every line");
     let resumed = cluster.json(&["job", "resume", "1"]);
     assert_eq!((&resumed["state"], &resumed["number"]), (&"running".into(), &1.into()));
     let done = cluster.json(&["job", "watch", "1", "--wait", "3min"]);
@@ -59,9 +54,10 @@ fn a_job_is_paused_resumed_cancelled_and_outlives_its_leader() {
         (&"done".into(), &0.into(), &0.into())
     );
     assert!(cluster.run(&["events"]).contains("job_done"));
-    cluster.fails(&["job", "cancel", "1"]).expect(1, "precondition_failed");
-    cluster.fails(&["job", "show", "77"]).expect(1, "not_found");
-    cluster.fails(&["job", "pause", "77"]).expect(1, "not_found");
+    assert_follows(&mut following);
+    cluster.assert_refused(&["job", "cancel", "1"], 1, "precondition_failed");
+    cluster.assert_refused(&["job", "show", "77"], 1, "not_found");
+    cluster.assert_refused(&["job", "pause", "77"], 1, "not_found");
     cluster.run(&["node", "undrain", "data-2"]);
     cluster
         .wait_status("it is used again", LONG, |s| disk(s, "data-2", "disk-1")["slots"].as_u64() > Some(500));
@@ -69,12 +65,31 @@ fn a_job_is_paused_resumed_cancelled_and_outlives_its_leader() {
     let number = second["job"].to_string();
     cluster.fails(&["disk", "drain", "data-3/disk-1", "--wait", "1s"]).expect(6, "timeout");
     assert_eq!(cluster.json(&["job", "cancel", &number])["state"], "cancelled");
-    cluster.wait_status("everything is quiet", LONG, is_quiet);
+    cluster.wait_status("everything is quiet", LONG, is_at_rest);
     assert!(disk(&cluster.json(&["status"]), "data-3", "disk-1")["slots"].as_u64() > Some(400));
     assert_eq!(cluster.json(&["job", "ls"]).as_array().unwrap().len(), 2);
     for (cid, content) in &files {
         cluster.assert_content(cid, content);
     }
+}
+
+/// Who follows the events sees every line once, in order, also while leaders change.
+fn assert_follows(following: &mut Child) {
+    let stdout = following.stdout.take().unwrap();
+    let (lines, read) = mpsc::channel();
+    std::thread::spawn(move || {
+        let events = serde_json::Deserializer::from_reader(stdout).into_iter::<Value>();
+        events.map_while(Result::ok).try_for_each(|event| lines.send(event))
+    });
+    for number in 1.. {
+        let event = read.recv_timeout(LONG).expect("the next event");
+        assert_eq!(event["number"], number, "{event}");
+        if event["what"]["kind"] == "job_done" {
+            break;
+        }
+    }
+    following.kill().unwrap();
+    following.wait().unwrap();
 }
 
 /// The sentence of a node operator: a new disk joins, the old one goes into it, and the tool says when it is empty.
@@ -86,15 +101,19 @@ fn a_disk_is_added_the_old_one_replaced_by_it_and_forgotten() {
     cluster.add_disk("data-1", "disk-2", &other, 512 << 20);
     let small = cluster.folder().join("small");
     cluster.add_disk("data-1", "disk-3", &small, 256 << 20);
-    cluster.fails(&["disk", "replace", "data-1/disk-1", "--with", "data-1/disk-3"]).expect(5, "unsafe");
-    cluster.fails(&["disk", "replace", "data-1/disk-1", "--with", "data-1/disk-1"]).expect(1, "bad_request");
-    cluster.fails(&["disk", "replace", "data-1/disk-1", "--with", "data-9/disk-1"]).expect(1, "not_found");
-    cluster.fails(&["disk", "drain", "data-1/disk-9"]).expect(1, "not_found");
-    cluster.fails(&["disk", "rm", "data-1/disk-1"]).expect(5, "unsafe");
+    cluster.assert_refused(&["disk", "replace", "data-1/disk-1", "--with", "data-1/disk-3"], 5, "unsafe");
+    cluster.assert_refused(
+        &["disk", "replace", "data-1/disk-1", "--with", "data-1/disk-1"],
+        1,
+        "bad_request",
+    );
+    cluster.assert_refused(&["disk", "replace", "data-1/disk-1", "--with", "data-9/disk-1"], 1, "not_found");
+    cluster.assert_refused(&["disk", "drain", "data-1/disk-9"], 1, "not_found");
+    cluster.assert_refused(&["disk", "rm", "data-1/disk-1"], 5, "unsafe");
     // A dry run ends as the real one would, and changes nothing.
     let small = ["disk", "replace", "data-1/disk-1", "--with", "data-1/disk-3", "--dry-run"];
-    cluster.fails(&small).expect(5, "unsafe");
-    cluster.fails(&["disk", "rm", "data-1/disk-1", "--dry-run"]).expect(5, "unsafe");
+    cluster.assert_refused(&small, 5, "unsafe");
+    cluster.assert_refused(&["disk", "rm", "data-1/disk-1", "--dry-run"], 5, "unsafe");
     let dry = cluster.json(&["disk", "replace", "data-1/disk-1", "--with", "data-1/disk-2", "--dry-run"]);
     assert!(dry["stuck"] == 0 && dry["slots"].as_u64() > Some(0) && dry["draining"] == false, "{dry}");
     // So does who thinks again.
@@ -102,7 +121,7 @@ fn a_disk_is_added_the_old_one_replaced_by_it_and_forgotten() {
         cluster.at_a_terminal(&["disk", "replace", "data-1/disk-1", "--with", "data-1/disk-2"], "n");
     assert!(exit == 1 && told.contains("Go on? [y/N]") && told.contains("error[declined]"), "{exit} {told}");
     assert_eq!(cluster.json(&["job", "ls"]).as_array().unwrap().len(), 0);
-    cluster.wait_status("everything is quiet", LONG, is_quiet);
+    cluster.wait_status("everything is quiet", LONG, is_at_rest);
     let before = disk(&cluster.json(&["status"]), "data-1", "disk-1")["slots"].as_u64().unwrap();
     assert!(before > 0);
     cluster.run(&["disk", "replace", "data-1/disk-1", "--with", "data-1/disk-2", "--wait", "3min"]);
@@ -118,7 +137,7 @@ fn a_disk_is_added_the_old_one_replaced_by_it_and_forgotten() {
     assert_eq!(cluster.json(&["node", "show", "data-1"])["disks"].as_array().unwrap().len(), 3);
     let (exit, told) = cluster.at_a_terminal(&["disk", "rm", "data-1/disk-1"], "y");
     assert_eq!(exit, 0, "{told}");
-    cluster.wait_status("everything is quiet", LONG, is_quiet);
+    cluster.wait_status("everything is quiet", LONG, is_at_rest);
     assert_eq!(cluster.json(&["node", "show", "data-1"])["disks"].as_array().unwrap().len(), 2);
     for (cid, content) in &files {
         cluster.assert_content(cid, content);
@@ -130,10 +149,10 @@ fn a_disk_is_added_the_old_one_replaced_by_it_and_forgotten() {
 fn a_layout_is_staged_shown_and_applied_by_its_version() {
     let cluster = Cluster::up_with(&["--metadata", "1", "--data", "5"]);
     put_some(&cluster);
-    cluster.wait_status("everything is quiet", LONG, is_quiet);
-    cluster.fails(&["layout", "stage", "data-1/disk-1", "--weight", "0"]).expect(1, "out_of_bounds");
+    cluster.wait_status("everything is quiet", LONG, is_at_rest);
+    cluster.assert_refused(&["layout", "stage", "data-1/disk-1", "--weight", "0"], 1, "out_of_bounds");
     assert_eq!(cluster.fails(&["layout", "stage", "data-1/disk-1", "--weight", "-5"]).exit, 2);
-    cluster.fails(&["layout", "apply", "--draft", "1"]).expect(1, "precondition_failed");
+    cluster.assert_refused(&["layout", "apply", "--draft", "1"], 1, "precondition_failed");
     let slots = |view: &Value, field: &str| {
         let disks = view["disks"].as_array().unwrap();
         disks.iter().find(|d| d["node"] == "data-1").unwrap()[field].as_u64().unwrap()
@@ -145,17 +164,17 @@ fn a_layout_is_staged_shown_and_applied_by_its_version() {
     assert!(staged["bytes"].as_u64() > Some(0) && staged["zones"].as_array().unwrap().len() == 5, "{staged}");
     let version = staged["version"].to_string();
     cluster.run(&["layout", "stage", "data-2/disk-1", "--weight", "90"]);
-    cluster.fails(&["layout", "apply", "--draft", &version]).expect(1, "precondition_failed");
+    cluster.assert_refused(&["layout", "apply", "--draft", &version], 1, "precondition_failed");
     cluster.run(&["layout", "revert"]);
     let staged = cluster.json(&["layout", "stage", "data-1/disk-1", "--weight", "50"]);
-    cluster.fails(&["layout", "apply", "--draft", &version, "--dry-run"]).expect(1, "precondition_failed");
+    cluster.assert_refused(&["layout", "apply", "--draft", &version, "--dry-run"], 1, "precondition_failed");
     let draft = staged["version"].to_string();
     assert_eq!(cluster.json(&["layout", "apply", "--draft", &draft, "--dry-run"]), staged);
     cluster.run(&["layout", "apply", "--draft", &draft, "--yes"]);
     let foretold = slots(&staged, "draft_slots");
     cluster.wait_status("it is as was foretold", LONG, |s| {
         let now = disk(s, "data-1", "disk-1")["slots"].as_u64().unwrap();
-        is_quiet(s) && now.abs_diff(foretold) <= foretold / 20 + 1
+        is_at_rest(s) && now.abs_diff(foretold) <= foretold / 20 + 1
     });
     // It holds over a restart.
     cluster.devnet("stop", "data-1", &[]);
@@ -168,7 +187,7 @@ fn a_layout_is_staged_shown_and_applied_by_its_version() {
 fn a_node_in_maintenance_is_not_replaced_until_that_ends() {
     let cluster = Cluster::up_with(&["--metadata", "1", "--data", "5", "--down-grace", "4s"]);
     put_some(&cluster);
-    cluster.wait_status("everything is quiet", LONG, is_quiet);
+    cluster.wait_status("everything is quiet", LONG, is_at_rest);
     cluster.run(&["node", "maintenance", "data-2", "--for", "10min"]);
     let held = disk(&cluster.json(&["status"]), "data-2", "disk-1")["slots"].as_u64().unwrap();
     cluster.devnet("stop", "data-2", &[]);
@@ -180,7 +199,7 @@ fn a_node_in_maintenance_is_not_replaced_until_that_ends() {
     let codes: Vec<&str> = findings.as_array().unwrap().iter().map(|f| f["code"].as_str().unwrap()).collect();
     assert!(codes.contains(&"NODES_IN_MAINTENANCE") && !codes.contains(&"NODES_DOWN"), "{findings}");
     cluster.run(&["node", "maintenance", "data-2", "--end"]);
-    cluster.wait_status("now it is", LONG, |s| disk(s, "data-2", "disk-1")["slots"] == 0 && is_quiet(s));
+    cluster.wait_status("now it is", LONG, |s| disk(s, "data-2", "disk-1")["slots"] == 0 && is_at_rest(s));
     cluster.devnet("start", "data-2", &[]);
     cluster.run(&["pool", "create", "single", "--scheme", "1x", "--pgs", "64"]);
     // One copy, on whichever node: without that it could not be read.
@@ -189,9 +208,9 @@ fn a_node_in_maintenance_is_not_replaced_until_that_ends() {
     let chunk = cluster.json(&["file", "show", &cid])["chunks"][0].as_str().unwrap().to_string();
     let views = cluster.json(&["chunk", "show", &chunk]);
     let place = views[0]["pieces"][0]["node"].as_str().unwrap().to_string();
-    cluster.fails(&["node", "maintenance", &place]).expect(5, "unsafe");
+    cluster.assert_refused(&["node", "maintenance", &place], 5, "unsafe");
     cluster.run(&["node", "maintenance", &place, "--force"]);
-    cluster.fails(&["node", "maintenance", "data-9"]).expect(1, "not_found");
+    cluster.assert_refused(&["node", "maintenance", "data-9"], 1, "not_found");
 }
 
 /// Grades of a file, a group, a disk and a node, and what would become of them.

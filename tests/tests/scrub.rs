@@ -1,51 +1,34 @@
 //! Rot that nobody reads: a scrub finds all of it, and all of it is made good.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use wmall_tests::{Cluster, bytes, wait_until};
+use wmall_tests::{Cluster, segments, wait_until};
 
 const LONG: Duration = Duration::from_secs(90);
 
-/// Flips a byte of every hundredth piece of a stopped node's disk, at least of one. Returns how many. Records begin with
-/// `WREC`; kind 1 is a piece.
+/// Every hundredth piece of a stopped node's disk rots, at least one. Returns how many.
 fn rot(cluster: &Cluster, node: &str) -> usize {
-    let folder = cluster.folder().join("nodes").join(node).join("disk-1/segments");
-    let mut pieces = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let content = std::fs::read(&path).unwrap();
-        for at in (64..content.len().saturating_sub(200)).step_by(8) {
-            if &content[at..at + 4] == b"WREC" && content[at + 5] == 1 {
-                let meta = u16::from_le_bytes([content[at + 6], content[at + 7]]) as usize;
-                let payload = u32::from_le_bytes(content[at + 8..at + 12].try_into().unwrap()) as usize;
-                pieces.push((path.clone(), at + 32 + meta + 4 + payload / 2));
-            }
-        }
-    }
-    let chosen: BTreeSet<usize> = (0..pieces.len()).step_by(100).collect();
-    for &i in &chosen {
-        let (path, at) = &pieces[i];
-        let mut content = std::fs::read(path).unwrap();
-        content[*at] ^= 0x10;
-        std::fs::write(path, content).unwrap();
-    }
-    chosen.len()
+    let held = segments::pieces(&cluster.disk(node));
+    held.values().step_by(100).map(segments::Piece::rot).count()
 }
 
 #[test]
-fn one_piece_in_a_hundred_rots_and_all_of_them_are_found_and_healed() {
-    let options = ["--metadata", "1", "--data", "4", "--scrub-pass", "6s"];
-    let cluster = Cluster::up_with(&options);
-    let files: Vec<(String, Vec<u8>)> = (1..=8)
-        .map(|seed| {
-            let content = bytes(seed, 3 << 20);
-            let path = cluster.write("in", &content);
-            (cluster.put(&path, &["--ack", "all", "--chunk-size", "64K"]), content)
-        })
-        .collect();
+fn one_copy_in_a_hundred_rots_and_all_of_them_are_found_and_healed() {
+    rot_is_found_and_healed(4, "3x");
+}
+
+#[test]
+fn one_shard_in_a_hundred_rots_and_all_of_them_are_found_and_healed() {
+    rot_is_found_and_healed(7, "rs:4+2");
+}
+
+fn rot_is_found_and_healed(data: usize, scheme: &str) {
+    let number = data.to_string();
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", &number, "--scrub-pass", "6s"]);
+    cluster.run(&["pool", "create", "p", "--scheme", scheme, "--pgs", "64"]);
+    let files = cluster.put_files(1..9, 3 << 20, &["--pool", "p", "--chunk-size", "64K"]);
     let metric = |node: &str, name: &str| -> u64 { cluster.metric(node, name) };
-    let nodes: Vec<String> = (1..=4).map(|i| format!("data-{i}")).collect();
+    let nodes: Vec<String> = (1..=data).map(|i| format!("data-{i}")).collect();
     let passes = |least: u64| nodes.iter().all(|n| metric(n, "wmall_scrub_passes_total") >= least);
     wait_until("everything has been scrubbed once", LONG, || passes(1));
     assert!(nodes.iter().all(|n| metric(n, "wmall_scrub_bad_pieces_total") == 0), "nothing is wrong yet");
@@ -68,4 +51,27 @@ fn one_piece_in_a_hundred_rots_and_all_of_them_are_found_and_healed() {
     for (cid, content) in &files {
         cluster.assert_content(cid, content);
     }
+}
+
+/// A pass that is cut off goes on where it was: what was read before a restart is not read again.
+#[test]
+fn a_scrub_goes_on_after_a_restart() {
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3", "--scrub-pass", "1h"]);
+    cluster.put_files(1..5, 4 << 20, &["--chunk-size", "64K"]);
+    let all = segments::pieces(&cluster.disk("data-1")).len() as u64;
+    assert!(all > 250, "{all}");
+    // Fast enough to see a middle, slow enough not to be through before that.
+    cluster.reconfigure("data-1", |config| {
+        config.insert("scrub_pass_ms".into(), 20_000.into());
+    });
+    let read = || cluster.metric("data-1", "wmall_scrubbed_pieces_total");
+    wait_until("it is in the middle", LONG, || read() > all / 4);
+    let first = read();
+    assert!(first < all * 3 / 4, "{first} of {all} were read before anybody looked");
+    cluster.devnet("stop", "data-1", &[]);
+    cluster.devnet("start", "data-1", &[]);
+    let passes = || cluster.metric("data-1", "wmall_scrub_passes_total");
+    wait_until("the pass ends", LONG, || passes() == 1);
+    let second = read();
+    assert!(second > 0 && first + second <= all + 1, "{first} and {second} of {all}");
 }

@@ -85,7 +85,7 @@ pub struct GroupFact {
     pub row_version: u64,
     /// Pieces that bring a chunk back.
     pub needed: usize,
-    /// Bytes of one slot's pieces, about.
+    /// Bytes of one slot's pieces, about; 0 if there are no chunks.
     pub slot_bytes: u64,
     /// Its slots.
     pub slots: Vec<SlotFact>,
@@ -112,6 +112,13 @@ pub struct Snapshot {
     pub zones: usize,
     /// The planner's clock, in milliseconds since the Unix epoch.
     pub now_ms: u64,
+}
+
+impl Snapshot {
+    /// Whether any disk has still to go through a group that it was given.
+    pub fn is_anything_arriving(&self) -> bool {
+        self.groups.iter().flat_map(|g| &g.slots).any(|s| s.arriving && !s.sources.is_empty())
+    }
 }
 
 /// What an operator decides.
@@ -200,6 +207,13 @@ pub struct RepairPlan {
     pub halted: Option<Halt>,
 }
 
+impl RepairPlan {
+    /// Whether nothing moves and nothing waits to.
+    pub fn is_at_rest(&self) -> bool {
+        self.moves.is_empty() && self.waiting.is_empty()
+    }
+}
+
 /// A slot that should not stay where it is.
 struct Want<'a> {
     /// Whether it can wait (what is not lost can), margin of its group, how many losses would be too many, then why, then
@@ -240,9 +254,11 @@ pub fn plan_repairs(snapshot: &Snapshot, policy: &Policy, budget: &Budget) -> Re
             }
         }
     }
-    // Balance is for quiet times, and what a disk that was lost a moment ago had is about to move.
+    // Balance is for quiet times, and what a disk that was lost a moment ago had is about to move. But what waits while nothing
+    // is on its way may do so for ever, and is no reason.
     let unsettled = |f: &DiskFact| f.state == DiskState::Down && planner.is_too_new(f);
-    if plan.moves.is_empty() && plan.waiting.is_empty() && !snapshot.disks.values().any(unsettled) {
+    let is_quiet = plan.is_at_rest() || (plan.moves.is_empty() && !snapshot.is_anything_arriving());
+    if is_quiet && !snapshot.disks.values().any(unsettled) {
         planner.balance(&mut plan.moves);
     }
     plan
@@ -273,11 +289,11 @@ impl<'a> Planner<'a> {
     /// The slots of a group that should move.
     fn wants(&self, group: &'a GroupFact) -> Vec<Want<'a>> {
         let live = group.live();
-        // Nothing can be made of what can't be read.
-        if live < group.needed {
+        // Nothing can be made of what can't be read; but where nothing was ever stored, nothing has to be.
+        if live < group.needed && group.slot_bytes > 0 {
             return Vec::new();
         }
-        let margin = live - group.needed;
+        let margin = if group.slot_bytes > 0 { live - group.needed } else { group.slots.len() };
         let breach = self.breach(group);
         let reason = |slot: usize| {
             let fact = self.disk(group.slots[slot].disk);

@@ -17,7 +17,7 @@ use wmall_runtime::clock::now_ms;
 
 use super::{Liveness, Proposer, Space};
 use crate::command::{Command, Operate, SlotMove};
-use crate::state::{State, clean_groups, slots_and_sources};
+use crate::state::{State, Untold, clean_groups, slots_and_sources};
 use crate::types::Raft;
 
 /// Between rounds.
@@ -115,9 +115,11 @@ impl Repairer {
             let report = Space::now(&topology, &counters, &this.liveness, Instant::now()).report();
             this.note_level(&report);
             let halted = plan.halted.as_ref().map(|h| (h.disks.len() as u64, h.of as u64));
-            let news = counters.level != report.level || counters.halted != halted.is_some();
+            let moving = !plan.is_at_rest() || snapshot.is_anything_arriving();
+            let rested = !moving && counters.moves != Untold::default();
+            let news = rested || counters.level != report.level || counters.halted != halted.is_some();
             let (level, ratio_ppm) = (report.level, report.ratio_ppm);
-            let conditions = news.then_some(Command::NoteConditions { level, ratio_ppm, halted });
+            let conditions = news.then_some(Command::NoteConditions { level, ratio_ppm, halted, moving });
             (topology, snapshot, plan, conditions)
         };
         let planned = tokio::task::spawn_blocking(planning).await;

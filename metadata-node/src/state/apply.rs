@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use openraft::LogId;
+use wmall_proto::event::EventKind;
 use wmall_proto::feed::FeedItem;
 use wmall_proto::pg::{PgKey, PgRow};
 use wmall_proto::pool::{Bucket, BucketRules};
@@ -14,6 +15,7 @@ use wmall_proto::{
 
 use super::acts::act_of;
 use super::derived::{AnswerPage, Derived, NO_EPOCH};
+use super::recent::Part;
 use super::txn::Txn;
 use super::{Applied, State, keys};
 use crate::command::{Batch, Command};
@@ -202,8 +204,8 @@ impl<'a> Context<'a> {
             Command::Revoke(actor) => self.revoke(actor),
             Command::SetScopes(user) => self.set_scopes(user),
             Command::MoveSlots(moves) => self.move_slots(&moves),
-            Command::NoteConditions { level, ratio_ppm, halted } => {
-                self.note_conditions((level, ratio_ppm), halted)
+            Command::NoteConditions { level, ratio_ppm, halted, moving } => {
+                self.note_conditions((level, ratio_ppm), halted, moving)
             }
             Command::NoteDisks { down, back } => self.note_disks(&down, &back),
             Command::Operate(operate) => self.operate(operate),
@@ -221,13 +223,20 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The map of the cluster, to be changed. The new version is this entry's index.
-    pub(super) fn change_topology(&mut self) -> &mut Topology {
+    /// The row of a group, to be changed.
+    pub(super) fn change_row(&mut self, (pool, pg): PgKey) -> Option<&mut PgRow> {
+        let table = self.change_topology(Part::Row((pool, pg))).pools.get_mut(&pool);
+        table.and_then(|t| t.rows.get_mut(pg.0 as usize))
+    }
+
+    /// The map of the cluster, to be changed in a part. The new version is this entry's index.
+    pub(super) fn change_topology(&mut self, part: Part) -> &mut Topology {
         self.topology_changed = true;
         let topology = Arc::make_mut(&mut self.derived.topology);
         // Usually the index; after a restore it is ahead of it, so that nobody holds a newer map than ours.
         topology.version = self.index.max(topology.version + 1);
         self.derived.counters.topology_version = topology.version;
+        self.derived.recent.push(topology.version, part);
         topology
     }
 
@@ -259,7 +268,7 @@ impl<'a> Context<'a> {
         for (number, row) in rows.iter().enumerate() {
             self.txn.put(keys::row(id, PgId(number as u32)), row);
         }
-        self.change_topology().pools.insert(id, PoolTable { pool, rows });
+        self.change_topology(Part::All).pools.insert(id, PoolTable { pool, rows });
         Ok(Response::Done)
     }
 
@@ -314,7 +323,7 @@ impl<'a> Context<'a> {
         let info = NodeInfo { name: node.clone(), zone, address, maintenance_until_ms };
         if self.derived.topology.nodes.get(&node) != Some(&info) {
             self.txn.put(keys::node(node.as_str()), &info);
-            self.change_topology().nodes.insert(node.clone(), info);
+            self.change_topology(Part::Rest).nodes.insert(node.clone(), info);
         }
         let mut ids = Vec::with_capacity(disks.len());
         for disk in disks {
@@ -343,7 +352,10 @@ impl<'a> Context<'a> {
             ids.push(id);
             if known.as_ref() != Some(&info) {
                 self.txn.put(keys::disk(id), &info);
-                self.change_topology().disks.insert(id, info);
+                self.change_topology(Part::Rest).disks.insert(id, info);
+            }
+            if known.is_some_and(|d| d.down_since_ms.is_some()) {
+                self.tell(EventKind::DiskBack { disk: id });
             }
             if new_life {
                 self.mark_all_dirty(id);
@@ -358,9 +370,8 @@ impl<'a> Context<'a> {
     }
 
     /// Sets or clears the dirty mark of this disk's slot in a group.
-    pub(super) fn set_dirty(&mut self, (pool, pg): PgKey, disk: DiskId, at: Option<u64>) {
-        let table = self.change_topology().pools.get_mut(&pool);
-        let Some(row) = table.and_then(|t| t.rows.get_mut(pg.0 as usize)) else { return };
+    pub(super) fn set_dirty(&mut self, group: PgKey, disk: DiskId, at: Option<u64>) {
+        let Some(row) = self.change_row(group) else { return };
         let Some(slot) = row.slot_of(disk) else { return };
         row.dirty_at[usize::from(slot)] = at;
         if at.is_some() {
@@ -368,7 +379,7 @@ impl<'a> Context<'a> {
             row.sources[usize::from(slot)].iter_mut().for_each(|s| s.vouched = false);
         }
         let row = row.clone();
-        self.txn.put(keys::row(pool, pg), &row);
+        self.txn.put(keys::row(group.0, group.1), &row);
     }
 
     pub(super) fn finish(mut self) -> wmall_runtime::view::Changes {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
+use wmall_placement::Reason;
 use wmall_proto::capacity::{CapacityLevel, UsageSample};
 use wmall_proto::identity::{Revocation, TokenId, TokenRecord};
 use wmall_proto::job::Job;
@@ -14,6 +15,7 @@ use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
 use wmall_proto::{DiskId, PgId, Pool, PoolId, RequestId, Topology};
 
 use super::feed::FeedRing;
+use super::recent::RecentChanges;
 use super::txn::decode;
 use super::{Applied, keys};
 use wmall_runtime::view::{Store, StoreError};
@@ -60,6 +62,17 @@ pub struct Counters {
     pub level: CapacityLevel,
     /// Whether repairs were halted then.
     pub halted: bool,
+    /// What moves, as far as the event log has yet to tell of it.
+    pub moves: Untold,
+}
+
+/// Moves that have no line in the event log yet: a plan a second would fill it with lines that say little.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Untold {
+    /// By reason, when the last line was written and how many slots have moved since.
+    pub since_line: BTreeMap<Reason, (u64, u64)>,
+    /// Slots that have arrived since all was at rest, by the disk that has them.
+    pub arrived: BTreeMap<DiskId, u64>,
 }
 
 /// The epoch of metadata that came out of a snapshot file and has no life of its own yet: the first leader
@@ -79,6 +92,8 @@ pub struct PoolCounters {
 pub(crate) struct Derived {
     pub(crate) applied: Applied,
     pub(crate) topology: Arc<Topology>,
+    /// What changed in it of late.
+    pub(crate) recent: RecentChanges,
     pub(crate) counters: Counters,
     /// Chunks a group.
     pub(crate) groups: HashMap<PgKey, u64>,
@@ -138,6 +153,7 @@ impl Derived {
         Self {
             applied: Applied::default(),
             topology: self.topology.clone(),
+            recent: RecentChanges::new(self.topology.version),
             counters: self.counters.clone(),
             groups: HashMap::new(),
             tickets: HashMap::new(),
@@ -190,6 +206,7 @@ impl Derived {
         let feed = FeedRing::new(start);
         let mut derived = Self {
             applied,
+            recent: RecentChanges::new(topology.version),
             topology,
             counters,
             groups,

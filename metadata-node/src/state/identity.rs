@@ -8,6 +8,7 @@ use wmall_proto::{ErrorCode, NodeName, Role, RpcError};
 use wmall_runtime::view::StoreError;
 
 use super::apply::{Context, Outcome};
+use super::recent::Part;
 use super::txn::decode;
 use super::{State, keys};
 
@@ -147,7 +148,7 @@ impl Context<'_> {
         let tokens = self.derived.join_tokens.values().filter(|t| of_actor(t)).map(|t| t.id);
         let tokens: Vec<TokenId> = tokens.collect();
         tokens.into_iter().for_each(|id| self.remove_token(id));
-        let revoked = &mut self.change_topology().revoked;
+        let revoked = &mut self.change_topology(Part::Rest).revoked;
         revoked.retain(|r| r.actor != actor && !expired.contains(&r.actor));
         let at = revoked.partition_point(|r| r.actor < actor);
         revoked.insert(at, revocation);

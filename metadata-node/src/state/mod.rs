@@ -23,6 +23,7 @@ mod operations;
 mod query;
 mod ranges;
 mod rebuild;
+mod recent;
 mod samples;
 mod stripes;
 mod tickets;
@@ -38,6 +39,7 @@ use tokio::sync::watch;
 use wmall_proto::DiskId;
 use wmall_proto::feed::{FeedItem, FeedPage};
 use wmall_proto::pg::PgKey;
+use wmall_proto::topology::MapChanges;
 
 use wmall_runtime::view::{Changes, Pair, Store, StoreError};
 
@@ -45,7 +47,7 @@ use crate::types::Member;
 pub use apply::Entry as StateEntry;
 pub use audit::{Audit, Auditor};
 pub(crate) use derived::Derived;
-pub use derived::{Counters, NO_EPOCH, PoolCounters};
+pub use derived::{Counters, NO_EPOCH, PoolCounters, Untold};
 pub(crate) use identity::LONGEST_LIFE_MS;
 pub use missing::Listing;
 pub(crate) use moves::clean_groups;
@@ -143,6 +145,12 @@ impl State {
             }
         });
         (now, page)
+    }
+
+    /// What is new in the map since a version of it, if that is less than the map.
+    pub fn map_changes(&self, known: u64) -> Option<MapChanges> {
+        let derived = self.read();
+        derived.recent.since(known, &derived.topology)
     }
 
     /// Those of the disks that have tickets or dirty groups.

@@ -17,6 +17,7 @@ use wmall_proto::topology::{DiskInfo, Topology};
 
 use super::apply::{Context, Outcome, Refusal, groups_of};
 use super::keys;
+use super::recent::Part;
 use crate::command::SlotMove;
 
 impl Context<'_> {
@@ -33,7 +34,7 @@ impl Context<'_> {
             }
         }
         for (reason, slots) in moved {
-            self.tell(EventKind::SlotsMove { reason: reason.as_str().into(), slots });
+            self.tell_moves(reason, slots);
         }
         Ok(Response::Done)
     }
@@ -103,12 +104,7 @@ impl Context<'_> {
             return Ok(());
         }
         self.put_row(group, row);
-        let rows = self.derived.topology.pools.values().flat_map(|t| &t.rows);
-        let mut coming =
-            rows.filter(|r| r.slot_of(disk).is_some_and(|s| !r.sources[usize::from(s)].is_empty()));
-        if coming.next().is_none() {
-            self.tell(EventKind::MovesArrived { disk });
-        }
+        self.note_arrival(disk);
         sources.iter().try_for_each(|source| self.release(group, source.disk))
     }
 
@@ -139,8 +135,7 @@ impl Context<'_> {
 
     fn put_row(&mut self, group: PgKey, row: PgRow) {
         self.txn.put(keys::row(group.0, group.1), &row);
-        let table = self.change_topology().pools.get_mut(&group.0);
-        if let Some(there) = table.and_then(|t| t.rows.get_mut(group.1.0 as usize)) {
+        if let Some(there) = self.change_row(group) {
             *there = row;
         }
     }
@@ -191,7 +186,7 @@ impl Context<'_> {
         let differs = changed != *known;
         if differs {
             self.txn.put(keys::disk(disk), &changed);
-            self.change_topology().disks.insert(disk, changed);
+            self.change_topology(Part::Rest).disks.insert(disk, changed);
         }
         differs
     }

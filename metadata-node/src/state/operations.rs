@@ -12,6 +12,7 @@ use wmall_proto::topology::{DiskInfo, Topology};
 use wmall_proto::{DiskId, ErrorCode, Incarnation, NodeName, RpcError};
 
 use super::apply::{Context, Outcome, Refusal};
+use super::recent::Part;
 use super::{State, keys};
 use crate::command::Operate;
 
@@ -209,7 +210,7 @@ impl Context<'_> {
         let mut info = known.ok_or_else(|| RpcError::not_found(format!("data node named {node}")))?.clone();
         info.maintenance_until_ms = until_ms;
         self.txn.put(keys::node(node.as_str()), &info);
-        self.change_topology().nodes.insert(node.clone(), info);
+        self.change_topology(Part::Rest).nodes.insert(node.clone(), info);
         Ok(Response::Done)
     }
 
@@ -293,7 +294,7 @@ impl Context<'_> {
         }
         self.derived.counters.tickets.remove(&disk);
         self.txn.remove(keys::disk(disk));
-        let topology = self.change_topology();
+        let topology = self.change_topology(Part::Rest);
         let node = topology.disks.remove(&disk).map(|d| d.node);
         // A node without disks is none.
         let empty = node.filter(|node| topology.disks.values().all(|d| d.node != *node));

@@ -46,7 +46,8 @@ pub(super) fn piece_bytes(derived: &Derived, pool: PoolId, pieces: u64) -> u64 {
         (table.pool.scheme, derived.counters.pools.get(&pool).copied().unwrap_or_default());
     let bytes = u128::from(scheme.stored_bytes(counters.bytes)) * u128::from(pieces);
     let all = u128::from(counters.chunks.max(1)) * scheme.width() as u128;
-    u64::try_from(bytes / all).unwrap_or(u64::MAX)
+    // Pieces of a byte each are pieces.
+    u64::try_from(bytes / all).unwrap_or(u64::MAX).max(u64::from(pieces > 0))
 }
 
 impl State {

@@ -16,6 +16,7 @@ use wmall_runtime::view::StoreError;
 
 use super::apply::Refusal;
 use super::query::QueryError;
+use super::recent::Part;
 use super::txn::decode;
 use super::{State, keys};
 use crate::command::FileCommit;
@@ -60,7 +61,7 @@ impl State {
                     context.txn.put(keys::row(*id, PgId(number as u32)), row);
                 }
             }
-            *context.change_topology() = clean;
+            *context.change_topology(Part::All) = clean;
             context.derived.counters.topology_version = map.version;
             let id = LogId::new(CommittedLeaderId::new(1, 0), index);
             context.derived.applied.log_id = Some(id);

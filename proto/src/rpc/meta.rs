@@ -19,7 +19,7 @@ use crate::names::{BucketName, NodeName, ObjectName, PoolName, ZoneName};
 use crate::pool::{Bucket, BucketChange, BucketRules};
 use crate::rpc::Ack;
 use crate::scheme::Scheme;
-use crate::topology::Topology;
+use crate::topology::{MapChanges, Topology};
 
 /// A read of the namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -488,8 +488,10 @@ pub struct TopologyReply {
 /// What a data node hears back.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct HeartbeatReply {
-    /// The map, when it is news, and who is silent.
+    /// The map, when it is news and `changes` does not say so, and who is silent.
     pub topology: TopologyReply,
+    /// What is new in the map since the version that the node has, if that is less than all of it.
+    pub changes: Option<MapChanges>,
     /// What happened since.
     pub feed: FeedPage,
     /// The life of the metadata that the feed is of: another one after a restore, in which indices of before

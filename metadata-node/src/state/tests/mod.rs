@@ -32,13 +32,15 @@ const CHUNK: u32 = 65_536;
 struct Machine {
     state: State,
     index: u64,
+    /// The leader's clock, ahead of the index by so much.
+    ahead_ms: u64,
 }
 
 impl Machine {
     /// Four disks on four nodes in two zones, a pool of three copies with one group, a bucket `b`.
     fn new() -> Self {
         let state = State::open(Box::new(MemoryStore::default())).unwrap();
-        let mut machine = Self { state, index: 0 };
+        let mut machine = Self { state, index: 0, ahead_ms: 0 };
         for i in 1..=4u8 {
             machine.register(i, i).unwrap();
         }
@@ -56,7 +58,7 @@ impl Machine {
     fn apply(&mut self, items: Vec<Envelope>) -> Vec<Result<Response, RpcError>> {
         self.index += 1;
         let log_id = LogId::new(CommittedLeaderId::new(1, 1), self.index);
-        let bytes = codec::encode(&Batch { now_ms: self.index, items });
+        let bytes = codec::encode(&Batch { now_ms: self.index + self.ahead_ms, items });
         let outputs = self.state.apply(vec![(log_id, StateEntry::Commands(bytes.into()))]).unwrap();
         let answers: Vec<Vec<u8>> = codec::decode(&outputs[0]).unwrap();
         answers.iter().map(|a| codec::decode(a).unwrap()).collect()

@@ -166,10 +166,14 @@ fn what_happens_by_itself_leaves_a_line_and_the_oldest_lines_go() {
     let (left, _, as_of) = m.missing(4);
     close(&mut m, 4, &left, true, as_of);
     m.run(Command::ReportBad { disk: DiskId(4), chunks: vec![(POOL, id(1))] }).unwrap();
-    let full = |halted| Command::NoteConditions { level: CapacityLevel::Warning, ratio_ppm: 710_000, halted };
-    m.run(full(Some((2, 5)))).unwrap();
-    m.run(full(Some((2, 5)))).unwrap();
-    m.run(full(None)).unwrap();
+    let conditions = |halted, moving| {
+        let (level, ratio_ppm) = (CapacityLevel::Warning, 710_000);
+        Command::NoteConditions { level, ratio_ppm, halted, moving }
+    };
+    m.run(conditions(Some((2, 5)), true)).unwrap();
+    m.run(conditions(Some((2, 5)), true)).unwrap();
+    m.run(conditions(None, false)).unwrap();
+    m.run(conditions(None, false)).unwrap();
     let events =
         |m: &Machine, first| match m.state.query(&Query::Events { first, limit: 100 }, &Silent::new()) {
             Ok(QueryReply::Events { events, .. }) => events,
@@ -179,10 +183,10 @@ fn what_happens_by_itself_leaves_a_line_and_the_oldest_lines_go() {
     let expected = [
         "disk_down",
         "slots_move",
-        "moves_arrived",
         "pieces_bad",
         "capacity",
         "repair_halted",
+        "moves_arrived",
         "repair_resumed",
     ];
     assert_eq!(kinds, expected, "each once, and nothing where nothing changed");
@@ -195,6 +199,38 @@ fn what_happens_by_itself_leaves_a_line_and_the_oldest_lines_go() {
     let mut auditor = Auditor::default();
     m.pairs().iter().for_each(|(key, value)| auditor.take(key, value).unwrap());
     assert_eq!(auditor.finish().troubles, Vec::<String>::new());
+}
+
+/// A plan a second for hours must not push everything else out of the log; and the lines say in sum what moved.
+#[test]
+fn slots_that_move_one_after_the_other_are_told_of_once_a_minute_and_when_all_rest() {
+    use wmall_proto::event::EventKind;
+    let mut m = Machine::new();
+    let mut ends = [1, 4].iter().cycle();
+    for second in 0..200u64 {
+        m.ahead_ms = second * 1000;
+        let (from, to) = (*ends.next().unwrap(), if second % 2 == 0 { 4 } else { 1 });
+        assert_eq!(row(&m).slots[0], DiskId(from));
+        move_to(&mut m, to);
+        let (left, _, as_of) = m.missing(to);
+        close(&mut m, to, &left, true, as_of);
+    }
+    let told = |m: &Machine| match m.state.query(&Query::Events { first: 1, limit: 100 }, &Silent::new()) {
+        Ok(QueryReply::Events { events, .. }) => events.into_iter().map(|e| e.what).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let moves = |slots| EventKind::SlotsMove { reason: "lost".into(), slots };
+    assert_eq!(told(&m), [moves(1), moves(60), moves(60), moves(60)]);
+    let rest = Command::NoteConditions {
+        level: wmall_proto::capacity::CapacityLevel::Safe,
+        ratio_ppm: 0,
+        halted: None,
+        moving: false,
+    };
+    m.run(rest).unwrap();
+    let arrived = |disk| EventKind::MovesArrived { disk: DiskId(disk), slots: 100 };
+    assert_eq!(told(&m)[4..], [moves(19), arrived(1), arrived(4)]);
+    m.assert_same_after_reload();
 }
 
 #[test]

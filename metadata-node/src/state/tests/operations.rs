@@ -21,7 +21,7 @@ fn reopened(m: &Machine) -> Machine {
         .unwrap();
     let state = State::open(Box::new(MemoryStore::default())).unwrap();
     state.load(pairs.into_iter()).unwrap();
-    Machine { state, index: m.index }
+    Machine { state, index: m.index, ahead_ms: m.ahead_ms }
 }
 
 fn operate(m: &mut Machine, operate: Operate) -> Result<Response, ErrorCode> {

@@ -39,7 +39,7 @@ fn files_come_back_with_what_is_there_and_tickets_for_what_is_not() {
     let found = |manifest: &Manifest| FoundFile { pool: POOL, manifest: manifest.clone() };
     state.adopt_files(&[found(&many), found(&one)], &map, &holders, &Shards::new()).unwrap();
     state.adopt_derived(&[(POOL, id(1), CHUNK)]).unwrap();
-    let m = Machine { state, index: map.version + 1 };
+    let m = Machine { state, index: map.version + 1, ahead_ms: 0 };
     let now = m.state.topology();
     assert_eq!(
         (&now.pools[&POOL].rows, &now.disks, &now.nodes),

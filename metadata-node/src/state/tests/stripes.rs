@@ -130,7 +130,7 @@ fn what_a_rebuild_could_not_know_is_learnt_from_the_disk_that_makes_the_piece() 
     let state = State::open(Box::new(MemoryStore::default())).unwrap();
     state.adopt_map(&map).unwrap();
     state.adopt_files(&[FoundFile { pool: RS, manifest }], &map, &holders, &shards).unwrap();
-    let mut m = Machine { state, index: map.version + 1 };
+    let mut m = Machine { state, index: map.version + 1, ahead_ms: 0 };
     assert_eq!(listed(&m, 3), [(1, vec![digest(1, 0), wmall_proto::chunk::UNKNOWN_DIGEST, digest(1, 2)])]);
     close(&mut m, 3, id(1), digest(1, 1));
     assert_eq!((m.tickets(), m.state.digests(RS, &id(1)).unwrap()), (0, shard_chunk(1, &[]).digests));
