@@ -197,6 +197,7 @@ impl Control {
             node: self.config.name.clone(),
             disks: self.disks.iter().filter_map(disk).collect(),
             topology: self.map.version(),
+            topology_epoch: self.life.unwrap_or(NOWHERE),
             feed: self.feed,
             feed_epoch: self.feed_epoch,
         };

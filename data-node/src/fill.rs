@@ -47,6 +47,8 @@ struct Filled {
     groups: Vec<Group>,
     /// Those of them that are not complete.
     missed: BTreeSet<Group>,
+    /// Those of which something was fetched.
+    got: BTreeSet<Group>,
 }
 
 /// The filler.
@@ -111,18 +113,26 @@ impl Filler {
         let mut seen = BTreeSet::new();
         loop {
             left_out.hear(&self.map.get().suspects);
-            let Filled { groups, missed } = self.fill_some(disk, id, left_out.now(Instant::now())).await?;
+            let Filled { groups, missed, got } =
+                self.fill_some(disk, id, left_out.now(Instant::now())).await?;
             if groups.is_empty() {
                 return Ok(());
             }
-            let now = Instant::now();
+            let (now, mut crowded) = (Instant::now(), false);
             for group in groups {
-                // So is, after a second time, what is not done with although it was had.
-                if !missed.contains(&group) && seen.insert(group) {
+                let is_new = seen.insert(group);
+                if got.contains(&group) || !missed.contains(&group) {
+                    // Something came of it, so its pauses begin anew.
                     left_out.remove(&group);
-                } else if !left_out.add(group, now) {
-                    return Ok(());
                 }
+                // So is, after a second time, what is not done with although it was had.
+                if missed.contains(&group) || !is_new {
+                    crowded |= !left_out.add(group, now);
+                }
+            }
+            if crowded {
+                let reason = "more groups have pieces that can't be had than are left out at once";
+                return Err(RpcError::new(ErrorCode::Unavailable, reason));
             }
         }
     }
@@ -155,7 +165,8 @@ impl Filler {
                     return Err(RpcError::new(ErrorCode::Timeout, "the feed is behind the listing"));
                 }
                 tracing::info!(disk = %disk.name, pieces = pieces.len(), "filling");
-                let missed = self.fetch_page(disk, id, (pieces, as_of)).await?;
+                let (got, missed) = self.fetch_page(disk, id, (pieces, as_of)).await?;
+                filled.got.extend(got);
                 for (piece, moved) in missed {
                     let unknown = || RpcError::internal("a listing of a pool that is not known");
                     let group = self.group_of(&piece).ok_or_else(unknown)?;
@@ -178,14 +189,14 @@ impl Filler {
         }
     }
 
-    /// Fetches the pieces of a page and closes their tickets; returns those that can't be had, each with whether that is because
-    /// the row has changed.
+    /// Fetches the pieces of a page and closes their tickets; returns the groups of which it has fetched some, and those pieces that
+    /// can't be had, each with whether that is because the row has changed.
     async fn fetch_page(
         &self,
         disk: &Arc<DiskStore>,
         id: DiskId,
         (pieces, as_of): (Vec<MissingPiece>, (u64, u64)),
-    ) -> Result<Vec<(MissingPiece, bool)>, RpcError> {
+    ) -> Result<(BTreeSet<Group>, Vec<(MissingPiece, bool)>), RpcError> {
         let (receipts, missed) = self.fetch_all(disk, pieces).await?;
         // Where the slot has moved on meanwhile, nobody asks for the piece: it stays a claim, and ends as one.
         let known = self.map.get();
@@ -195,8 +206,11 @@ impl Filler {
         // Only committed chunks are ever listed as missing. Before the tickets go: a comparison in between would
         // miss what is there.
         disk.follow(committed, None);
+        let group =
+            |r: &SignedReceipt| known.topology.row_of(r.receipt.pool, &r.receipt.chunk).map(|(g, _)| g);
+        let got = receipts.iter().filter_map(group).collect();
         self.close(id, receipts, Vec::new(), as_of).await?;
-        Ok(missed)
+        Ok((got, missed))
     }
 
     /// A group of which all but a few pieces could be had does not keep its mark for them, which would have all of it read

@@ -83,12 +83,11 @@ impl Map {
         }
     }
 
-    /// Makes changes to what is known. Those for another version leave it as it is: the next heartbeat names that, and gets
-    /// what is missing.
+    /// Makes changes to what is known. If they do not fit, the next heartbeat asks for all of it.
     pub(crate) fn change(&self, changes: MapChanges) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if changes.version > known.topology.version && !self.doubted.load(Ordering::Acquire) {
-            Arc::make_mut(&mut known.topology).change(changes);
+        if !self.doubted.load(Ordering::Acquire) && !Arc::make_mut(&mut known.topology).change(changes) {
+            self.doubted.store(true, Ordering::Release);
         }
     }
 }

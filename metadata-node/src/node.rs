@@ -40,8 +40,10 @@ use crate::view::{self, ViewError};
 const HEARTBEAT_MS: u64 = 300;
 const ELECTION_MIN_MS: u64 = 1_200;
 const ELECTION_MAX_MS: u64 = 2_400;
-/// Disks that are found down within this part of the grace vanished together.
+/// Disks that are found down within this part of the grace vanished together, and within this time in any case: what fell silent
+/// at one moment is found so by heartbeats and rounds that are a second apart.
 const TOGETHER: u64 = 10;
+const TOGETHER_MS: u64 = 2_500;
 /// Log entries kept below a snapshot, for members that lag a little.
 const LOG_TAIL: u64 = 2_000;
 /// Bytes of a snapshot in one message.
@@ -131,7 +133,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         raft.clone(),
         state.clone(),
         liveness.clone(),
-        Policy { together_ms: config.raw.down_after_ms / TOGETHER, override_halt: repair.override_halt },
+        Policy {
+            together_ms: (config.raw.down_after_ms / TOGETHER).max(TOGETHER_MS),
+            override_halt: repair.override_halt,
+        },
         Budget {
             to_disk: repair.slots_to_disk,
             from_disk: repair.slots_from_disk,

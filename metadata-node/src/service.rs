@@ -393,7 +393,7 @@ impl Service {
         }
         let work = self.state.work_of(&disks);
         // A version of another life of the metadata is no base of anything.
-        let same_life = heartbeat.feed_epoch == feed_epoch;
+        let same_life = heartbeat.topology_epoch == feed_epoch;
         let known = heartbeat.topology;
         self.liveness.hear(heartbeat, Instant::now());
         let changes = if same_life { self.state.map_changes(known) } else { None };
@@ -446,8 +446,7 @@ fn known_disks(topology: &Topology, registration: &Registration) -> Option<Vec<D
         let equal = known.configured_weight == disk.weight
             && known.max_bytes == disk.max_bytes
             && known.incarnation == disk.incarnation
-            && known.public_key == disk.public_key
-            && known.down_since_ms.is_none();
+            && known.public_key == disk.public_key;
         equal.then_some(known.id)
     };
     registration.disks.iter().map(same).collect()

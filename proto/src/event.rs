@@ -51,7 +51,7 @@ pub enum EventKind {
         /// How many since the last such line.
         slots: u64,
     },
-    /// Nothing moves any more: what a disk has been given since the last time that this was so.
+    /// Nothing is on its way any more: what a disk has been given since the last time that this was so.
     MovesArrived {
         /// The disk.
         disk: DiskId,
@@ -140,7 +140,7 @@ impl fmt::Display for EventKind {
                 write!(f, "{slots} slots move to other disks: {why}")
             }
             Self::MovesArrived { disk, slots } => {
-                write!(f, "nothing moves any more; {disk} has all of the {slots} slots that it was given")
+                write!(f, "{disk} has all of the {slots} slots that it was given")
             }
             Self::PiecesBad { disk, pieces } => {
                 write!(f, "{disk} found {pieces} of its pieces missing or rotten")

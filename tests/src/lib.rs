@@ -219,22 +219,24 @@ impl Cluster {
         failed
     }
 
-    /// All that operators decide, and where every slot is.
+    /// All that operators decide. Not where slots are: they may be on their way for other reasons.
     fn standing(&self) -> Vec<Value> {
-        let status = self.json(&["status"]);
-        let of_node = |node: &Value| {
-            let told = ["draining", "weight", "quarantined", "slots"];
-            let disks = node["disks"].as_array().unwrap().iter();
-            let disks: Vec<Value> = disks.map(|d| told.iter().map(|t| d[t].clone()).collect()).collect();
-            serde_json::json!([node["name"], node["maintenance_until_ms"], disks])
+        let fields = |of: &Value, told: &[&str]| told.iter().map(|t| of[t].clone()).collect::<Value>();
+        let each = |list: &Value, told: &[&str]| {
+            list.as_array().unwrap().iter().map(|item| fields(item, told)).collect::<Value>()
         };
-        let mut all: Vec<Value> = status["nodes"].as_array().unwrap().iter().map(of_node).collect();
-        all.extend([status["mutes"].clone(), status["pools"].clone()]);
-        all.extend([&["job", "ls"][..], &["layout", "show"]].map(|args| self.json(args)));
-        for pool in status["pools"].as_array().unwrap() {
-            all.push(self.json(&["pg", "ls", pool["name"].as_str().unwrap(), "--all"]));
-        }
-        all
+        let status = self.json(&["status"]);
+        let nodes = status["nodes"].as_array().unwrap().iter();
+        let disks = nodes.map(|n| each(&n["disks"], &["name", "weight", "draining", "quarantined"]));
+        let layout = self.json(&["layout", "show"]);
+        vec![
+            each(&status["nodes"], &["name", "maintenance_until_ms"]),
+            disks.collect(),
+            fields(&status, &["pools", "mutes"]),
+            fields(&layout, &["version"]),
+            each(&layout["disks"], &["disk", "draft_weight"]),
+            each(&self.json(&["job", "ls"]), &["number", "kind", "state"]),
+        ]
     }
 
     /// Every piece of these files is where the rows say, signed for and good, and they come back as they were.

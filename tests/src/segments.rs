@@ -57,6 +57,9 @@ pub fn pieces(disk: &Path) -> BTreeMap<Key, Piece> {
                 continue;
             };
             let body = at + RECORD_HEADER + meta + 4;
+            if body + payload > content.len() {
+                break;
+            }
             let fields = &content[at + RECORD_HEADER..at + RECORD_HEADER + meta];
             let key = || (u16::from_le_bytes([fields[0], fields[1]]), fields[2..34].try_into().unwrap());
             let position = (number, at as u64);

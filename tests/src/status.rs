@@ -37,6 +37,11 @@ pub fn chunks(status: &Value, grades: &[&str]) -> u64 {
     grades.iter().map(|g| status["chunks"][g].as_u64().expect("a number")).sum()
 }
 
+/// There is something, all of it is stable, and nothing is on its way.
+pub fn all_stable(status: &Value) -> bool {
+    status["chunks"]["stable"] != 0 && is_at_rest(status)
+}
+
 /// Every chunk has all its pieces, and nothing moves, waits to, or is noted as missing.
 pub fn is_at_rest(status: &Value) -> bool {
     chunks(status, &["warning", "danger", "unavailable", "lost"]) == 0

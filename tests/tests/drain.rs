@@ -3,16 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::Value;
 use wmall_tests::segments;
-use wmall_tests::status::{chunks, disk, is_at_rest, pieces, slots};
+use wmall_tests::status::{all_stable, chunks, disk, pieces, slots};
 use wmall_tests::{Cluster, Files, bytes, wmall};
 
 const LONG: Duration = Duration::from_secs(90);
-
-fn all_stable(status: &Value) -> bool {
-    status["chunks"]["stable"] != 0 && is_at_rest(status)
-}
 
 /// Puts and gets until it is told to stop; each must succeed.
 fn serve(cluster: &Cluster, client: u64, stop: &AtomicBool) -> Files {

@@ -3,14 +3,10 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use wmall_tests::status::{chunks, is_at_rest, node, slots};
+use wmall_tests::status::{all_stable, chunks, node, slots};
 use wmall_tests::{Cluster, Files, bytes, wait_until};
 
 const LONG: Duration = Duration::from_secs(90);
-
-fn all_stable(status: &Value) -> bool {
-    status["chunks"]["stable"] != 0 && is_at_rest(status)
-}
 
 fn put_files(cluster: &Cluster) -> Files {
     cluster.put_files(1..7, 2 << 20, &["--chunk-size", "256K"])

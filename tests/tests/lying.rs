@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use wmall_tests::status::{self, is_at_rest, node};
+use wmall_tests::status::{self, all_stable, node};
 use wmall_tests::{Cluster, Files, bytes};
 
 const LONG: Duration = Duration::from_secs(120);
@@ -31,10 +31,6 @@ impl Drop for Liar {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn all_stable(s: &Value) -> bool {
-    s["chunks"]["stable"] != 0 && is_at_rest(s)
 }
 
 /// A cluster that asks often, with a pool `p`.

@@ -215,7 +215,14 @@ fn one_of_each() -> Vec<Request> {
     let (request, name) = (RequestId([9; 16]), NodeName::new("nobody").unwrap());
     let commit =
         CommitRequest::Part { upload: UploadId([0; 16]), pool, part: 0, chunks: vec![], ack: Ack::All };
-    let heartbeat = Heartbeat { node: name.clone(), disks: vec![], topology: 0, feed: 0, feed_epoch: 0 };
+    let heartbeat = Heartbeat {
+        node: name.clone(),
+        disks: vec![],
+        topology: 0,
+        topology_epoch: 0,
+        feed: 0,
+        feed_epoch: 0,
+    };
     let address = "127.0.0.1:1".parse().unwrap();
     let zone = "z".parse().unwrap();
     let all = vec![

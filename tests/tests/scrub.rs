@@ -73,5 +73,7 @@ fn a_scrub_goes_on_after_a_restart() {
     let passes = || cluster.metric("data-1", "wmall_scrub_passes_total");
     wait_until("the pass ends", LONG, || passes() == 1);
     let second = read();
-    assert!(second > 0 && first + second <= all + 1, "{first} and {second} of {all}");
+    // A few were read between the look and the stop.
+    let both = first + second;
+    assert!(both <= all + 1 && both >= all - all / 8, "{first} and {second} of {all}");
 }

@@ -290,10 +290,10 @@ impl<'a> Planner<'a> {
     fn wants(&self, group: &'a GroupFact) -> Vec<Want<'a>> {
         let live = group.live();
         // Nothing can be made of what can't be read; but where nothing was ever stored, nothing has to be.
-        if live < group.needed && group.slot_bytes > 0 {
+        if self.readable(group) < group.needed && group.slot_bytes > 0 {
             return Vec::new();
         }
-        let margin = if group.slot_bytes > 0 { live - group.needed } else { group.slots.len() };
+        let margin = if group.slot_bytes > 0 { live.saturating_sub(group.needed) } else { group.slots.len() };
         let breach = self.breach(group);
         let reason = |slot: usize| {
             let fact = self.disk(group.slots[slot].disk);
@@ -322,6 +322,14 @@ impl<'a> Planner<'a> {
             Some(Want { rank, group, slot })
         };
         (0..group.slots.len()).filter_map(want).collect()
+    }
+
+    /// Slots that count, or that come from a disk which answers: one whose new disk died on the way counts no more, but what it had
+    /// before is where it was.
+    fn readable(&self, group: &GroupFact) -> usize {
+        let answers = |disk: &DiskId| self.disk(*disk).is_some_and(|f| f.state == DiskState::Up);
+        let is_readable = |s: &&SlotFact| s.piece == PieceState::Live || s.sources.iter().any(answers);
+        group.slots.iter().filter(is_readable).count()
     }
 
     /// It was found down a moment ago: others may follow, and then it is no loss but a broken network.

@@ -130,7 +130,14 @@ mod tests {
         liveness.leads(true, start);
         assert_eq!(liveness.of(&node, at(2)).0, NodeState::Up);
         assert_eq!(liveness.of(&node, at(3)).0, NodeState::Suspect);
-        let beat = Heartbeat { node: node.clone(), disks: vec![], topology: 0, feed: 0, feed_epoch: 0 };
+        let beat = Heartbeat {
+            node: node.clone(),
+            disks: vec![],
+            topology: 0,
+            topology_epoch: 0,
+            feed: 0,
+            feed_epoch: 0,
+        };
         liveness.hear(beat, at(4));
         assert_eq!(liveness.of(&node, at(5)), (NodeState::Up, Some(Duration::from_secs(1)), BTreeMap::new()));
         assert_eq!(liveness.of(&node, at(604)).0, NodeState::Down);

@@ -115,7 +115,7 @@ impl Repairer {
             let report = Space::now(&topology, &counters, &this.liveness, Instant::now()).report();
             this.note_level(&report);
             let halted = plan.halted.as_ref().map(|h| (h.disks.len() as u64, h.of as u64));
-            let moving = !plan.is_at_rest() || snapshot.is_anything_arriving();
+            let moving = halted.is_some() || !plan.is_at_rest() || snapshot.is_anything_arriving();
             let rested = !moving && counters.moves != Untold::default();
             let news = rested || counters.level != report.level || counters.halted != halted.is_some();
             let (level, ratio_ppm) = (report.level, report.ratio_ppm);

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use openraft::LogId;
-use wmall_proto::event::EventKind;
 use wmall_proto::feed::FeedItem;
 use wmall_proto::pg::{PgKey, PgRow};
 use wmall_proto::pool::{Bucket, BucketRules};
@@ -347,15 +346,13 @@ impl<'a> Context<'a> {
                 successor: known.as_ref().and_then(|d| d.successor),
                 // A wiped disk begins anew; what it did wrong is gone with its content.
                 quarantined_ms: known.as_ref().filter(|_| !new_life).and_then(|d| d.quarantined_ms),
-                down_since_ms: None,
+                // The leader ends that when it hears the disk.
+                down_since_ms: known.as_ref().and_then(|d| d.down_since_ms),
             };
             ids.push(id);
             if known.as_ref() != Some(&info) {
                 self.txn.put(keys::disk(id), &info);
                 self.change_topology(Part::Rest).disks.insert(id, info);
-            }
-            if known.is_some_and(|d| d.down_since_ms.is_some()) {
-                self.tell(EventKind::DiskBack { disk: id });
             }
             if new_life {
                 self.mark_all_dirty(id);

@@ -48,7 +48,8 @@ impl RecentChanges {
 
     /// What is new since a version; none if nothing is, if it can't be told, or if it is most of the map.
     pub(crate) fn since(&self, known: u64, topology: &Topology) -> Option<MapChanges> {
-        if known < self.base || known >= topology.version {
+        // Who asks with 0 wants all of it.
+        if known == 0 || known < self.base || known >= topology.version {
             return None;
         }
         let first = self.changes.partition_point(|&(version, _)| version <= known);
@@ -139,7 +140,12 @@ mod tests {
             map.version += 1;
             recent.push(map.version, Part::Row((PoolId(1), PgId(n))));
         }
-        assert_eq!(recent.since(0, &map), None);
+        assert_eq!(recent.since(0, &map), None, "all of it is asked for");
+        let more = map.pools[&PoolId(1)].rows.len() - 1;
+        assert!(more > 2 && recent.since(1, &map).is_some());
+        map.pools.get_mut(&PoolId(1)).unwrap().rows.truncate(3);
+        assert_eq!(recent.since(1, &map), None, "two of three rows are most of it");
+        map.pools.get_mut(&PoolId(1)).unwrap().rows.resize(4, PgRow::new(vec![]));
         assert_eq!(recent.since(1, &map).unwrap().rows.len(), 2);
         for _ in 0..MAX_CHANGES {
             map.version += 1;

@@ -447,6 +447,8 @@ pub struct Heartbeat {
     pub disks: Vec<DiskHeartbeat>,
     /// Version of the map that it has.
     pub topology: u64,
+    /// The life of the metadata that this map is of.
+    pub topology_epoch: u64,
     /// Raft index up to which it has read the feed.
     pub feed: u64,
     /// The life of the metadata in which that index counts.

@@ -190,6 +190,23 @@ fn what_is_suspect_together_is_not_replaced_in_haste() {
     assert_eq!(plan(&c).moves.len(), 1, "two of nine, and a group that has one left");
 }
 
+/// Two of three shards are needed. Slot 0 was on its way from disk 1 to disk 4 when that died, and disk 3 dies: what disk 1 has
+/// still makes all of it.
+#[test]
+fn a_slot_whose_new_disk_died_on_the_way_is_made_anew_from_where_it_came() {
+    let mut c = cluster(&[1, 2, 3, 4, 5, 6], &[&[4, 2, 3]]);
+    let group = &mut c.groups[0];
+    group.needed = 2;
+    (group.slots[0].sources, group.slots[0].arriving) = (vec![DiskId(1)], true);
+    silence(&mut c, 4, DiskState::Down, 0);
+    silence(&mut c, 3, DiskState::Down, 5000);
+    let planned = plan(&c);
+    assert!(matches!(moved(&planned)[..], [(0, 0, 4, _, Reason::Lost)]), "{planned:?}");
+    assert_eq!(planned.waiting, BTreeMap::from([(Reason::Lost, 1)]), "one slot of a row at a time");
+    silence(&mut c, 1, DiskState::Down, 10_000);
+    assert_eq!(plan(&c), RepairPlan::default(), "now it can't be read");
+}
+
 #[test]
 fn what_cannot_be_read_is_left_where_it_may_come_back() {
     let mut c = cluster(&[1, 2, 3, 4, 5], &[&[1, 2]]);

@@ -562,6 +562,10 @@ impl Sim {
 
     /// A data node that hears of changes alone has the same map as one that gets all of it.
     fn follow_the_map(&mut self, seed: u64) {
+        // Not with each step, so that there are several changes to hear of.
+        if !self.dice.one_in(3) {
+            return;
+        }
         let now = self.m.state.topology();
         match self.m.state.map_changes(self.follower.version) {
             Some(changes) => {
