@@ -61,19 +61,21 @@ fn a_node_that_is_back_within_the_grace_moves_nothing() {
 /// Whoever dies while slots move: who leads, those that are filled and those that they are filled from, and then everybody at once.
 #[test]
 fn backfill_goes_on_after_every_crash() {
-    let cluster = Cluster::up_with(&["--data", "6", "--down-grace", "4s"]);
+    let cluster = Cluster::up_with(&["--data", "7", "--down-grace", "4s"]);
     // A few at a time, so that there is a middle to die in.
     for member in ["metadata-1", "metadata-2", "metadata-3"] {
         cluster.limit_moves(member, 4);
     }
-    let files = put_files(&cluster);
+    cluster.run(&["pool", "create", "rs-4-2", "--scheme", "rs:4+2", "--pgs", "64"]);
+    let mut files = cluster.put_files(1..4, 2 << 20, &["--chunk-size", "256K", "--pool", "3x"]);
+    files.extend(cluster.put_files(4..7, 2 << 20, &["--chunk-size", "256K", "--scheme", "rs:4+2"]));
     cluster.wait_status("everything is stable", LONG, all_stable);
     cluster.devnet("kill", "data-1", &[]);
     let is_under_way = |s: &Value| s["repair"]["moving"].as_u64() > Some(0) && slots(s, "data-1") > 0;
     cluster.wait_status("slots move", LONG, is_under_way);
     let leader = cluster.leader();
     cluster.devnet("kill", &leader, &[]);
-    for i in 2..=6 {
+    for i in 2..=7 {
         let name = format!("data-{i}");
         cluster.devnet("kill", &name, &[]);
         cluster.devnet("start", &name, &[]);

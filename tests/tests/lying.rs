@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use wmall_tests::status::{self, all_stable, node};
-use wmall_tests::{Cluster, Files, bytes};
+use wmall_tests::{Cluster, Files};
 
 const LONG: Duration = Duration::from_secs(120);
 
@@ -112,23 +112,18 @@ fn withholding_is_found_out(data: &str, scheme: &str) {
 
 /// Promises without pieces: challenges find them out. And once the node is honest again, the comparison with the metadata
 /// finds what it lacks, piece by piece, though nobody reads anything.
-#[test]
-fn pieces_that_were_promised_and_never_stored_are_missed_without_being_read() {
-    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3"]);
+fn false_promises_are_found_out(data: &str, scheme: &str) {
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", data]);
     // No challenges, no scrub: presence alone must tell.
     cluster.reconfigure("metadata-1", |config| {
         config.insert("challenge_ms".into(), 100_000_000.into());
     });
-    cluster.run(&["pool", "create", "p", "--scheme", "3x", "--pgs", "16"]);
-    let put = |seed: u64| {
-        let content = bytes(seed, 2 << 20);
-        let path = cluster.write("in", &content);
-        (cluster.put(&path, &["--pool", "p", "--ack", "all", "--chunk-size", "64K"]), content)
-    };
-    let mut files = vec![put(1)];
+    cluster.run(&["pool", "create", "p", "--scheme", scheme, "--pgs", "16"]);
+    let put = |seeds| cluster.put_files(seeds, 2 << 20, &["--pool", "p", "--chunk-size", "64K"]);
+    let mut files = put(1..2);
     {
         let _liar = Liar::instead_of(&cluster, "data-3", &["false-receipts"]);
-        files.extend((2..8).map(put));
+        files.extend(put(2..8));
         let status = cluster.json(&["status"]);
         assert_eq!(
             (&status["chunks"]["warning"], &status["tickets"]),
@@ -143,9 +138,15 @@ fn pieces_that_were_promised_and_never_stored_are_missed_without_being_read() {
     let held = |s: &Value| node(s, "data-3")["disks"][0]["pieces"] == s["chunks"]["stable"];
     cluster.wait_status("it has what it promised", LONG, |s| held(s) && all_stable(s));
     assert!(cluster.run(&["events"]).contains("pieces_bad"), "somebody noticed");
-    for (cid, content) in &files {
-        cluster.assert_content(cid, content);
-        let deep = cluster.json(&["verify", cid, "--deep"]);
-        assert_eq!((&deep["pieces_bad"], &deep["pieces_absent"]), (&0.into(), &0.into()), "{deep}");
-    }
+    cluster.assert_deep(&files);
+}
+
+#[test]
+fn copies_that_were_promised_and_never_stored_are_missed_without_being_read() {
+    false_promises_are_found_out("3", "3x");
+}
+
+#[test]
+fn shards_that_were_promised_and_never_stored_are_missed_without_being_read() {
+    false_promises_are_found_out("6", "rs:4+2");
 }
