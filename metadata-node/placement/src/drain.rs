@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use wmall_proto::DiskId;
 
+use crate::budget::Budget;
 use crate::layout::arrive;
-use crate::repair::{Budget, DiskState, GroupFact, Policy, Reason, Snapshot, plan_repairs};
+use crate::repair::{Policy, Reason, plan_repairs};
+use crate::snapshot::{DiskState, GroupFact, Snapshot};
 
 /// What a drain would move.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use wmall_proto::DiskId;
 
-use crate::repair::{DiskState, Snapshot};
+use crate::snapshot::{DiskState, Snapshot};
 
 /// What vanished together.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use wmall_proto::DiskId;
 use wmall_proto::chunk::PieceState;
 
-use crate::repair::{Budget, DiskFact, DiskState, GroupFact, PlannedMove, Policy, Snapshot, plan_repairs};
+use crate::budget::Budget;
+use crate::repair::{PlannedMove, Policy, plan_repairs};
+use crate::snapshot::{DiskFact, DiskState, GroupFact, Snapshot};
 
 /// Plans that are made; what is not even by then stays so.
 const MAX_PLANS: usize = 64;

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 mod balance;
+mod budget;
 mod capacity;
 mod drain;
 mod forecast;
@@ -15,8 +16,10 @@ mod layout;
 mod loads;
 mod rendezvous;
 mod repair;
+mod snapshot;
 mod zone_rule;
 
+pub use budget::Budget;
 pub use capacity::{DiskSpace, PoolNeed, capacity};
 pub use drain::{DrainPreview, preview_drain};
 pub use forecast::{Space, forecast};
@@ -24,8 +27,6 @@ pub use grading::{GroupFacts, PieceFact, grade, tally};
 pub use halt::Halt;
 pub use layout::{DiskChange, LayoutPreview, preview_layout};
 pub use rendezvous::{PlacementError, propose_rows};
-pub use repair::{
-    Budget, DiskFact, DiskState, GroupFact, PlannedMove, Policy, Reason, RepairPlan, SlotFact, Snapshot,
-    plan_repairs,
-};
+pub use repair::{PlannedMove, Policy, Reason, RepairPlan, plan_repairs};
+pub use snapshot::{DiskFact, DiskState, GroupFact, SlotFact, Snapshot};
 pub use zone_rule::{Candidate, ZoneRule};

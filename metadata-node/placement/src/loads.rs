@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use wmall_proto::pg::PgKey;
 use wmall_proto::{DiskId, NodeName, PoolId};
 
-use crate::repair::{Budget, DiskFact, DiskState, GroupFact, Reason, Snapshot, counted};
+use crate::budget::{Budget, counted};
+use crate::repair::Reason;
+use crate::snapshot::{DiskFact, DiskState, GroupFact, Snapshot};
 
 /// How far from its share a disk may be: a twentieth of it, or one group.
 const TOLERANCE: u64 = 20;

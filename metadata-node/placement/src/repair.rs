@@ -7,119 +7,21 @@
 //! Deliberately absent: progress and retries (a disk fetches what it lacks by itself), and any word about when a disk
 //! counts as down (the leader's heartbeats say).
 
+mod even;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
+use wmall_proto::DiskId;
 use wmall_proto::chunk::PieceState;
 use wmall_proto::pg::{MAX_SOURCES, PgKey};
-use wmall_proto::{DiskId, PoolId};
 
+use crate::budget::{Budget, Part, fits};
 use crate::halt::{Halt, suspect_together, vanished_together};
 use crate::loads::Loads;
+use crate::snapshot::{DiskFact, DiskState, GroupFact, SlotFact, Snapshot};
 use crate::zone_rule::{Candidate, ZoneRule};
-
-/// Whether a disk answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DiskState {
-    /// It does.
-    Up,
-    /// It does not, for less than the grace.
-    Suspect,
-    /// It does not, for longer; or it failed.
-    Down,
-}
-
-/// What is known of a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskFact {
-    /// Node, zone and weight.
-    pub candidate: Candidate,
-    /// Whether it answers.
-    pub state: DiskState,
-    /// Whether it is to be emptied.
-    pub draining: bool,
-    /// Nothing of that begins for now.
-    pub drain_paused: bool,
-    /// Where its slots should go, if that was said.
-    pub successor: Option<DiskId>,
-    /// Bytes that it may still take; 0 if it takes none.
-    pub free_bytes: u64,
-    /// Bytes that it may take of what is lost elsewhere, which is worth more than room to spare.
-    pub last_bytes: u64,
-    /// When it was found to be down, in milliseconds since the Unix epoch.
-    pub down_since_ms: Option<u64>,
-}
-
-impl DiskFact {
-    /// Whether it may be given slots.
-    fn takes(&self) -> bool {
-        self.state == DiskState::Up && !self.draining && self.candidate.weight > 0
-    }
-
-    /// Whether it should have none.
-    fn leaves(&self) -> bool {
-        (self.draining && !self.drain_paused) || self.candidate.weight == 0
-    }
-}
-
-/// What is known of a slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SlotFact {
-    /// Its disk.
-    pub disk: DiskId,
-    /// Where it comes from, until its disk has everything.
-    pub sources: Vec<DiskId>,
-    /// Its disk has not been through the group yet.
-    pub arriving: bool,
-    /// What holds for chunks without a ticket.
-    pub piece: PieceState,
-}
-
-/// What is known of a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupFact {
-    /// Which.
-    pub key: PgKey,
-    /// Version of its row.
-    pub row_version: u64,
-    /// Pieces that bring a chunk back.
-    pub needed: usize,
-    /// Bytes of one slot's pieces, about; 0 if there are no chunks.
-    pub slot_bytes: u64,
-    /// Its slots.
-    pub slots: Vec<SlotFact>,
-}
-
-impl GroupFact {
-    fn live(&self) -> usize {
-        self.slots.iter().filter(|s| s.piece == PieceState::Live).count()
-    }
-
-    fn moves(&self) -> bool {
-        self.slots.iter().any(|s| !s.sources.is_empty())
-    }
-}
-
-/// Everything that a plan is made from.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Snapshot {
-    /// Disks.
-    pub disks: BTreeMap<DiskId, DiskFact>,
-    /// Groups, in the order of their keys.
-    pub groups: Vec<GroupFact>,
-    /// Zones that the zone rule counts.
-    pub zones: usize,
-    /// The planner's clock, in milliseconds since the Unix epoch.
-    pub now_ms: u64,
-}
-
-impl Snapshot {
-    /// Whether any disk has still to go through a group that it was given.
-    pub fn is_anything_arriving(&self) -> bool {
-        self.groups.iter().flat_map(|g| &g.slots).any(|s| s.arriving && !s.sources.is_empty())
-    }
-}
 
 /// What an operator decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,26 +30,6 @@ pub struct Policy {
     pub together_ms: u64,
     /// Substitute even if too much vanished together.
     pub override_halt: bool,
-}
-
-/// What may be on its way at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// Slots to one disk.
-    pub to_disk: usize,
-    /// Slots from one disk that answers, by drains and for balance. What is lost comes from many.
-    pub from_disk: usize,
-    /// Bytes to one disk, and from one that answers, for what can wait: what is lost is bounded by slots alone. However long a
-    /// slot is, it counts for an eighth of this at most.
-    pub disk_bytes: u64,
-    /// The same for all disks of one node that answer: they share its link.
-    pub link_bytes: u64,
-}
-
-impl Budget {
-    /// No bounds: for what would be moved in the end.
-    pub const ALL: Self =
-        Self { to_disk: usize::MAX, from_disk: usize::MAX, disk_bytes: u64::MAX, link_bytes: u64::MAX };
 }
 
 /// Why a slot moves. The order is that of urgency among groups of one margin.
@@ -446,107 +328,6 @@ impl<'a> Planner<'a> {
         self.loads.moved(group, (from, answers.then(|| node(from)).flatten()), (to, node(to)));
         let (key, row_version) = (group.key, group.row_version);
         PlannedMove { group: key, slot: slot as u8, from, to, row_version, reason }
-    }
-
-    /// Moves slots of whole groups from disks above their share to disks below theirs: no move of these has to be made again.
-    /// Only if none of that is possible, not even later, a slot goes from a disk to one that has less above its share, or lacks less,
-    /// so that the rows change and what stood in the way may be gone.
-    fn balance(&mut self, moves: &mut Vec<PlannedMove>) {
-        if !self.loads.is_uneven(self.snapshot.disks.values()) {
-            return;
-        }
-        let later = self.even_out(moves, Loads::is_direct);
-        if moves.is_empty() && !later {
-            self.even_out(moves, Loads::evens_out);
-        }
-    }
-
-    /// One slot of each group that these pairs of disks are right for. Whether there were any more that have to wait.
-    fn even_out(
-        &mut self,
-        moves: &mut Vec<PlannedMove>,
-        right: fn(&Loads, PoolId, &DiskFact, &DiskFact) -> bool,
-    ) -> bool {
-        let snapshot = self.snapshot;
-        let mut later = false;
-        for group in &snapshot.groups {
-            let moves_now = group.moves();
-            if !moves_now && group.live() < group.slots.len() {
-                continue;
-            }
-            let row: Vec<&DiskFact> = group.slots.iter().filter_map(|s| self.disk(s.disk)).collect();
-            if row.len() < group.slots.len() {
-                continue;
-            }
-            let rule = ZoneRule::new(row.len(), snapshot.zones);
-            let candidates: Vec<&Candidate> = row.iter().map(|f| &f.candidate).collect();
-            let better = (0..row.len()).find_map(|slot| {
-                let from = row[slot];
-                // A drain that is paused is no matter of balance.
-                if from.draining {
-                    return None;
-                }
-                let others = without(&candidates, slot);
-                let fits = |to: &&DiskFact| {
-                    to.takes()
-                        && right(&self.loads, group.key.0, from, to)
-                        && self.loads.free(to.candidate.disk, Reason::Balance) >= group.slot_bytes
-                        && rule.allows(&others, &to.candidate)
-                };
-                let fitting: Vec<&DiskFact> = snapshot.disks.values().filter(fits).collect();
-                // A group that moves may be what is waited for; what it is on its way to counts there already.
-                later |= !fitting.is_empty();
-                if moves_now || !self.has_room_from(from.candidate.disk, group.slot_bytes) {
-                    return None;
-                }
-                let within = |to: &&&DiskFact| self.has_room_to(to, group.slot_bytes, Part::Half);
-                let best = fitting.iter().filter(within);
-                let best = best.min_by(|a, b| self.loads.compare(group.key, a, b))?;
-                Some((slot, best.candidate.disk))
-            });
-            if let Some((slot, to)) = better {
-                moves.push(self.charge(group, slot, to, Reason::Balance));
-            }
-        }
-        later
-    }
-}
-
-/// What a slot counts for in a budget of bytes: so that a few long ones, which may wait for what nobody has, do not fill it.
-pub(crate) fn counted(bytes: u64, all: u64) -> u64 {
-    bytes.min((all / 8).max(1))
-}
-
-/// Whether a slot fits in what is left of a part of a budget.
-fn fits(under_way: u64, bytes: u64, part: u64, all: u64) -> bool {
-    under_way == 0 || under_way.saturating_add(counted(bytes, all)) <= part
-}
-
-/// How much of a budget is for what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Half,
-    MostOfIt,
-    All,
-}
-
-impl Part {
-    /// Half of what may be on its way to a disk is for what is lost, and a quarter of all for what the next loss would lose: that need
-    /// not wait until something else has come.
-    fn of(reason: Reason, margin: usize) -> Self {
-        match (reason, margin) {
-            (Reason::Lost, 0) => Self::All,
-            (Reason::Lost, _) => Self::MostOfIt,
-            _ => Self::Half,
-        }
-    }
-
-    fn take(self, all: u64) -> u64 {
-        match self {
-            Self::Half => all.div_ceil(2),
-            Self::MostOfIt => all - all / 4,
-            Self::All => all,
-        }
     }
 }
 
