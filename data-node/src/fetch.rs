@@ -24,12 +24,12 @@ const BACKFILL: [u8; 10] = [0xff; 10];
 
 impl Filler {
     /// Gets one piece: from this disk itself if it has a good one, else as a copy from another slot, or made from the
-    /// shards of others.
+    /// shards of others. With whether it is new here.
     pub(crate) async fn fetch(
         &self,
         disk: &Arc<DiskStore>,
         piece: &MissingPiece,
-    ) -> Result<SignedReceipt, RpcError> {
+    ) -> Result<(SignedReceipt, bool), RpcError> {
         let (digest, begun) = (piece.digests.get(usize::from(piece.slot)).copied(), Instant::now());
         let header = |digest: Option<PieceDigest>| PieceHeader {
             pool: piece.pool,
@@ -44,7 +44,7 @@ impl Filler {
         {
             // That was a piece read and hashed.
             self.give_way(begun).await;
-            return Ok(receipt);
+            return Ok((receipt, false));
         }
         let (parts, crc, digest) = match digest {
             None => self.copy(piece).await.map(|(parts, crc)| (parts, crc, None))?,
@@ -56,12 +56,12 @@ impl Filler {
         // Only now is it known what it should be.
         if let Some(receipt) = vouched(disk, header).await? {
             self.give_way(begun).await;
-            return Ok(receipt);
+            return Ok((receipt, false));
         }
         // A disk that is filled must not push out of the cache what clients read.
         let receipt = disk.put(header, parts, crc, true).await?;
         self.give_way(begun).await;
-        Ok(receipt)
+        Ok((receipt, true))
     }
 
     /// Rests from a step that began then, if clients are served.

@@ -131,8 +131,9 @@ impl Filler {
                 }
             }
             if crowded {
-                let reason = "more groups have pieces that can't be had than are left out at once";
-                return Err(RpcError::new(ErrorCode::Unavailable, reason));
+                tracing::warn!(disk = %disk.name, "more groups have pieces that can't be had than are left out at once");
+                tokio::time::sleep(FIRST_PAUSE).await;
+                return Ok(());
             }
         }
     }
@@ -197,18 +198,19 @@ impl Filler {
         id: DiskId,
         (pieces, as_of): (Vec<MissingPiece>, (u64, u64)),
     ) -> Result<(BTreeSet<Group>, Vec<(MissingPiece, bool)>), RpcError> {
-        let (receipts, missed) = self.fetch_all(disk, pieces).await?;
+        let (fetched, missed) = self.fetch_all(disk, pieces).await?;
         // Where the slot has moved on meanwhile, nobody asks for the piece: it stays a claim, and ends as one.
         let known = self.map.get();
+        let group =
+            |r: &SignedReceipt| known.topology.row_of(r.receipt.pool, &r.receipt.chunk).map(|(g, _)| g);
+        let got = fetched.iter().filter(|(_, is_new)| *is_new).filter_map(|(r, _)| group(r)).collect();
+        let receipts: Vec<SignedReceipt> = fetched.into_iter().map(|(receipt, _)| receipt).collect();
         let ours =
             |r: &&SignedReceipt| known.row(r.receipt.pool, &r.receipt.chunk, r.receipt.row_version).is_ok();
         let committed: Vec<FeedItem> = receipts.iter().filter(ours).map(committed).collect();
         // Only committed chunks are ever listed as missing. Before the tickets go: a comparison in between would
         // miss what is there.
         disk.follow(committed, None);
-        let group =
-            |r: &SignedReceipt| known.topology.row_of(r.receipt.pool, &r.receipt.chunk).map(|(g, _)| g);
-        let got = receipts.iter().filter_map(group).collect();
         self.close(id, receipts, Vec::new(), as_of).await?;
         Ok((got, missed))
     }
@@ -273,12 +275,13 @@ impl Filler {
         self.metadata.call(&request).await.map(|_| ())
     }
 
-    /// Fetches what can be had; returns receipts for that, and what could not, with whether the row had changed.
+    /// Fetches what can be had; returns receipts for that, each with whether the piece is new here, and what could not be had, with
+    /// whether the row had changed.
     async fn fetch_all(
         &self,
         disk: &Arc<DiskStore>,
         pieces: Vec<MissingPiece>,
-    ) -> Result<(Vec<SignedReceipt>, Vec<(MissingPiece, bool)>), RpcError> {
+    ) -> Result<(Vec<(SignedReceipt, bool)>, Vec<(MissingPiece, bool)>), RpcError> {
         let (mut receipts, mut missed) = (Vec::with_capacity(pieces.len()), Vec::new());
         // Long ones count for several: one disk that hangs must not hold all turns of the node.
         let (mut running, mut under_way) = (JoinSet::new(), 0);

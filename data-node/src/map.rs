@@ -83,10 +83,14 @@ impl Map {
         }
     }
 
-    /// Makes changes to what is known. If they do not fit, the next heartbeat asks for all of it.
+    /// Makes changes to what is known. Those for another version were overtaken: the next heartbeat names the one that is here. If
+    /// they are for this one and do not fit, it asks for the whole map.
     pub(crate) fn change(&self, changes: MapChanges) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if !self.doubted.load(Ordering::Acquire) && !Arc::make_mut(&mut known.topology).change(changes) {
+        if self.doubted.load(Ordering::Acquire) || changes.base != known.topology.version {
+            return;
+        }
+        if !Arc::make_mut(&mut known.topology).change(changes) {
             self.doubted.store(true, Ordering::Release);
         }
     }

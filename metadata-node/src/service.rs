@@ -14,7 +14,7 @@ use wmall_proto::rpc::{
     Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, QueryReply, Registration, Request,
     Response, TopologyReply, UserCommand,
 };
-use wmall_proto::topology::{ClusterId, Topology};
+use wmall_proto::topology::{ClusterId, DiskInfo, Topology};
 use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, PoolName, RequestId, Role, RpcError, Scheme};
 use wmall_runtime::clock::now_ms;
 use wmall_runtime::metrics::CallMetrics;
@@ -327,7 +327,7 @@ impl Service {
         for _ in 0..TRIES {
             self.reads.wait().await?;
             let topology = self.state.topology();
-            let candidates = candidates(&topology);
+            let candidates = self.candidates(&topology);
             let salt = wmall_proto::codec::encode(&name);
             let salt = ChunkId::of(&salt).0;
             let salt = salt[..8].iter().fold(0u64, |s, &b| s << 8 | u64::from(b));
@@ -345,6 +345,24 @@ impl Service {
             }
         }
         Err(RpcError::new(ErrorCode::Busy, "nodes and disks keep changing").hint("try again"))
+    }
+
+    /// The disks that the rows of a new pool may name. One that was down and answers again is one of them, though nobody has noted
+    /// that yet.
+    fn candidates(&self, topology: &Topology) -> Vec<Candidate> {
+        let silent = self.silent(topology);
+        let candidate = |disk: &DiskInfo| {
+            let zone = topology.nodes.get(&disk.node)?.zone.clone();
+            Some(Candidate { disk: disk.id, node: disk.node.clone(), zone, weight: disk.weight })
+        };
+        let answers = |disk: &DiskInfo| {
+            let (_, heard, _) = self.liveness.of(&disk.node, Instant::now());
+            heard.is_some() && !silent.contains(&disk.id)
+        };
+        let believed = |d: &&DiskInfo| {
+            !d.draining && d.quarantined_ms.is_none() && (d.down_since_ms.is_none() || answers(d))
+        };
+        topology.disks.values().filter(believed).filter_map(candidate).collect()
     }
 
     /// Refuses a pool with which the map would not fit in a message any more.
@@ -450,17 +468,6 @@ fn known_disks(topology: &Topology, registration: &Registration) -> Option<Vec<D
         equal.then_some(known.id)
     };
     registration.disks.iter().map(same).collect()
-}
-
-fn candidates(topology: &Topology) -> Vec<Candidate> {
-    let candidate = |disk: &wmall_proto::topology::DiskInfo| {
-        let zone = topology.nodes.get(&disk.node)?.zone.clone();
-        Some(Candidate { disk: disk.id, node: disk.node.clone(), zone, weight: disk.weight })
-    };
-    let believed = |d: &&wmall_proto::topology::DiskInfo| {
-        !d.draining && d.quarantined_ms.is_none() && d.down_since_ms.is_none()
-    };
-    topology.disks.values().filter(believed).filter_map(candidate).collect()
 }
 
 /// What a token may promise.

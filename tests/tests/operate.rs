@@ -18,6 +18,8 @@ fn put_some(cluster: &Cluster) -> Files {
 #[test]
 fn a_job_is_paused_resumed_cancelled_and_outlives_its_leader() {
     let cluster = Cluster::up_with(&["--data", "5"]);
+    // A few at a time, so that there is a middle to pause in.
+    ["metadata-1", "metadata-2", "metadata-3"].iter().for_each(|member| cluster.limit_moves(member, 16));
     let files = put_some(&cluster);
     cluster.wait_status("everything is quiet", LONG, is_at_rest);
     let started = cluster.json(&["node", "drain", "data-2"]);

@@ -242,7 +242,8 @@ impl<'a> Planner<'a> {
         if answers && !self.has_room_from(from, group.slot_bytes) {
             return Placed::Later;
         }
-        let part = Part::of(reason, want.rank.1);
+        // What may be where a slot comes from may also be nowhere, and then it is on its way for long.
+        let part = if group.live() < group.needed { Part::Half } else { Part::of(reason, want.rank.1) };
         let others: Vec<&Candidate> = (0..group.slots.len())
             .filter(|&slot| slot != want.slot)
             .filter_map(|slot| self.disk(group.slots[slot].disk).map(|f| &f.candidate))

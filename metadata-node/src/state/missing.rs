@@ -165,14 +165,22 @@ fn dirty_at(topology: &Topology, disk: DiskId, (pool, pg): PgKey) -> Option<u64>
     row.dirty_at[usize::from(row.slot_of(disk)?)]
 }
 
-/// How many more of a group's pieces may be lost before a chunk that the disk lacks is.
+/// How many more of a group's pieces may be lost before a chunk that the disk lacks is. None, if it can be read only from a disk
+/// that a slot was on its way from; what can't be read at all now can wait.
 fn losses_to_bear(topology: &Topology, disk: DiskId, group: PgKey, silent: &Silent) -> usize {
     let Some(table) = topology.pools.get(&group.0) else { return usize::MAX };
     let Some(row) = table.rows.get(group.1.0 as usize) else { return usize::MAX };
     let own = row.slot_of(disk).map(usize::from);
-    let facts = row_facts(topology, row, silent).into_iter().enumerate();
     // Of a chunk with a ticket the disk's own piece does not count either.
     let ticketed = own.filter(|slot| row.dirty_at[*slot].is_none());
-    let live = facts.filter(|(slot, fact)| fact.state == PieceState::Live && Some(*slot) != ticketed).count();
-    live.checked_sub(table.pool.scheme.needed()).unwrap_or(usize::MAX)
+    let facts = row_facts(topology, row, silent);
+    let live = |slot: &usize| facts[*slot].state == PieceState::Live && Some(*slot) != ticketed;
+    let answers = |slot: &usize| row.sources[*slot].iter().any(|source| !silent.contains(&source.disk));
+    let slots = || 0..row.slots.len();
+    let needed = table.pool.scheme.needed();
+    let readable = slots().filter(|slot| live(slot) || answers(slot)).count();
+    match slots().filter(live).count().checked_sub(needed) {
+        None if readable >= needed => 0,
+        losses => losses.unwrap_or(usize::MAX),
+    }
 }
