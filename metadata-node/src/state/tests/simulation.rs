@@ -238,13 +238,10 @@ impl Sim {
 
     /// Of these, those that the row leads to.
     fn reachable(&self, chunk: &ChunkId) -> usize {
-        self.reachable_without(chunk, |disk| self.disks[&disk].dead)
-    }
-
-    fn reachable_without(&self, chunk: &ChunkId, gone: impl Fn(DiskId) -> bool) -> usize {
         let topology = self.m.state.topology();
         let (_, row) = topology.row_of(SIM, chunk).unwrap();
-        let there = row.holders().filter(|(slot, disk)| !gone(*disk) && self.has(*disk, chunk, *slot));
+        let is_there = |(slot, disk): &(u8, DiskId)| !self.disks[disk].dead && self.has(*disk, chunk, *slot);
+        let there = row.holders().filter(is_there);
         if self.scheme.is_striped() {
             there.map(|(slot, _)| slot).collect::<BTreeSet<_>>().len()
         } else {
@@ -347,12 +344,14 @@ impl Sim {
         there.since_ms = (!there.alive).then_some(now);
     }
 
-    /// It does not come back: where enough of everything is left elsewhere, nothing may be lost by that.
+    /// It does not come back: where that leaves enough of everything, by the word of the state machine, nothing may be lost by it. A
+    /// piece that nobody vouches for does not count: its disk may have yet to hear that it is to drop it.
     fn die_for_good(&mut self, disk: DiskId) {
         let left = self.disks.iter().filter(|(id, d)| **id != disk && !d.dead).count();
-        let dead = |d: DiskId| d == disk || self.disks[&d].dead;
-        let bears = |c: &ChunkId| self.reachable_without(c, dead) >= self.scheme.needed();
-        if self.disks[&disk].dead || left < self.scheme.width() || !self.committed.iter().all(bears) {
+        let gone: Silent = self.disks.iter().filter(|(id, d)| **id == disk || d.dead).map(|d| *d.0).collect();
+        let grades = self.m.state.grades(&gone).unwrap();
+        let bears = grades.unavailable + grades.lost == 0;
+        if self.disks[&disk].dead || left < self.scheme.width() || !bears {
             return;
         }
         let now = self.m.index;
