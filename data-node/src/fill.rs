@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 use wmall_proto::chunk::MissingPiece;
 use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::ids::IdPage;
+use wmall_proto::pg::PgKey;
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{Request, Response};
-use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RpcError};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError};
 use wmall_runtime::Shutdown;
 use wmall_transport::{Endpoint, Members};
 
@@ -38,17 +39,14 @@ const LOOK: Duration = Duration::from_millis(20);
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A placement group.
-type Group = (PoolId, PgId);
-
 /// What came of filling some groups.
 #[derive(Default)]
 struct Filled {
-    groups: Vec<Group>,
+    groups: Vec<PgKey>,
     /// Those of them that are not complete.
-    missed: BTreeSet<Group>,
+    missed: BTreeSet<PgKey>,
     /// Those of which something was fetched.
-    got: BTreeSet<Group>,
+    got: BTreeSet<PgKey>,
 }
 
 /// The filler.
@@ -125,7 +123,7 @@ impl Filler {
                     // Something came of it, so its pauses begin anew.
                     left_out.remove(&group);
                 }
-                // So is, after a second time, what is not done with although it was had.
+                // Left out for a while is what could not be had, and after a second time what is not done with although it was.
                 if missed.contains(&group) || !is_new {
                     crowded |= !left_out.add(group, now);
                 }
@@ -143,12 +141,12 @@ impl Filler {
         &self,
         disk: &Arc<DiskStore>,
         id: DiskId,
-        but: Vec<Group>,
+        but: Vec<PgKey>,
     ) -> Result<Filled, RpcError> {
         let (mut filled, mut after) = (Filled::default(), None);
         // Groups of which pieces could not be had keep their marks; the others need not wait for them.
-        let mut failed: BTreeMap<Group, Failed> = BTreeMap::new();
-        let mut open: Option<((u64, u64), Vec<Group>)> = None;
+        let mut failed: BTreeMap<PgKey, Failed> = BTreeMap::new();
+        let mut open: Option<((u64, u64), Vec<PgKey>)> = None;
         loop {
             let groups = filled.groups.clone();
             let request = Request::ListMissing { disk: id, groups, but: but.clone(), after: after.clone() };
@@ -170,7 +168,7 @@ impl Filler {
                 filled.got.extend(got);
                 for (piece, moved) in missed {
                     let unknown = || RpcError::internal("a listing of a pool that is not known");
-                    let group = self.group_of(&piece).ok_or_else(unknown)?;
+                    let group = self.group_of(piece.pool, &piece.chunk).ok_or_else(unknown)?;
                     filled.missed.insert(group);
                     let failed = failed.entry(group).or_default();
                     failed.moved |= moved;
@@ -197,13 +195,12 @@ impl Filler {
         disk: &Arc<DiskStore>,
         id: DiskId,
         (pieces, as_of): (Vec<MissingPiece>, (u64, u64)),
-    ) -> Result<(BTreeSet<Group>, Vec<(MissingPiece, bool)>), RpcError> {
+    ) -> Result<(BTreeSet<PgKey>, Vec<(MissingPiece, bool)>), RpcError> {
         let (fetched, missed) = self.fetch_all(disk, pieces).await?;
         // Where the slot has moved on meanwhile, nobody asks for the piece: it stays a claim, and ends as one.
         let known = self.map.get();
-        let group =
-            |r: &SignedReceipt| known.topology.row_of(r.receipt.pool, &r.receipt.chunk).map(|(g, _)| g);
-        let got = fetched.iter().filter(|(_, is_new)| *is_new).filter_map(|(r, _)| group(r)).collect();
+        let new = fetched.iter().filter(|(_, is_new)| *is_new).map(|(r, _)| &r.receipt);
+        let got = new.filter_map(|r| self.group_of(r.pool, &r.chunk)).collect();
         let receipts: Vec<SignedReceipt> = fetched.into_iter().map(|(receipt, _)| receipt).collect();
         let ours =
             |r: &&SignedReceipt| known.row(r.receipt.pool, &r.receipt.chunk, r.receipt.row_version).is_ok();
@@ -221,8 +218,8 @@ impl Filler {
     async fn set_aside(
         &self,
         disk: DiskId,
-        done: &[Group],
-        failed: &mut BTreeMap<Group, Failed>,
+        done: &[PgKey],
+        failed: &mut BTreeMap<PgKey, Failed>,
     ) -> Result<(), RpcError> {
         for group in done {
             let few = |failed: &&Failed| failed.pieces.len() <= FEW && !failed.moved;
@@ -236,10 +233,10 @@ impl Filler {
     }
 
     /// Takes out the groups that a listing which goes on here has behind it: they are listed in order.
-    fn take_done(&self, open: &mut Vec<Group>, next: Option<&IdPage>) -> Vec<Group> {
+    fn take_done(&self, open: &mut Vec<PgKey>, next: Option<&IdPage>) -> Vec<PgKey> {
         let Some(next) = next else { return std::mem::take(open) };
         let topology = self.map.get().topology;
-        let listed = |&(pool, pg): &Group| {
+        let listed = |&(pool, pg): &PgKey| {
             let bits = topology.pools.get(&pool).map(|t| t.pool.pg_bits);
             bits.is_some_and(|bits| (pool, pg.range(bits).1) <= (next.pool, next.chunk))
         };
@@ -260,15 +257,15 @@ impl Filler {
         true
     }
 
-    fn group_of(&self, piece: &MissingPiece) -> Option<Group> {
-        self.map.get().topology.row_of(piece.pool, &piece.chunk).map(|(group, _)| group)
+    fn group_of(&self, pool: PoolId, chunk: &ChunkId) -> Option<PgKey> {
+        self.map.get().topology.row_of(pool, chunk).map(|(group, _)| group)
     }
 
     async fn close(
         &self,
         disk: DiskId,
         receipts: Vec<SignedReceipt>,
-        clean: Vec<Group>,
+        clean: Vec<PgKey>,
         (epoch, as_of): (u64, u64),
     ) -> Result<(), RpcError> {
         let request = Request::CloseTickets { disk, receipts, clean, as_of, epoch };

@@ -5,10 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wmall_proto::{NodeName, PgId, PoolId};
-
-/// A placement group.
-type Group = (PoolId, PgId);
+use wmall_proto::NodeName;
+use wmall_proto::pg::PgKey;
 
 /// For so long a group is left out first, growing up to the second number.
 const FIRST: Duration = Duration::from_secs(2);
@@ -25,13 +23,13 @@ struct Pause {
 #[derive(Default)]
 pub(crate) struct LeftOut {
     // Bounded by `MOST`.
-    pauses: BTreeMap<Group, Pause>,
+    pauses: BTreeMap<PgKey, Pause>,
     suspects: Arc<HashSet<NodeName>>,
 }
 
 impl LeftOut {
     /// Something of a group could not be had. False if there are so many already that it is better to stop for a while.
-    pub(crate) fn add(&mut self, group: Group, now: Instant) -> bool {
+    pub(crate) fn add(&mut self, group: PgKey, now: Instant) -> bool {
         // One that has not been asked about for long is not wanted any more.
         self.pauses.retain(|_, pause| now < pause.until + LONGEST);
         let before = self.pauses.get(&group).map(|pause| pause.length);
@@ -44,12 +42,12 @@ impl LeftOut {
     }
 
     /// All of a group could be had.
-    pub(crate) fn remove(&mut self, group: &Group) {
+    pub(crate) fn remove(&mut self, group: &PgKey) {
         self.pauses.remove(group);
     }
 
     /// Those that are left out now.
-    pub(crate) fn now(&self, now: Instant) -> Vec<Group> {
+    pub(crate) fn now(&self, now: Instant) -> Vec<PgKey> {
         self.pauses.iter().filter(|(_, pause)| now < pause.until).map(|(group, _)| *group).collect()
     }
 
@@ -64,9 +62,11 @@ impl LeftOut {
 
 #[cfg(test)]
 mod tests {
+    use wmall_proto::{PgId, PoolId};
+
     use super::*;
 
-    const GROUP: Group = (PoolId(1), PgId(7));
+    const GROUP: PgKey = (PoolId(1), PgId(7));
 
     #[test]
     fn pauses_grow_and_begin_anew_when_a_group_was_complete_or_somebody_is_back() {

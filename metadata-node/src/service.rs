@@ -350,18 +350,12 @@ impl Service {
     /// The disks that the rows of a new pool may name. One that was down and answers again is one of them, though nobody has noted
     /// that yet.
     fn candidates(&self, topology: &Topology) -> Vec<Candidate> {
-        let silent = self.silent(topology);
         let candidate = |disk: &DiskInfo| {
             let zone = topology.nodes.get(&disk.node)?.zone.clone();
             Some(Candidate { disk: disk.id, node: disk.node.clone(), zone, weight: disk.weight })
         };
-        let answers = |disk: &DiskInfo| {
-            let (_, heard, _) = self.liveness.of(&disk.node, Instant::now());
-            heard.is_some() && !silent.contains(&disk.id)
-        };
-        let believed = |d: &&DiskInfo| {
-            !d.draining && d.quarantined_ms.is_none() && (d.down_since_ms.is_none() || answers(d))
-        };
+        let answers = |d: &DiskInfo| d.down_since_ms.is_none() || self.repairer.heard_well(topology, d.id);
+        let believed = |d: &&DiskInfo| !d.draining && d.quarantined_ms.is_none() && answers(d);
         topology.disks.values().filter(believed).filter_map(candidate).collect()
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
-use wmall_tests::status::{all_stable, chunks, slots};
+use wmall_tests::status::{all_stable, chunks, disk, slots};
 use wmall_tests::{Cluster, wait_until};
 
 const LONG: Duration = Duration::from_secs(90);
@@ -85,8 +85,7 @@ fn what_is_in_danger_is_made_anew_before_what_is_not() {
     cluster.wait_status("everything is stable", LONG, all_stable);
     let status = cluster.json(&["status"]);
     let dead = ["data-1", "data-2"];
-    let ids: Vec<Value> =
-        dead.iter().map(|n| wmall_tests::status::disk(&status, n, "disk-1")["id"].clone()).collect();
+    let ids: Vec<Value> = dead.iter().map(|n| disk(&status, n, "disk-1")["id"].clone()).collect();
     dead.iter().for_each(|node| cluster.devnet("kill", node, &[]));
     // Groups of chunks that are in danger, and others that have a slot on one of the dead yet.
     let look = || -> (BTreeSet<u64>, BTreeSet<u64>) {

@@ -198,7 +198,7 @@ impl Repairer {
     }
 
     /// Whether the disk's node answers this leader and says that the disk is well.
-    fn heard_well(&self, topology: &Topology, disk: DiskId) -> bool {
+    pub(crate) fn heard_well(&self, topology: &Topology, disk: DiskId) -> bool {
         let Some(info) = topology.disks.get(&disk) else { return false };
         let (state, heard, beats) = self.liveness.of(&info.node, Instant::now());
         state == NodeState::Up && heard.is_some() && beats.get(&disk).is_some_and(|b| !b.failed)
