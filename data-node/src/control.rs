@@ -35,7 +35,7 @@ const DENIED_RETRY: Duration = Duration::from_secs(5);
 const KEEP_EVERY: Duration = Duration::from_secs(3);
 /// Pieces that are asked about at once.
 const CHECK_PAGE: usize = 4096;
-/// Between looks at the pieces that are staged: what a restart has brought back without a claim is found so.
+/// Between looks at the pieces that are staged: what a restart has brought back is found so.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Rotten pieces that are reported at once.
 const REPORT_PAGE: usize = 1024;
@@ -224,7 +224,7 @@ impl Control {
         }
         let more = match feed {
             FeedPage::Items { position, items, more } => {
-                // Whether a piece whose claims are void is committed all the same, the metadata nodes know.
+                // Whether a piece that no promise holds any more is committed, the metadata nodes know.
                 self.sweep |= items.iter().any(|item| matches!(item, FeedItem::Fenced { .. }));
                 self.follow(items, position, feed_epoch);
                 more

@@ -11,7 +11,6 @@ use wmall_proto::chunk::{MissingPiece, PieceDigest, Shard, UNKNOWN_DIGEST};
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{ReadRequest, Request};
 use wmall_proto::{ChunkId, DiskId, ErrorCode, RpcError, Scheme, UploadId};
-use wmall_runtime::clock::now_ms;
 use wmall_transport::{Target, collect};
 
 use crate::disk::{DiskStore, PieceHeader};
@@ -19,8 +18,9 @@ use crate::fill::Filler;
 
 /// How long the reading of one piece may take, without the rests in between.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pieces fetched for a backfill belong to no client's upload: to one of their own, which tells when.
-const BACKFILL: [u8; 10] = [0xff; 10];
+/// Pieces fetched for a backfill belong to no upload: only chunks that are committed are fetched, and nothing else has to
+/// hold them.
+const BACKFILL: UploadId = UploadId([0; 16]);
 
 impl Filler {
     /// Gets one piece: from this disk itself if it has a good one, else as a copy from another slot, or made from the
@@ -35,7 +35,7 @@ impl Filler {
             pool: piece.pool,
             chunk: piece.chunk,
             slot: piece.slot,
-            upload: UploadId::new(now_ms(), BACKFILL),
+            upload: BACKFILL,
             row_version: piece.row_version,
             shard: digest.map(|digest| Shard { digest, chunk_length: piece.length }),
         };

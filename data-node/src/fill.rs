@@ -197,14 +197,14 @@ impl Filler {
         (pieces, as_of): (Vec<MissingPiece>, (u64, u64)),
     ) -> Result<(BTreeSet<PgKey>, Vec<(MissingPiece, bool)>), RpcError> {
         let (fetched, missed) = self.fetch_all(disk, pieces).await?;
-        // Where the slot has moved on meanwhile, nobody asks for the piece: it stays a claim, and ends as one.
+        // Where the slot has moved on meanwhile, the piece stays staged, and the next sweep asks about it.
         let known = self.map.get();
         let new = fetched.iter().filter(|(_, is_new)| *is_new).map(|(r, _)| &r.receipt);
         let got = new.filter_map(|r| self.group_of(r.pool, &r.chunk)).collect();
         let receipts: Vec<SignedReceipt> = fetched.into_iter().map(|(receipt, _)| receipt).collect();
         let ours =
             |r: &&SignedReceipt| known.row(r.receipt.pool, &r.receipt.chunk, r.receipt.row_version).is_ok();
-        let committed: Vec<FeedItem> = receipts.iter().filter(ours).map(committed).collect();
+        let committed: Vec<FeedItem> = receipts.iter().filter(ours).map(|r| committed(r, id)).collect();
         // Only committed chunks are ever listed as missing. Before the tickets go: a comparison in between would
         // miss what is there.
         disk.follow(committed, None);
@@ -331,9 +331,9 @@ impl Filler {
     }
 }
 
-fn committed(receipt: &SignedReceipt) -> FeedItem {
+fn committed(receipt: &SignedReceipt, own: DiskId) -> FeedItem {
     let chunk = PoolChunk { pool: receipt.receipt.pool, chunk: receipt.receipt.chunk };
-    FeedItem::Committed { chunk, upload: receipt.receipt.upload }
+    FeedItem::Committed { chunk, counted: vec![own] }
 }
 
 /// Tells the metadata nodes about pieces that turned out bad; they become tickets, and are filled.

@@ -232,7 +232,7 @@ fn check_upload(disk: &DiskStore, request: &PutRequest) -> Result<(), RpcError> 
     Ok(())
 }
 
-/// Writes the piece, or claims the good one that is there already.
+/// Writes the piece, or promises the good one that is there already.
 async fn write(
     disk: &Arc<DiskStore>,
     header: PieceHeader,

@@ -131,6 +131,8 @@ pub struct PromisedChunk {
     pub id: ChunkId,
     /// Its bytes.
     pub length: u32,
+    /// The row version that the promises were given under.
+    pub row_version: u64,
     /// What each slot's piece hashes to where pieces are shards; nothing where they are copies.
     pub digests: Vec<PieceDigest>,
     /// Who holds a piece; nobody, if it is claimed to be committed already.
@@ -263,8 +265,14 @@ pub enum Command {
     },
     /// Drops parts of uploads that were fenced.
     DropParts(Vec<(UploadId, PoolId, u32)>),
-    /// Begins a new life of metadata that were restored: no data node's place in the feed counts any more.
-    BeginEpoch(u64),
+    /// Begins a new life of metadata that were restored: no data node's place in the feed counts any more, and no receipt
+    /// that was given before.
+    BeginEpoch {
+        /// The life; no other has had it.
+        epoch: u64,
+        /// A version that no row of a former life has reached: rows go on from there.
+        rows_from: u64,
+    },
     /// Lets data be deleted again after a restore. A new epoch has every data node look through what it holds,
     /// since what it was not allowed to delete until now is asked about no more otherwise.
     AllowDeletion {
@@ -382,12 +390,12 @@ pub enum Command {
 impl PromisedChunk {
     /// Drops the signatures, which have been verified.
     pub fn from_commit(chunk: ChunkCommit) -> Self {
-        let promises = chunk
-            .receipts
+        let ChunkCommit { id, length, row_version, digests, receipts } = chunk;
+        let promises = receipts
             .into_iter()
             .map(|r| Promise { slot: r.slot, disk: r.disk, incarnation: r.incarnation })
             .collect();
-        Self { id: chunk.id, length: chunk.length, digests: chunk.digests, promises }
+        Self { id, length, row_version, digests, promises }
     }
 }
 

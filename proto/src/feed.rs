@@ -6,7 +6,7 @@
 
 use bincode::{Decode, Encode};
 
-use crate::ids::{ChunkId, DiskId, PoolId, UploadId};
+use crate::ids::{ChunkId, DiskId, PoolId};
 use crate::pg::PgId;
 
 /// A chunk of a pool.
@@ -19,20 +19,21 @@ pub struct PoolChunk {
 }
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum FeedItem {
-    /// A file with this chunk was committed. The upload's claim on the piece is settled.
+    /// A file with this chunk was committed.
     Committed {
         /// The chunk.
         chunk: PoolChunk,
-        /// The upload that committed it.
-        upload: UploadId,
+        /// The disks whose pieces the commit counts on. One of them that lacks its piece reports that, which becomes a
+        /// ticket.
+        counted: Vec<DiskId>,
     },
-    /// Nothing refers to this chunk any more and its grace is over. Claims of uploads that may still
-    /// commit keep the piece.
+    /// Nothing refers to this chunk any more and its grace is over. A piece stays that was promised to an upload which
+    /// may still commit.
     Deleted(PoolChunk),
     /// A slot of this group has reached its new disk: the one that it came from keeps nothing of the group but what
-    /// uploads claim.
+    /// uploads are promised.
     Released {
         /// The group's pool.
         pool: PoolId,
@@ -43,7 +44,7 @@ pub enum FeedItem {
         /// The disk.
         disk: DiskId,
     },
-    /// No upload that began before this time will ever commit; their claims are void.
+    /// No upload that began before this time will ever commit; promises to them are void.
     Fenced {
         /// Milliseconds since the Unix epoch.
         before_ms: u64,

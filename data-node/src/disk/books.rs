@@ -8,7 +8,8 @@ use wmall_proto::feed::PoolChunk;
 
 use super::index::{Counts, Index};
 
-/// Rotten pieces that may wait to be reported; what is beyond is found again by whoever reads it.
+/// Pieces that may wait to be reported, rotten or absent. Beyond them the disk says that it has lost what it can't name, and
+/// has all its groups looked through.
 const MAX_ROTTEN: usize = 65_536;
 
 /// Counts and conditions, written by the disk's threads.
@@ -91,6 +92,8 @@ impl Books {
         let mut rotten = lock(&self.rotten);
         if rotten.len() < MAX_ROTTEN {
             rotten.push(key);
+        } else {
+            self.set_lost(true);
         }
     }
 

@@ -16,7 +16,7 @@ use wmall_journal::{Journal, OpenError, Position, Record};
 use wmall_proto::feed::PoolChunk;
 
 use super::books::Books;
-use super::index::{IndexReader, PieceState};
+use super::index::{Held, IndexReader, PieceState};
 use super::keeper::{Move, Work};
 use super::piece::{Entry, KIND_COPY, KIND_STAMP, KIND_TOMBSTONE, PieceHeader, Tombstone, header_length};
 use super::worth::{AT_EASE, Sealed, Tight, least_garbage, victim};
@@ -218,11 +218,11 @@ impl Compactor {
                     return Ok(Some(Carried::Piece(*header, position, length)));
                 }
                 // A later piece has replaced it, and its upload may still commit.
-                held.claims.contains(&header.upload).then_some(Carried::Stamp(*header))
+                self.marks(&held, header).then_some(Carried::Stamp(*header))
             }
             Entry::Stamp(header) => {
-                let claims = held(header)?.is_some_and(|h| h.claims.contains(&header.upload));
-                claims.then_some(Carried::Stamp(*header))
+                let marks = held(header)?.is_some_and(|held| self.marks(&held, header));
+                marks.then_some(Carried::Stamp(*header))
             }
             Entry::Tombstone(tombstone) => {
                 // A piece that is there now replaces what was, on every replay; else the end must stand as
@@ -232,6 +232,12 @@ impl Compactor {
                 needed.then_some(Carried::Tombstone(*tombstone))
             }
         })
+    }
+
+    /// Whether a record is what a piece's mark is known from. A later one than the mark is on its way into the index.
+    fn marks(&self, held: &Held, header: &PieceHeader) -> bool {
+        let started = header.upload.started_ms();
+        started >= held.held_until_ms.max(self.books.fenced_before_ms())
     }
 
     fn carry(&self, batch: &[Carried]) -> Result<(), Left> {

@@ -2,8 +2,9 @@
 //! journal whenever it can't be trusted; the position up to which it covers the journal travels in every
 //! batch, and so does the place in the feed.
 //!
-//! What holds a piece: the commit of its chunk (`live`), and the claims of uploads that may still commit.
-//! A piece that nothing holds is trash: invisible, waiting for its tombstone to be durable.
+//! Two things hold a piece: the commit of its chunk (`live`), and its mark, the latest start of any upload that it was
+//! promised to, until the fence has passed that. A commit leaves the mark as it is, so a receipt is good exactly as
+//! long as its piece is here. A piece that neither holds is trash: invisible, waiting for its tombstone to be durable.
 
 mod held;
 mod layout;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use wmall_journal::Position;
 use wmall_proto::feed::PoolChunk;
-use wmall_proto::{ChunkId, PoolId, UploadId};
+use wmall_proto::{ChunkId, PoolId};
 use wmall_runtime::view::{Buffered, Changes, SledStore, Store, StoreError};
 
 use super::piece::{Entry, PieceHeader};
@@ -26,9 +27,6 @@ use layout::{
     COUNTS_KEY, FEED_KEY, FENCE_KEY, LOSS_KEY, PIECES, POSITION_KEY, SEGMENTS, STAGED, TRASH, decode_held,
     decode_pair, encode_held, encode_pair, kind_key, parse_key, piece_key, segment_key,
 };
-
-/// Claims that a piece may have: more uploads of the same bytes at once are told to wait.
-pub(crate) const MAX_CLAIMS: usize = 32;
 
 /// Exact counts, kept as pieces come and go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,9 +43,9 @@ pub(crate) struct Index {
     pub(crate) wanted: BTreeMap<u64, u64>,
     /// Segments whose wanted bytes have changed since the last batch.
     touched: BTreeSet<u64>,
-    /// Only while the journal is replayed: claims whose piece comes later, since compaction has moved it behind
+    /// Only while the journal is replayed: marks whose piece comes later, since compaction has moved it behind
     /// them.
-    early: Option<HashMap<PoolChunk, Vec<UploadId>>>,
+    early: Option<HashMap<PoolChunk, u64>>,
     pub(crate) fenced_before_ms: u64,
 }
 
@@ -86,21 +84,6 @@ impl Index {
         self.early = None;
     }
 
-    /// Whether no further upload can be promised this piece: as many as there may be hold it already.
-    pub(crate) fn is_crowded(
-        &self,
-        batch: &IndexBatch,
-        key: &PoolChunk,
-        upload: UploadId,
-    ) -> Result<bool, StoreError> {
-        let held = self.held(batch, key)?.filter(|h| h.located.state != PieceState::Trash);
-        let fence = self.fenced_before_ms;
-        Ok(held.is_some_and(|h| {
-            !h.claims.contains(&upload)
-                && h.claims.iter().filter(|c| c.started_ms() >= fence).count() >= MAX_CLAIMS
-        }))
-    }
-
     pub(crate) fn reader(&self) -> IndexReader {
         self.reader.clone()
     }
@@ -134,7 +117,7 @@ impl Index {
         match entry {
             Entry::Piece(header) => drop(self.insert(batch, header, position, length)?),
             Entry::Stamp(header) => {
-                self.claim(batch, header)?;
+                self.promise(batch, header)?;
             }
             Entry::Copy(header) => self.replay_copy(batch, header, position, length)?,
             Entry::Tombstone(tombstone) => self.bury(batch, &tombstone.key, tombstone.up_to)?,
@@ -167,41 +150,46 @@ impl Index {
         length: u32,
     ) -> Result<bool, StoreError> {
         let key = header.key();
-        let before = self.held(batch, &key)?.filter(|h| h.located.state != PieceState::Trash);
-        if before.as_ref().is_some_and(|h| h.located.is_later_than(header)) {
-            return Ok(false);
-        }
-        let (state, mut claims) = match before {
-            Some(old) => {
+        let before = self.held(batch, &key)?;
+        let (state, mark) = match &before {
+            Some(old) if old.located.state != PieceState::Trash => {
+                if old.located.is_later_than(header) {
+                    return Ok(false);
+                }
                 self.discount(&old.located);
-                (old.located.state, old.claims)
+                (old.located.state, old.held_until_ms)
             }
-            None => {
-                let early = self.early.as_mut().and_then(|e| e.remove(&key));
-                (PieceState::Staged, early.unwrap_or_default())
-            }
+            // One that was found rotten may have been promised: its mark outlives it.
+            Some(trash) => (PieceState::Staged, trash.held_until_ms),
+            None => (PieceState::Staged, self.early.as_mut().and_then(|e| e.remove(&key)).unwrap_or(0)),
         };
-        add_claim(&mut claims, header.upload, self.fenced_before_ms);
         let row_version = header.shard.map_or(0, |_| header.row_version);
         let located =
             Located { position, length, slot: header.slot, shard: header.shard, row_version, state };
         self.count(&located);
-        self.put(batch, &key, Held { located, claims });
+        self.put(batch, &key, Held { located, held_until_ms: mark.max(header.upload.started_ms()) });
         Ok(true)
     }
 
-    /// An upload claims a piece that is here. False if it is not here any more.
-    pub(crate) fn claim(&mut self, batch: &mut IndexBatch, header: &PieceHeader) -> Result<bool, StoreError> {
-        let key = header.key();
+    /// Raises the mark of a piece that is here for an upload. False if it is not here any more.
+    pub(crate) fn promise(
+        &mut self,
+        batch: &mut IndexBatch,
+        header: &PieceHeader,
+    ) -> Result<bool, StoreError> {
+        let (key, mark) = (header.key(), header.upload.started_ms());
         match self.held(batch, &key)? {
             Some(mut held) if held.located.state != PieceState::Trash => {
-                add_claim(&mut held.claims, header.upload, self.fenced_before_ms);
-                self.put(batch, &key, held);
+                if mark > held.held_until_ms {
+                    held.held_until_ms = mark;
+                    self.put(batch, &key, held);
+                }
                 Ok(true)
             }
             _ => {
                 if let Some(early) = &mut self.early {
-                    add_claim(early.entry(key).or_default(), header.upload, self.fenced_before_ms);
+                    let before = early.entry(key).or_insert(0);
+                    *before = mark.max(*before);
                 }
                 Ok(false)
             }
@@ -221,7 +209,7 @@ impl Index {
             Some(held) if held.located.position >= position || held.located.is_later_than(header) => Ok(()),
             Some(held) if header.shard.is_some() => self.replace(batch, header, held, position, length),
             Some(held) => self.relocate(batch, &header.key(), held, position),
-            // Where the original is gone with its segment, its claim is the best that is known.
+            // Where the original is gone with its segment, its upload is the best that is known.
             None => self.insert(batch, header, position, length).map(drop),
         }
     }
@@ -284,37 +272,32 @@ impl Index {
         Ok(())
     }
 
-    /// The chunk was committed by this upload, whose claim is settled.
-    pub(crate) fn settle(
-        &mut self,
-        batch: &mut IndexBatch,
-        key: &PoolChunk,
-        upload: Option<UploadId>,
-    ) -> Result<(), StoreError> {
-        if let Some(mut held) = self.held(batch, key)?
-            && held.located.state != PieceState::Trash
-        {
-            held.claims.retain(|c| Some(*c) != upload);
+    /// The chunk was committed. False if its piece is not here.
+    pub(crate) fn settle(&mut self, batch: &mut IndexBatch, key: &PoolChunk) -> Result<bool, StoreError> {
+        let held = self.held(batch, key)?;
+        let Some(mut held) = held.filter(|h| h.located.state != PieceState::Trash) else { return Ok(false) };
+        if held.located.state != PieceState::Live {
             held.located.state = PieceState::Live;
             self.put(batch, key, held);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// The chunk is not committed, or not any more. Returns the position to bury up to if nothing else
-    /// holds the piece; it is trash then.
+    /// The chunk is not committed, or not any more. Returns the position to bury up to if the fence has passed the
+    /// piece's mark; it is trash then.
     pub(crate) fn release(
         &mut self,
         batch: &mut IndexBatch,
         key: &PoolChunk,
     ) -> Result<Option<Position>, StoreError> {
         let Some(mut held) = self.held(batch, key)? else { return Ok(None) };
-        let fence = self.fenced_before_ms;
-        held.claims.retain(|c| c.started_ms() >= fence);
         match held.located.state {
             PieceState::Trash => return Ok(None),
-            _ if held.claims.is_empty() => return self.discard(batch, key, held).map(Some),
-            _ => held.located.state = PieceState::Staged,
+            _ if held.held_until_ms < self.fenced_before_ms => {
+                return self.discard(batch, key, held).map(Some);
+            }
+            PieceState::Staged => return Ok(None),
+            PieceState::Live => held.located.state = PieceState::Staged,
         }
         self.put(batch, key, held);
         Ok(None)
@@ -329,7 +312,6 @@ impl Index {
     ) -> Result<Position, StoreError> {
         self.discount(&held.located);
         held.located.state = PieceState::Trash;
-        held.claims.clear();
         let position = held.located.position;
         self.put(batch, key, held);
         Ok(position)
@@ -415,19 +397,6 @@ impl Index {
         if let Some(wanted) = self.wanted.get_mut(&located.position.segment) {
             *wanted = wanted.saturating_sub(located.record_bytes());
             self.touched.insert(located.position.segment);
-        }
-    }
-}
-
-/// What is fenced makes room. Beyond the bound, which only a replay of settled claims goes, the oldest goes: it is
-/// fenced before the others are.
-fn add_claim(claims: &mut Vec<UploadId>, upload: UploadId, fenced_before_ms: u64) {
-    if !claims.contains(&upload) {
-        claims.retain(|c| c.started_ms() >= fenced_before_ms);
-        claims.push(upload);
-        claims.sort_unstable();
-        if claims.len() > MAX_CLAIMS {
-            claims.remove(0);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The thread that keeps the index: everything that waits becomes one batch, in the order in which it came.
-//! It alone decides what becomes of a piece, so a deletion, a claim and a move of the same piece never
+//! It alone decides what becomes of a piece, so a deletion, a promise and a move of the same piece never
 //! overtake each other.
 //!
 //! A piece goes in this order: trash in the index (nobody sees it any more), tombstone durable in the
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use wmall_journal::{AppendError, Journal, Position, Record};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
-use wmall_proto::{ErrorCode, PgId, PoolId, RpcError, UploadId};
+use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RpcError};
 use wmall_runtime::view::StoreError;
 
 use super::books::Books;
@@ -38,10 +38,10 @@ pub(super) struct Move {
 pub(super) enum Work {
     /// A piece is durable in the journal.
     Piece(PieceHeader, u32, Position, oneshot::Sender<Result<(), RpcError>>),
-    /// An upload's claim on a piece is durable; the answer says whether the piece is still there.
+    /// A promise of a piece to an upload is durable; the answer says whether the piece is still there.
     Stamp(PieceHeader, Position, oneshot::Sender<Result<bool, RpcError>>),
-    /// What the feed says, up to a place of it in a life of the metadata.
-    Feed(Vec<FeedItem>, Option<(u64, u64)>),
+    /// What the feed says to the disk of this number, up to a place of it in a life of the metadata.
+    Feed(DiskId, Vec<FeedItem>, Option<(u64, u64)>),
     /// What the metadata nodes know of these pieces.
     Known(Vec<PoolChunk>, PiecesKnown),
     /// A tombstone is durable.
@@ -88,10 +88,6 @@ enum Reply {
 fn overtaken() -> RpcError {
     RpcError::new(ErrorCode::StaleRow, "the slot moved while the piece was written")
         .hint("read the map again")
-}
-
-fn crowded() -> RpcError {
-    RpcError::new(ErrorCode::Busy, "too many uploads of these bytes are under way; try again later")
 }
 
 impl Keeper {
@@ -178,12 +174,6 @@ impl Keeper {
     fn take_one(&mut self, work: Work, replies: &mut Vec<Reply>) -> Result<(), StoreError> {
         let Self { index, batch, .. } = self;
         match work {
-            Work::Piece(header, _, _, reply) if index.is_crowded(batch, &header.key(), header.upload)? => {
-                let _ = reply.send(Err(crowded()));
-            }
-            Work::Stamp(header, _, reply) if index.is_crowded(batch, &header.key(), header.upload)? => {
-                let _ = reply.send(Err(crowded()));
-            }
             Work::Piece(header, length, position, reply) => {
                 if index.piece(batch, &header, position, length)? {
                     replies.push(Reply::Piece(reply));
@@ -197,8 +187,8 @@ impl Keeper {
                 replies.push(Reply::Stamp(reply, there));
                 index.enter(batch, &Entry::Stamp(header), position, 0)?;
             }
-            Work::Feed(items, position) => {
-                items.iter().try_for_each(|item| self.follow(item))?;
+            Work::Feed(own, items, position) => {
+                items.iter().try_for_each(|item| self.follow(own, item))?;
                 if let Some((position, epoch)) = position {
                     self.index.set_feed(&mut self.batch, position, epoch);
                 }
@@ -230,9 +220,15 @@ impl Keeper {
         Ok(())
     }
 
-    fn follow(&mut self, item: &FeedItem) -> Result<(), StoreError> {
+    fn follow(&mut self, own: DiskId, item: &FeedItem) -> Result<(), StoreError> {
         match item {
-            FeedItem::Committed { chunk, upload } => self.index.settle(&mut self.batch, chunk, Some(*upload)),
+            FeedItem::Committed { chunk, counted } => {
+                if !self.index.settle(&mut self.batch, chunk)? && counted.contains(&own) {
+                    tracing::error!(chunk = %chunk.chunk, "a piece that a commit counts on is not here");
+                    self.books.add_rotten(*chunk);
+                }
+                Ok(())
+            }
             FeedItem::Deleted(chunk) => self.release(chunk),
             FeedItem::Released { pool, pg, pg_bits, .. } => self.release_group(*pool, *pg, *pg_bits),
             FeedItem::Fenced { before_ms } => {
@@ -247,7 +243,7 @@ impl Keeper {
         let committed: std::collections::HashSet<&PoolChunk> = known.committed.iter().collect();
         for key in asked {
             if committed.contains(key) {
-                self.index.settle(&mut self.batch, key, None::<UploadId>)?;
+                self.index.settle(&mut self.batch, key)?;
             } else if !known.deletion_held {
                 self.release(key)?;
             }
@@ -262,7 +258,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// The disk has no more to do with a group: its pieces go, but for what uploads claim.
+    /// The disk has no more to do with a group: its pieces go, but for those that uploads are promised.
     fn release_group(&mut self, pool: PoolId, pg: PgId, bits: u8) -> Result<(), StoreError> {
         let (low, high) = pg.range(bits);
         let mut keys: BTreeSet<PoolChunk> =

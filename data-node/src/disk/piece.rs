@@ -7,11 +7,11 @@ use wmall_proto::{ChunkId, PoolId, UploadId};
 
 /// A piece as it came in; its bytes are the payload.
 pub(crate) const KIND_PIECE: u8 = 1;
-/// An upload's claim on a piece that was here already.
+/// A promise to an upload of a piece that was here already.
 pub(crate) const KIND_STAMP: u8 = 2;
 /// The end of a piece, and of every record of it up to a position.
 pub(crate) const KIND_TOMBSTONE: u8 = 3;
-/// A piece moved by compaction. It brings no claim of its own where the piece is known.
+/// A piece moved by compaction. It promises nothing where the piece is known.
 pub(crate) const KIND_COPY: u8 = 4;
 
 /// Bytes of the header of a copy.

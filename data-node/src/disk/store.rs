@@ -2,7 +2,7 @@
 //!
 //! Order of a put, none of which is ever skipped: the piece is appended to the journal; the journal's
 //! batch is fdatasync'ed; the index has it; the receipt is signed. A piece that is here already is read and
-//! hashed, and the claim of the new upload goes the same way. The journal's completions feed one thread that
+//! hashed, and the promise to the new upload goes the same way. The journal's completions feed one thread that
 //! keeps the index (`keeper.rs`), so the index follows the journal in order and in batches.
 //!
 //! A failed write fences this disk for the life of the process: its puts fail, its reads go on. A full disk
@@ -269,8 +269,8 @@ impl DiskStore {
         self.promise(header, length)
     }
 
-    /// Makes an upload's claim on a piece that is here durable, and promises to keep the piece for it. None if
-    /// the piece is not here any more, or is not what it should be.
+    /// Promises an upload to keep a piece that is here, durably. None if the piece is not here any more, or is not what
+    /// it should be.
     pub(crate) async fn stamp(
         self: &Arc<Self>,
         header: PieceHeader,
@@ -418,9 +418,10 @@ impl DiskStore {
 
     /// What the feed says, and how far it has been read. Takes effect in order, soon.
     pub(crate) fn follow(&self, mut items: Vec<FeedItem>, position: Option<(u64, u64)>) {
-        let own = self.id();
-        items.retain(|item| !matches!(item, FeedItem::Released { disk, .. } if Some(*disk) != own));
-        let _ = self.work.send(Work::Feed(items, position));
+        // A disk without a number has no place in any row.
+        let Some(own) = self.id() else { return };
+        items.retain(|item| !matches!(item, FeedItem::Released { disk, .. } if *disk != own));
+        let _ = self.work.send(Work::Feed(own, items, position));
     }
 
     /// What the metadata nodes know of these pieces. Takes effect in order, soon.

@@ -1,7 +1,8 @@
 //! Random challenges: the leader has each disk prove, every few seconds, that it has some piece which it is said to have:
 //! 64 KiB of it that nobody could foresee, with the way up to what the piece hashes to, signed with a nonce.
 //!
-//! A piece that is not proven becomes a ticket. A disk that fails several of its last challenges is put into quarantine:
+//! A piece that is not proven becomes a ticket. It counts against its disk only if that has vouched for it: it has heard of
+//! the chunk's commit, by the feed, and did not say that it lacks the piece. A disk that fails several of its last challenges is put into quarantine:
 //! what it says it holds does not count any more, its receipts do not either, and what it should hold is made anew
 //! elsewhere. An answer that does not come counts too as long as the node's heartbeats do: who withholds is of no more
 //! use than who lies. Busy nodes are asked again later.
@@ -203,13 +204,19 @@ impl Challenger {
             return Outcome::Unclear;
         }
         tracing::warn!(?outcome, disk = %disk.id, node = %disk.node, chunk = %expected.chunk, "a challenge failed");
+        let vouched = self.has_vouched(disk, &expected);
         if outcome == Outcome::Failed {
             let bad = Command::ReportBad { disk: disk.id, chunks: vec![(expected.pool, expected.chunk)] };
             if let Err(error) = self.proposer.propose(None, bad).await {
                 tracing::warn!(%error, "a piece that was not proven was not noted");
             }
         }
-        outcome
+        if vouched { outcome } else { Outcome::Unclear }
+    }
+
+    fn has_vouched(&self, disk: &DiskInfo, expected: &Expected) -> bool {
+        let epoch = self.state.counters().1.feed_epoch;
+        self.liveness.has_followed(&disk.node, (epoch, expected.committed_at), Instant::now())
     }
 
     async fn ask(

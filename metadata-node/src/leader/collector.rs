@@ -25,6 +25,12 @@ pub(crate) fn new_epoch() -> u64 {
     (u64::from_le_bytes(wmall_runtime::random::bytes()) >> 1) | 1
 }
 
+/// Where the rows of a life of the metadata that begins now go on: above all of lives that began before, since no row
+/// changes 65,536 times in a millisecond.
+fn rows_from(now_ms: u64) -> u64 {
+    now_ms << 16
+}
+
 /// How long things are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Graces {
@@ -69,7 +75,8 @@ impl Collector {
         let now = now_ms();
         let (_, counters) = self.state.counters();
         if counters.feed_epoch == NO_EPOCH {
-            self.proposer.propose(None, Command::BeginEpoch(new_epoch())).await?;
+            let (epoch, rows_from) = (new_epoch(), rows_from(now));
+            self.proposer.propose(None, Command::BeginEpoch { epoch, rows_from }).await?;
         }
         let mut more = false;
         let due = self.state.due(now, PAGE).map_err(RpcError::internal)?;

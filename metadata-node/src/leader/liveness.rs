@@ -12,10 +12,17 @@ use wmall_proto::{DiskId, NodeName};
 
 use crate::state::Silent;
 
+/// A node that is heard of for so long has had the time to follow the feed, whatever it says of its place in it.
+const FOLLOW_GRACE: Duration = Duration::from_secs(600);
+
 /// The last heartbeat of a node.
 #[derive(Clone)]
 struct Heard {
     at: Instant,
+    /// Since when without a gap.
+    since: Instant,
+    /// How far it has followed the feed, and in which life of the metadata.
+    feed: (u64, u64),
     disks: BTreeMap<DiskId, DiskHeartbeat>,
 }
 
@@ -69,7 +76,20 @@ impl Liveness {
     /// A node is alive.
     pub fn hear(&self, heartbeat: Heartbeat, now: Instant) {
         let disks = heartbeat.disks.into_iter().map(|d| (d.disk, d)).collect();
-        self.lock().heard.insert(heartbeat.node, Heard { at: now, disks });
+        let feed = (heartbeat.feed_epoch, heartbeat.feed);
+        let mut memory = self.lock();
+        let before = memory.heard.get(&heartbeat.node);
+        let gapless = before.filter(|b| now.saturating_duration_since(b.at) < self.suspect_after);
+        let since = gapless.map_or(now, |b| b.since);
+        memory.heard.insert(heartbeat.node, Heard { at: now, since, feed, disks });
+    }
+
+    /// Whether a node has heard of this entry, or has had [`FOLLOW_GRACE`] for it.
+    pub fn has_followed(&self, node: &NodeName, (epoch, index): (u64, u64), now: Instant) -> bool {
+        let memory = self.lock();
+        let Some(heard) = memory.heard.get(node) else { return false };
+        let followed = heard.feed.0 == epoch && heard.feed.1 >= index;
+        followed || now.saturating_duration_since(heard.since) >= FOLLOW_GRACE
     }
 
     /// How a node is, how long it has been silent, and what its disks said last.
@@ -141,6 +161,9 @@ mod tests {
         liveness.hear(beat, at(4));
         assert_eq!(liveness.of(&node, at(5)), (NodeState::Up, Some(Duration::from_secs(1)), BTreeMap::new()));
         assert_eq!(liveness.of(&node, at(604)).0, NodeState::Down);
+        let followed = |at_s, place| liveness.has_followed(&node, place, at(at_s));
+        assert!(followed(5, (0, 0)) && !followed(5, (0, 1)) && !followed(5, (7, 0)));
+        assert!(followed(604, (7, 9)), "it has had the time");
         liveness.leads(false, at(605));
         liveness.leads(true, at(700));
         assert_eq!(

@@ -173,9 +173,9 @@ impl<'a> Context<'a> {
             Command::DeleteChunks(chunks) => self.delete_chunks(&chunks),
             Command::FenceUploads { before_ms } => self.fence_uploads(before_ms),
             Command::DropParts(parts) => self.drop_parts(&parts),
-            Command::BeginEpoch(epoch) => {
+            Command::BeginEpoch { epoch, rows_from } => {
                 if self.derived.counters.feed_epoch == NO_EPOCH {
-                    self.derived.counters.feed_epoch = epoch;
+                    self.begin_epoch(epoch, rows_from);
                 }
                 Ok(Response::Done)
             }
@@ -239,6 +239,23 @@ impl<'a> Context<'a> {
         topology
     }
 
+    /// What disks promised in a former life may have been deleted in it. Rows go on from a version that none of them has
+    /// had, so that a receipt tells its life by the row that it names.
+    fn begin_epoch(&mut self, epoch: u64, rows_from: u64) {
+        let tables = self.derived.topology.pools.values();
+        let newest = tables.flat_map(|table| &table.rows).map(|row| row.version).max().unwrap_or(0);
+        let rows_from = rows_from.max(newest.saturating_add(1));
+        (self.derived.counters.feed_epoch, self.derived.counters.rows_from) = (epoch, rows_from);
+        let mut rows = Vec::new();
+        for (&pool, table) in &mut self.change_topology(Part::All).pools {
+            for (number, row) in table.rows.iter_mut().enumerate() {
+                row.version = rows_from;
+                rows.push((keys::row(pool, PgId(number as u32)), row.clone()));
+            }
+        }
+        rows.iter().for_each(|(key, row)| self.txn.put(key.clone(), row));
+    }
+
     fn create_pool(
         &mut self,
         name: PoolName,
@@ -262,7 +279,8 @@ impl<'a> Context<'a> {
         self.derived.counters.next_pool += 1;
         let id = PoolId(self.derived.counters.next_pool);
         let pool = Pool { id, name, scheme, pg_bits };
-        let rows: Vec<PgRow> = rows.into_iter().map(PgRow::new).collect();
+        let version = self.derived.counters.rows_from.max(1);
+        let rows: Vec<PgRow> = rows.into_iter().map(|slots| PgRow { version, ..PgRow::new(slots) }).collect();
         self.txn.put(keys::pool(id), &pool);
         for (number, row) in rows.iter().enumerate() {
             self.txn.put(keys::row(id, PgId(number as u32)), row);

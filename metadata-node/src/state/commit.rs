@@ -15,6 +15,7 @@ use wmall_proto::rpc::{Ack, CommitOutcome, Response};
 use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError, UploadId};
 
 use super::apply::{Context, Outcome, Refusal};
+use super::derived::NO_EPOCH;
 use super::keys;
 use crate::command::{FileCommit, PromisedChunk};
 
@@ -38,6 +39,8 @@ pub(super) struct Judged {
     held: Vec<u8>,
     /// Slots without one, with a disk that had the slot before and has promised the piece.
     former: Vec<(u8, DiskId)>,
+    /// The disks whose pieces the chunk is committed on the strength of.
+    counted: Vec<DiskId>,
 }
 
 /// What became of a look at all chunks of a commit.
@@ -143,8 +146,12 @@ impl Context<'_> {
         Ok((all, blocks))
     }
 
-    /// An upload that was fenced has lost its claims on the data nodes, and its receipts are void.
+    /// What was promised to an upload that is fenced may be gone, and its receipts are void.
     fn check_fence(&self, upload: &UploadId) -> Result<(), Refusal> {
+        if self.derived.counters.feed_epoch == NO_EPOCH {
+            let reason = "the metadata nodes come out of a restore";
+            return Err(RpcError::new(ErrorCode::Busy, reason).hint("try again").into());
+        }
         if upload.started_ms() >= self.derived.counters.fenced_before_ms {
             return Ok(());
         }
@@ -157,15 +164,19 @@ impl Context<'_> {
     fn judge_all(&self, pool: PoolId, chunks: &[PromisedChunk], ack: Ack) -> Result<Verdict, Refusal> {
         let (mut judged, mut need) = (Vec::with_capacity(chunks.len()), Vec::new());
         for chunk in chunks {
-            if !chunk.promises.is_empty() {
-                judged.push(self.judge(pool, chunk, ack)?);
+            let found = if chunk.promises.is_empty() {
+                self.judge_known(pool, chunk)?
+            } else if chunk.row_version < self.derived.counters.rows_from {
+                // Promised in a former life of the metadata, and maybe deleted in it.
+                None
             } else {
-                match self.judge_known(pool, chunk)? {
-                    Some(known) => judged.push(known),
-                    // The answer is kept, so it names a few; whoever gets it sends everything.
-                    None if need.len() < MAX_NEEDED => need.push(chunk.id),
-                    None => {}
-                }
+                Some(self.judge(pool, chunk, ack)?)
+            };
+            match found {
+                Some(found) => judged.push(found),
+                // The answer is kept, so it names a few; its receiver sends everything.
+                None if need.len() < MAX_NEEDED => need.push(chunk.id),
+                None => {}
             }
         }
         Ok(if need.is_empty() { Verdict::Good(judged) } else { Verdict::Need(need) })
@@ -184,7 +195,7 @@ impl Context<'_> {
         if record.condemned.is_some() || record.length != chunk.length {
             return Ok(None);
         }
-        let mut good = 0;
+        let mut counted = Vec::with_capacity(row.slots.len());
         for slot in 0..row.slots.len() {
             // The source of a move counts until its slot's disk does, for what it held when it gave the slot away.
             let source = row.vouching_source(slot).filter(|s| record.committed_at <= s.since);
@@ -195,13 +206,13 @@ impl Context<'_> {
             };
             let ticket: Option<Ticket> = self.txn.get(&keys::ticket(disk, pool, &chunk.id))?;
             let believed = topology.disks.get(&disk).is_some_and(|d| d.quarantined_ms.is_none());
-            good += usize::from(ticket.is_none() && believed);
+            counted.extend((ticket.is_none() && believed).then_some(disk));
         }
-        let readable = good >= table.pool.scheme.needed();
+        let readable = counted.len() >= table.pool.scheme.needed();
         let (missing, held) = (Vec::new(), Vec::new());
-        let digests = Vec::new();
-        let former = Vec::new();
-        let known = Judged { group, chunk: chunk.id, length: chunk.length, digests, missing, held, former };
+        let (digests, former) = (Vec::new(), Vec::new());
+        let PromisedChunk { id: chunk, length, .. } = *chunk;
+        let known = Judged { group, chunk, length, digests, missing, held, former, counted };
         Ok(readable.then_some(known))
     }
 
@@ -274,7 +285,8 @@ impl Context<'_> {
         for &slot in &missing {
             digests.get_mut(usize::from(slot)).into_iter().for_each(|d| *d = UNKNOWN_DIGEST);
         }
-        Ok(Judged { group, chunk: chunk.id, length: chunk.length, digests, missing, held, former })
+        let PromisedChunk { id: chunk, length, .. } = *chunk;
+        Ok(Judged { group, chunk, length, digests, missing, held, former, counted })
     }
 
     /// A chunk that was found on the disks of these slots, with nobody's receipt.
@@ -287,9 +299,10 @@ impl Context<'_> {
         slots: &[u8],
     ) -> Option<Judged> {
         let (group, row) = self.derived.topology.row_of(pool, &chunk)?;
-        let (held, missing) = (0..row.slots.len() as u8).partition(|slot| slots.contains(slot));
+        let (held, missing): (Vec<u8>, _) = (0..row.slots.len() as u8).partition(|slot| slots.contains(slot));
         let former = Vec::new();
-        Some(Judged { group, chunk, length, digests, missing, held, former })
+        let counted = held.iter().map(|slot| row.slots[usize::from(*slot)]).collect();
+        Some(Judged { group, chunk, length, digests, missing, held, former, counted })
     }
 
     /// Distinct zones of some disks.
@@ -393,7 +406,7 @@ impl Context<'_> {
         record.references = record.references.saturating_add(u32::from(reference));
         self.txn.put(key, &record);
         let chunk = PoolChunk { pool, chunk: judged.chunk };
-        self.feed.push(FeedItem::Committed { chunk, upload: file.upload });
+        self.feed.push(FeedItem::Committed { chunk, counted: judged.counted });
         Ok(tickets)
     }
 }

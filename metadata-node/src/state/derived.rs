@@ -50,6 +50,8 @@ pub struct Counters {
     pub deletion_held: bool,
     /// The life of the metadata that indices of the feed belong to.
     pub feed_epoch: u64,
+    /// Receipts by rows below this version are of a former life of the metadata, and void.
+    pub rows_from: u64,
     /// Lines of the audit log.
     pub acts: u64,
     /// Hash of its last line.

@@ -26,8 +26,8 @@ impl FeedRing {
         self.entries.extend(items.into_iter().map(|item| (index, item)));
         while self.entries.len() > MAX_ITEMS {
             // A whole entry goes at once, so that `base` never splits one.
-            let Some(&(oldest, _)) = self.entries.front() else { break };
-            while self.entries.front().is_some_and(|&(i, _)| i == oldest) {
+            let Some(oldest) = self.entries.front().map(|e| e.0) else { break };
+            while self.entries.front().is_some_and(|e| e.0 == oldest) {
                 self.entries.pop_front();
             }
             self.base = oldest;
@@ -39,7 +39,7 @@ impl FeedRing {
         if position < self.base || position > self.last {
             return None;
         }
-        let start = self.entries.partition_point(|&(i, _)| i <= position);
+        let start = self.entries.partition_point(|(i, _)| *i <= position);
         Some(self.entries.range(start..).map(|(_, item)| item))
     }
 
@@ -49,18 +49,19 @@ impl FeedRing {
         if position < self.base {
             return FeedPage::Behind { position: self.last };
         }
-        let start = self.entries.partition_point(|&(i, _)| i <= position);
+        let start = self.entries.partition_point(|(i, _)| *i <= position);
         let (mut items, mut reached) = (Vec::new(), self.last.max(position));
         let mut more = false;
-        for &(index, item) in self.entries.range(start..) {
+        for (index, item) in self.entries.range(start..) {
+            let index = *index;
             // A page ends between entries.
             if items.len() >= PAGE && index != reached {
                 more = true;
                 break;
             }
             reached = index;
-            if concerns(&item) {
-                items.push(item);
+            if concerns(item) {
+                items.push(item.clone());
             }
         }
         if !more {

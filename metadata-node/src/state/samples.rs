@@ -20,6 +20,8 @@ pub(crate) struct Expected {
     pub(crate) slot: u8,
     pub(crate) digest: PieceDigest,
     pub(crate) piece_length: u32,
+    /// Raft index of the chunk's commit.
+    pub(crate) committed_at: u64,
 }
 
 impl State {
@@ -99,9 +101,9 @@ impl State {
             false => Some(chunk.0),
             true => self.digests(pool, &chunk)?.get(usize::from(slot)).copied(),
         };
-        let piece_length = scheme.piece_length(record.length);
+        let (piece_length, committed_at) = (scheme.piece_length(record.length), record.committed_at);
         let known = digest.filter(|digest| *digest != UNKNOWN_DIGEST);
-        Ok(known.map(|digest| Expected { pool, chunk, slot, digest, piece_length }))
+        Ok(known.map(|digest| Expected { pool, chunk, slot, digest, piece_length, committed_at }))
     }
 
     /// Whether the disk is still said to have this piece.

@@ -1,7 +1,6 @@
 //! What the index says of a piece: where it is, what it is, and who holds it there.
 
 use wmall_journal::{Journal, Position};
-use wmall_proto::UploadId;
 use wmall_proto::chunk::Shard;
 use wmall_proto::feed::PoolChunk;
 
@@ -10,7 +9,7 @@ use crate::disk::piece::{PieceHeader, header_length};
 /// What a piece is to its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PieceState {
-    /// Received, not known to be committed.
+    /// Received, not known to be committed, or not any more.
     Staged,
     /// Committed.
     Live,
@@ -63,9 +62,11 @@ impl Located {
     }
 }
 
-/// A piece with the uploads that may still commit it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A piece with its mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) located: Located,
-    pub(crate) claims: Vec<UploadId>,
+    /// Latest start of any upload that was promised the piece, in milliseconds since the Unix epoch: the piece stays until
+    /// the fence has passed that.
+    pub(crate) held_until_ms: u64,
 }

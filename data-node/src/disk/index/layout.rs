@@ -4,7 +4,7 @@
 use wmall_journal::Position;
 use wmall_proto::chunk::Shard;
 use wmall_proto::feed::PoolChunk;
-use wmall_proto::{ChunkId, PoolId, UploadId};
+use wmall_proto::{ChunkId, PoolId};
 
 use super::{Held, Located, PieceState};
 
@@ -57,7 +57,7 @@ pub(super) fn decode_pair(bytes: &[u8]) -> Option<(u64, u64)> {
 }
 
 /// In the byte of the state: the piece is a shard, and its digest, its chunk's length and its row's version stand before
-/// the claims.
+/// the mark.
 const IS_SHARD: u8 = 0x80;
 
 pub(super) fn encode_held(held: &Held) -> Vec<u8> {
@@ -71,21 +71,21 @@ pub(super) fn encode_held(held: &Held) -> Vec<u8> {
         out.extend_from_slice(&chunk_length.to_le_bytes());
         out.extend_from_slice(&located.row_version.to_le_bytes());
     }
-    held.claims.iter().for_each(|c| out.extend_from_slice(&c.0));
+    out.extend_from_slice(&held.held_until_ms.to_le_bytes());
     out
 }
 
 pub(super) fn decode_held(bytes: &[u8]) -> Option<Held> {
     let (segment, offset) = decode_pair(bytes.get(..16)?)?;
-    let (&[a, b, c, d, slot, flags], mut claims) = bytes.get(16..)?.split_first_chunk::<6>()?;
+    let (&[a, b, c, d, slot, flags], mut mark) = bytes.get(16..)?.split_first_chunk::<6>()?;
     let (mut shard, mut row_version) = (None, 0);
     if flags & IS_SHARD != 0 {
-        let (digest, rest) = claims.split_first_chunk::<32>()?;
+        let (digest, rest) = mark.split_first_chunk::<32>()?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
         let (version, rest) = rest.split_first_chunk::<8>()?;
         row_version = u64::from_le_bytes(*version);
         shard = Some(Shard { digest: *digest, chunk_length: u32::from_le_bytes(*length) });
-        claims = rest;
+        mark = rest;
     }
     let state = match flags & !IS_SHARD {
         0 => PieceState::Staged,
@@ -93,9 +93,8 @@ pub(super) fn decode_held(bytes: &[u8]) -> Option<Held> {
         2 => PieceState::Trash,
         _ => return None,
     };
-    let (claims, []) = claims.as_chunks::<16>() else { return None };
-    let claims = claims.iter().copied().map(UploadId).collect();
+    let held_until_ms = u64::from_le_bytes(mark.try_into().ok()?);
     let length = u32::from_le_bytes([a, b, c, d]);
     let position = Position { segment, offset };
-    Some(Held { located: Located { position, length, slot, shard, row_version, state }, claims })
+    Some(Held { located: Located { position, length, slot, shard, row_version, state }, held_until_ms })
 }

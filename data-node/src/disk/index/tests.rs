@@ -1,4 +1,4 @@
-use wmall_proto::{ChunkId, PoolId};
+use wmall_proto::{ChunkId, PoolId, UploadId};
 
 use super::super::piece::header_length;
 use super::*;
@@ -49,13 +49,13 @@ fn pieces_are_counted_once_and_keep_what_holds_them() {
     assert_eq!(index.wanted[&1], Journal::record_bytes(header_length(None), 10));
     assert_eq!(index.reader().staged(None, 10).unwrap(), [key(3)]);
     change(&mut index, |i, b| {
-        i.settle(b, &key(3), Some(upload(5))).unwrap();
+        assert!(i.settle(b, &key(3)).unwrap());
         i.set_feed(b, 77, 3);
     });
     insert(&mut index, 3, 7, at(2, 256));
     let held = index.reader().held(&key(3)).unwrap().unwrap();
     assert_eq!((held.located.state, held.located.position), (PieceState::Live, at(2, 256)));
-    assert_eq!(held.claims, [upload(6), upload(7)]);
+    assert_eq!(held.held_until_ms, 7);
     assert_eq!((index.wanted[&1], index.wanted[&2]), (0, Journal::record_bytes(header_length(None), 10)));
     assert!(index.reader().staged(None, 10).unwrap().is_empty());
     index.reader().flush();
@@ -67,21 +67,29 @@ fn pieces_are_counted_once_and_keep_what_holds_them() {
 }
 
 #[test]
-fn a_deletion_leaves_a_piece_that_another_upload_claims() {
+fn a_piece_is_held_until_the_fence_passes_its_mark_whatever_is_committed_and_deleted() {
     let (_folder, mut index) = open();
     insert(&mut index, 1, 5, at(1, 64));
-    change(&mut index, |i, b| i.settle(b, &key(1), Some(upload(5)))).unwrap();
-    // Another upload of the same bytes, promised before the deletion came.
-    assert!(change(&mut index, |i, b| i.claim(b, &header(1, 9))).unwrap());
-    assert_eq!(change(&mut index, |i, b| i.release(b, &key(1))).unwrap(), None);
+    assert!(change(&mut index, |i, b| i.settle(b, &key(1))).unwrap());
+    // Another upload of the same bytes, and an older one that does not lower the mark.
+    assert!(change(&mut index, |i, b| i.promise(b, &header(1, 9))).unwrap());
+    assert!(change(&mut index, |i, b| i.promise(b, &header(1, 4))).unwrap());
+    let release = |index: &mut Index| change(index, |i, b| i.release(b, &key(1))).unwrap();
+    assert_eq!(release(&mut index), None);
     assert_eq!(index.reader().get(&key(1)).unwrap().unwrap().state, PieceState::Staged);
-    // It commits, and is deleted later: nothing holds it any more.
-    change(&mut index, |i, b| i.settle(b, &key(1), Some(upload(9)))).unwrap();
-    assert_eq!(change(&mut index, |i, b| i.release(b, &key(1))).unwrap(), Some(at(1, 64)));
+    // It commits, and is deleted: its receipt is good all the same, as long as the fence has not passed it.
+    assert!(change(&mut index, |i, b| i.settle(b, &key(1))).unwrap());
+    change(&mut index, |i, b| i.set_fence(b, 9));
+    assert_eq!(release(&mut index), None, "the upload of 9 may still commit");
+    change(&mut index, |i, b| i.set_fence(b, 10));
+    change(&mut index, |i, b| i.set_fence(b, 8));
+    assert_eq!(index.fenced_before_ms, 10, "the fence only rises");
+    assert_eq!(release(&mut index), Some(at(1, 64)));
     assert_eq!(index.reader().get(&key(1)).unwrap(), None, "trash is not seen");
     assert_eq!(index.reader().trash(10).unwrap(), [key(1)]);
     assert_eq!((index.counts, index.wanted[&1]), (Counts::default(), 0));
-    assert!(!change(&mut index, |i, b| i.claim(b, &header(1, 11))).unwrap(), "nor claimed");
+    assert!(!change(&mut index, |i, b| i.promise(b, &header(1, 11))).unwrap(), "nor promised");
+    assert!(!change(&mut index, |i, b| i.settle(b, &key(1))).unwrap(), "nor committed");
     // A new piece before the tombstone is durable outlives it.
     insert(&mut index, 1, 12, at(1, 200));
     change(&mut index, |i, b| i.bury(b, &key(1), at(1, 64))).unwrap();
@@ -92,28 +100,26 @@ fn a_deletion_leaves_a_piece_that_another_upload_claims() {
 }
 
 #[test]
-fn a_fence_voids_the_claims_of_older_uploads_only() {
+fn a_piece_that_replaces_a_rotten_one_is_held_as_long() {
     let (_folder, mut index) = open();
-    insert(&mut index, 1, 5, at(1, 64));
-    insert(&mut index, 2, 50, at(1, 128));
-    change(&mut index, |i, b| i.set_fence(b, 20));
-    change(&mut index, |i, b| i.set_fence(b, 10));
-    assert_eq!(index.fenced_before_ms, 20);
-    assert_eq!(change(&mut index, |i, b| i.release(b, &key(1))).unwrap(), Some(at(1, 64)));
-    assert_eq!(change(&mut index, |i, b| i.release(b, &key(2))).unwrap(), None);
+    insert(&mut index, 1, 50, at(1, 64));
+    let held = index.reader().held(&key(1)).unwrap().unwrap();
+    change(&mut index, |i, b| i.discard(b, &key(1), held)).unwrap();
+    insert(&mut index, 1, 5, at(1, 200));
+    assert_eq!(index.reader().held(&key(1)).unwrap().unwrap().held_until_ms, 50);
 }
 
 #[test]
 fn a_moved_piece_is_where_it_was_moved_to_and_dead_where_it_was() {
     let (_folder, mut index) = open();
     insert(&mut index, 1, 5, at(1, 64));
-    change(&mut index, |i, b| i.settle(b, &key(1), Some(upload(5)))).unwrap();
+    change(&mut index, |i, b| i.settle(b, &key(1))).unwrap();
     assert!(change(&mut index, |i, b| i.moved(b, &key(1), at(1, 64), at(4, 64))).unwrap());
     assert!(!change(&mut index, |i, b| i.moved(b, &key(1), at(1, 64), at(5, 64))).unwrap());
     let held = index.reader().held(&key(1)).unwrap().unwrap();
     assert_eq!(
-        (held.located.position, held.located.state, held.claims),
-        (at(4, 64), PieceState::Live, vec![])
+        (held.located.position, held.located.state, held.held_until_ms),
+        (at(4, 64), PieceState::Live, 5)
     );
     assert_eq!((index.wanted[&1], index.counts.pieces), (0, 1));
     // On replay the copy changes the place and nothing else; an older one does not even that.
@@ -122,44 +128,24 @@ fn a_moved_piece_is_where_it_was_moved_to_and_dead_where_it_was() {
     change(&mut index, |i, b| i.enter(b, &copy, at(5, 64), 10)).unwrap();
     let held = index.reader().held(&key(1)).unwrap().unwrap();
     assert_eq!(
-        (held.located.position, held.located.state, held.claims.len()),
-        (at(6, 64), PieceState::Live, 0)
+        (held.located.position, held.located.state, held.held_until_ms),
+        (at(6, 64), PieceState::Live, 5)
     );
     assert_eq!(index.counts.pieces, 1);
 }
 
 #[test]
-fn a_claim_whose_piece_was_moved_behind_it_outlives_a_rebuild() {
+fn a_mark_whose_piece_was_moved_behind_it_outlives_a_rebuild() {
     let (_folder, mut index) = open();
     // The stamp at 7 was given for a piece at 3, which is at 9 now; segment 3 is gone.
     change(&mut index, |i, b| i.enter(b, &Entry::Stamp(header(1, 50)), at(7, 64), 0)).unwrap();
     change(&mut index, |i, b| i.enter(b, &Entry::Copy(header(1, 5)), at(9, 64), 10)).unwrap();
     index.replayed();
-    assert_eq!(index.reader().held(&key(1)).unwrap().unwrap().claims, [upload(5), upload(50)]);
-    // Once the journal is replayed, a claim on nothing is nothing.
-    assert!(!change(&mut index, |i, b| i.claim(b, &header(2, 60))).unwrap());
+    assert_eq!(index.reader().held(&key(1)).unwrap().unwrap().held_until_ms, 50);
+    // Once the journal is replayed, a promise of nothing is nothing.
+    assert!(!change(&mut index, |i, b| i.promise(b, &header(2, 90))).unwrap());
     insert(&mut index, 2, 70, at(9, 128));
-    assert_eq!(index.reader().held(&key(2)).unwrap().unwrap().claims, [upload(70)]);
-}
-
-#[test]
-fn no_more_uploads_are_promised_a_piece_than_it_remembers() {
-    let (_folder, mut index) = open();
-    insert(&mut index, 1, 5, at(1, 64));
-    (100..131).for_each(|ms| assert!(change(&mut index, |i, b| i.claim(b, &header(1, ms))).unwrap()));
-    let crowded = |i: &Index, ms| i.is_crowded(&IndexBatch::default(), &key(1), upload(ms)).unwrap();
-    assert!(crowded(&index, 200) && !crowded(&index, 110), "one of them may ask again");
-    change(&mut index, |i, b| i.set_fence(b, 101));
-    assert!(!crowded(&index, 200));
-}
-
-#[test]
-fn claims_are_bounded_and_the_oldest_goes_first() {
-    let mut claims = Vec::new();
-    (0..100).rev().for_each(|ms| add_claim(&mut claims, upload(ms), 0));
-    assert_eq!(claims, (68..100).map(upload).collect::<Vec<_>>());
-    add_claim(&mut claims, upload(200), 90);
-    assert_eq!(claims.len(), 11, "what is fenced makes room");
+    assert_eq!(index.reader().held(&key(2)).unwrap().unwrap().held_until_ms, 70);
 }
 
 #[test]
@@ -168,7 +154,7 @@ fn a_damaged_entry_is_an_error() {
     for (shard, row_version) in [(None, 0), (shard, 6)] {
         let state = PieceState::Live;
         let located = Located { position: at(1, 2), length: 3, slot: 4, shard, row_version, state };
-        let held = Held { located, claims: vec![upload(1), upload(2)] };
+        let held = Held { located, held_until_ms: 77 };
         let bytes = encode_held(&held);
         assert_eq!(decode_held(&bytes), Some(held));
         assert_eq!(decode_held(&bytes[..bytes.len() - 1]), None);

@@ -53,8 +53,12 @@ fn settle(disk: &DiskStore) {
     }
 }
 
-fn committed(content: &[u8], at_ms: u64) -> FeedItem {
-    FeedItem::Committed { chunk: key(content), upload: upload(at_ms) }
+fn committed(content: &[u8]) -> FeedItem {
+    FeedItem::Committed { chunk: key(content), counted: vec![] }
+}
+
+fn fenced(before_ms: u64) -> FeedItem {
+    FeedItem::Fenced { before_ms }
 }
 
 #[tokio::test]
@@ -120,7 +124,8 @@ async fn a_full_disk_says_so_reads_on_and_deletes_its_way_out() {
     assert!(disk.usage().full && !disk.usage().failed);
     assert_eq!(content_of(&disk, &contents[0]), contents[0]);
     // Three of four go. Compaction needs the reserve for the last of its segment, and makes room.
-    let mut items: Vec<FeedItem> = contents.iter().map(|c| committed(c, 1)).collect();
+    let mut items: Vec<FeedItem> = contents.iter().map(|c| committed(c)).collect();
+    items.push(fenced(2));
     items.extend(contents[1..].iter().map(|c| FeedItem::Deleted(key(c))));
     disk.follow(items, Some((7, 0)));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
@@ -152,7 +157,7 @@ fn a_second_process_and_a_foreign_folder_are_refused() {
 }
 
 #[tokio::test]
-async fn a_deleted_piece_stays_gone_and_one_that_is_claimed_stays() {
+async fn a_deleted_piece_stays_gone_and_one_that_is_promised_stays() {
     let folder = tempfile::tempdir().unwrap();
     Superblock::format(folder.path()).unwrap();
     let disk = open(folder.path());
@@ -163,11 +168,12 @@ async fn a_deleted_piece_stays_gone_and_one_that_is_claimed_stays() {
     // Another upload finds the piece here and is promised that it stays.
     assert!(disk.stamp(header(&claimed, 5)).await.unwrap().is_some());
     let all = [&gone, &claimed, &again];
-    let mut items: Vec<FeedItem> = all.iter().map(|c| committed(c, 1)).collect();
+    let mut items: Vec<FeedItem> = all.iter().map(|c| committed(c)).collect();
+    items.push(fenced(2));
     items.extend(all.iter().map(|c| FeedItem::Deleted(key(c))));
     disk.follow(items, Some((10, 0)));
     settle(&disk);
-    assert_eq!(disk.stamp(header(&again, 6)).await.unwrap(), None, "trash can't be claimed");
+    assert_eq!(disk.stamp(header(&again, 6)).await.unwrap(), None, "trash can't be promised");
     try_put(&disk, &again, 6).await.unwrap();
     let check = |disk: &DiskStore| {
         assert_eq!(disk.locate(&key(&gone)).unwrap(), None);
@@ -183,7 +189,7 @@ async fn a_deleted_piece_stays_gone_and_one_that_is_claimed_stays() {
         }
         check(&open(folder.path()));
     }
-    // The uploads are fenced without having committed: their claims are void.
+    // The uploads are fenced without having committed: what they were promised holds nothing any more.
     let disk = open(folder.path());
     disk.follow(vec![FeedItem::Fenced { before_ms: 7 }], Some((11, 0)));
     settle(&disk);
@@ -202,7 +208,7 @@ async fn a_piece_that_comes_again_while_it_is_moved_outlives_the_tombstone_of_th
     let store = simulated(&disk, Arc::default()).unwrap();
     let content = bytes(1);
     try_put(&store, &content, 1).await.unwrap();
-    store.follow(vec![committed(&content, 1)], Some((5, 0)));
+    store.follow(vec![committed(&content), fenced(2)], Some((5, 0)));
     settle(&store);
     let from = store.locate(&key(&content)).unwrap().unwrap().position;
     let (sender, answers) = mpsc::channel();
@@ -227,7 +233,7 @@ async fn a_piece_that_comes_again_while_it_is_moved_outlives_the_tombstone_of_th
     let store = simulated(&disk.killed(), Arc::default()).unwrap();
     assert_eq!(content_of(&store, &content), content, "and a rebuild finds it");
     let held = store.reader.held(&key(&content)).unwrap().unwrap();
-    assert!(held.claims.contains(&upload(20)));
+    assert_eq!(held.held_until_ms, 20);
 }
 
 #[tokio::test]
@@ -291,7 +297,7 @@ async fn history(disk: &SimDisk, view: Arc<MemoryStore>) -> Told {
             told.promised.push(n);
         }
     }
-    store.follow((0..14u8).map(|n| committed(&bytes(n), 1)).collect(), Some((5, 0)));
+    store.follow((0..14u8).map(|n| committed(&bytes(n))).chain([fenced(2)]).collect(), Some((5, 0)));
     let claimed = matches!(store.stamp(header(&bytes(4), 9)).await, Ok(Some(_)));
     // 4 is claimed by another upload and outlives its deletion; 5 comes again after it.
     let deleted = [0u8, 1, 4, 5, 8, 9, 10];
@@ -323,7 +329,7 @@ async fn a_disk_that_is_filled_beyond_the_alarm_is_swept_of_what_is_dead_and_the
     for n in 0..30 {
         try_put(&store, &content(n), 1).await.unwrap();
     }
-    store.follow((0..30).map(|n| committed(&content(n), 1)).collect(), Some((5, 0)));
+    store.follow((0..30).map(|n| committed(&content(n))).chain([fenced(2)]).collect(), Some((5, 0)));
     store.follow((0..10).map(|n| FeedItem::Deleted(key(&content(3 * n)))).collect(), Some((6, 0)));
     settle(&store);
     let before = store.journal.segments();
@@ -539,7 +545,7 @@ async fn a_shard_that_compaction_moved_is_what_a_rebuild_finds_whatever_was_befo
     assert_eq!(receipt.length as usize, content.len(), "a receipt signs the length of the chunk");
     let late = put_shard(&store, shard_header(&content, &first, 0, 4), &first).await;
     assert_eq!(late.unwrap_err().code, ErrorCode::StaleRow);
-    store.follow(vec![committed(&content, 5)], Some((5, 0)));
+    store.follow(vec![committed(&content)], Some((5, 0)));
     settle(&store);
     let copy = Record {
         kind: super::super::piece::KIND_COPY,
@@ -558,9 +564,9 @@ async fn a_shard_that_compaction_moved_is_what_a_rebuild_finds_whatever_was_befo
     assert!(store.stamp(PieceHeader { shard: old.shard, ..new }).await.unwrap().is_none(), "another shard");
 }
 
-/// A slot has moved away: its pieces go, but for what an upload may still commit; those of other groups stay.
+/// A slot has moved away: its pieces go, but for those that an upload may still commit; those of other groups stay.
 #[tokio::test]
-async fn a_released_group_goes_and_what_uploads_claim_stays() {
+async fn a_released_group_goes_and_what_uploads_are_promised_stays() {
     let folder = tempfile::tempdir().unwrap();
     Superblock::format(folder.path()).unwrap();
     let disk = open(folder.path());
@@ -568,7 +574,7 @@ async fn a_released_group_goes_and_what_uploads_claim_stays() {
     for content in &all {
         put(&disk, content).await;
     }
-    disk.follow(all.iter().map(|c| committed(c, 1)).collect(), Some((5, 0)));
+    disk.follow(all.iter().map(|c| committed(c)).chain([fenced(3)]).collect(), Some((5, 0)));
     let claimed = all.iter().find(|c| key(c).chunk.0[0] < 128).unwrap();
     disk.stamp(header(claimed, 30)).await.unwrap().unwrap();
     let pg = wmall_proto::PgId(0);
@@ -579,7 +585,7 @@ async fn a_released_group_goes_and_what_uploads_claim_stays() {
     // Committed and released in one stretch of the feed, as a disk that was off hears it.
     let young = vec![200u8; 300];
     try_put(&disk, &young, 2).await.unwrap();
-    disk.follow(vec![committed(&young, 2), released(DiskId(4))], Some((7, 0)));
+    disk.follow(vec![committed(&young), released(DiskId(4))], Some((7, 0)));
     settle(&disk);
     for content in all.iter().chain([&young]) {
         let there = disk.locate(&key(content)).unwrap();
@@ -587,5 +593,53 @@ async fn a_released_group_goes_and_what_uploads_claim_stays() {
         assert_eq!(there.is_none(), goes, "{:?}", key(content));
     }
     let held = disk.reader.held(&key(claimed)).unwrap().unwrap();
-    assert_eq!((held.located.state, held.claims), (PieceState::Staged, vec![upload(30)]));
+    assert_eq!((held.located.state, held.held_until_ms), (PieceState::Staged, 30));
+}
+
+/// The same bytes a thousand times, in puts whose commits are refused, with restarts that build the index anew between them:
+/// the piece is there for each, and its mark is that of the latest.
+#[tokio::test]
+async fn a_piece_may_be_promised_any_number_of_times() {
+    let (mut disk, content) = (SimDisk::new(), bytes(1));
+    for round in 0..10 {
+        let store = simulated(&disk, Arc::default()).unwrap();
+        for n in 0..100 {
+            let at_ms = 1000 + round * 100 + n;
+            let receipt = match store.locate(&key(&content)).unwrap() {
+                None => try_put(&store, &content, at_ms).await.unwrap(),
+                Some(_) => store.stamp(header(&content, at_ms)).await.unwrap().expect("it is promised"),
+            };
+            assert_eq!(receipt.receipt.upload, upload(at_ms));
+        }
+        let compactor = store.compactor(Ballast::new("/nowhere".into(), 0, 0));
+        let (_open, stop) = mpsc::channel();
+        if let [.., sealed, _] = store.journal.segments().as_slice() {
+            let _ = compactor.compact(*sealed, 0.0, &stop);
+        }
+        let held = store.reader.held(&key(&content)).unwrap().unwrap();
+        assert_eq!(held.held_until_ms, 1099 + round * 100);
+        drop(store);
+        disk = disk.killed();
+    }
+    let store = simulated(&disk, Arc::default()).unwrap();
+    store.follow(vec![FeedItem::Deleted(key(&content)), fenced(1999)], Some((5, 0)));
+    store.reconcile(
+        vec![key(&content)],
+        PiecesKnown { committed: vec![], fenced_before_ms: 1999, deletion_held: false },
+    );
+    settle(&store);
+    assert_eq!(content_of(&store, &content), content, "the last upload may still commit");
+}
+
+/// A commit counts on a piece that is gone: its disk says so.
+#[tokio::test]
+async fn a_commit_of_a_piece_that_is_absent_is_reported() {
+    let store = simulated(&SimDisk::new(), Arc::default()).unwrap();
+    let (there, gone, ticketed) = (bytes(1), bytes(2), bytes(3));
+    try_put(&store, &there, 1).await.unwrap();
+    let counted =
+        |content: &[u8], disk| FeedItem::Committed { chunk: key(content), counted: vec![DiskId(disk)] };
+    store.follow(vec![counted(&there, 1), counted(&gone, 1), counted(&ticketed, 2)], Some((5, 0)));
+    settle(&store);
+    assert_eq!(store.take_rotten(10), [key(&gone)]);
 }

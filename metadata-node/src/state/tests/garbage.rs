@@ -284,8 +284,13 @@ fn after_a_restore_nothing_is_deleted_until_an_operator_says_so() {
         (now, matches!(page, FeedPage::Behind { .. }))
     };
     assert_eq!(behind(&m, 0), (NO_EPOCH, true));
-    m.run(Command::BeginEpoch(7)).unwrap();
-    m.run(Command::BeginEpoch(8)).unwrap();
+    assert_eq!(code(m.run(named(&[1], "y", Condition::None))), Err(ErrorCode::Busy), "in no life yet");
+    m.run(Command::BeginEpoch { epoch: 7, rows_from: 1 << 50 }).unwrap();
+    m.run(Command::BeginEpoch { epoch: 8, rows_from: 1 << 51 }).unwrap();
+    let row = |m: &Machine| m.state.topology().pools[&POOL].rows[0].version;
+    assert_eq!(row(&m), 1 << 50, "the first leader's word counts");
+    let before = named(&[1], "y", Condition::None);
+    assert_eq!(m.run(before), Ok(Response::NeedChunks(vec![id(1)])), "receipts of a life before");
     assert_eq!(behind(&m, 0), (7, true), "every place of before is void");
     assert_eq!(behind(&m, 7), (7, false));
     m.collect();

@@ -180,7 +180,8 @@ fn chunk(n: u64, slots: &[u8]) -> PromisedChunk {
         disk: DiskId(u32::from(slot) + 1),
         incarnation: Incarnation([slot + 1; 16]),
     };
-    PromisedChunk { id: id(n), length: CHUNK, digests: vec![], promises: slots.iter().map(promise).collect() }
+    let promises = slots.iter().map(promise).collect();
+    PromisedChunk { id: id(n), length: CHUNK, row_version: 1, digests: vec![], promises }
 }
 
 /// The blocks of a manifest, all there.
@@ -188,6 +189,7 @@ fn blocks(manifest: &Manifest) -> Vec<PromisedChunk> {
     let promised = |block: &Vec<u8>| PromisedChunk {
         id: ChunkId::of(block),
         length: block.len() as u32,
+        row_version: 1,
         digests: vec![],
         promises: chunk(0, &[0, 1, 2]).promises,
     };

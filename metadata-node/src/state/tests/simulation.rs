@@ -1,12 +1,13 @@
 //! Histories of puts, deaths (some for good), joins, wipes, rot, full disks, drains, quarantine, moves, halts and fills, drawn
-//! from seeds, and of leaders whose last plan comes when another one leads; on the real state machine and the real planner with
-//! simulated disks. After every step: no piece counts that is not there, no grade is better than a count of the disks themselves, and
+//! from seeds, of purges, deletions, fences and restores, of leaders whose last plan comes when another one leads, and of a client
+//! that repeats every commit ever seen (`replays.rs`); on the real state machine and the real planner with simulated disks. After every step: no piece counts that is not there, no grade is better than a count of the disks themselves, and
 //! the tally is the sum of what is said of each chunk (`oracle.rs`). In the end all are back that can be, and all of it must heal by
 //! itself.
 //!
 //! `WMALL_HISTORIES=n` and `WMALL_FROM=seed` say how many and which; a failure names its seed.
 
 mod oracle;
+mod replays;
 
 use std::collections::BTreeSet;
 
@@ -39,9 +40,11 @@ impl Dice {
 #[derive(Debug, Clone, Copy)]
 struct SimPiece {
     slot: u8,
-    /// Whether the chunk is known to be committed; what is not, an upload claims.
+    /// Whether the chunk is known to be committed.
     committed: bool,
     row_version: u64,
+    /// Latest start of any upload that was promised the piece.
+    held_until_ms: u64,
 }
 
 #[derive(Default)]
@@ -55,18 +58,32 @@ struct SimDisk {
     since_ms: Option<u64>,
     pieces: BTreeMap<ChunkId, SimPiece>,
     feed: u64,
+    feed_epoch: u64,
+    fenced_before_ms: u64,
 }
 
 impl SimDisk {
     /// Takes a piece in and promises to keep it, as `data-node/src/disk/index.rs` does: a write by a row of before does
     /// not replace what came by a later one.
-    fn take(&mut self, chunk: ChunkId, slot: u8, disk: DiskId, row_version: u64) -> Option<Promise> {
+    fn take(
+        &mut self,
+        (chunk, upload): (ChunkId, UploadId),
+        slot: u8,
+        disk: DiskId,
+        row_version: u64,
+    ) -> Option<Promise> {
         let before = self.pieces.get(&chunk);
-        if !self.alive || self.full || before.is_some_and(|b| b.slot != slot && b.row_version > row_version) {
+        let started_ms = upload.started_ms();
+        if !self.alive
+            || self.full
+            || started_ms < self.fenced_before_ms
+            || before.is_some_and(|b| b.slot != slot && b.row_version > row_version)
+        {
             return None;
         }
         let committed = before.is_some_and(|b| b.committed);
-        self.pieces.insert(chunk, SimPiece { slot, committed, row_version });
+        let held_until_ms = before.map_or(0, |b| b.held_until_ms).max(started_ms);
+        self.pieces.insert(chunk, SimPiece { slot, committed, row_version, held_until_ms });
         Some(Promise { slot, disk, incarnation: Incarnation([self.life; 16]) })
     }
 }
@@ -77,6 +94,7 @@ struct Sim {
     scheme: Scheme,
     disks: BTreeMap<DiskId, SimDisk>,
     committed: BTreeSet<ChunkId>,
+    replays: replays::Replays,
     next: u64,
     /// A row of before, for puts that began then.
     old: Option<std::sync::Arc<Topology>>,
@@ -90,8 +108,10 @@ struct Sim {
     deaths: u64,
     full: u64,
     halts: u64,
-    /// Wipes, and pieces that rotted.
+    /// Wipes, pieces that rotted, restores.
     harm: u64,
+    /// Pieces that rotted.
+    rotted: BTreeSet<(DiskId, ChunkId)>,
     /// The map of a data node that hears of changes.
     follower: Topology,
     followed: u64,
@@ -116,6 +136,8 @@ impl Sim {
         let rows = wmall_placement::propose_rows(&candidates, scheme.width(), pg_bits, seed).unwrap();
         let (name, based_on) = ("sim".parse().unwrap(), topology.version);
         m.run(Command::CreatePool { name, scheme, pg_bits, rows, based_on }).unwrap();
+        let (name, pool) = ("s".parse().unwrap(), "sim".parse().unwrap());
+        m.run(Command::CreateBucket { name, pool, rules: BucketRules::default() }).unwrap();
         let disk =
             |i: u32| (DiskId(i), SimDisk { life: i as u8, alive: true, feed: m.index, ..SimDisk::default() });
         let disks = (1..=topology.disks.len() as u32).map(disk).collect();
@@ -125,6 +147,7 @@ impl Sim {
             scheme,
             disks,
             committed: BTreeSet::new(),
+            replays: replays::Replays::default(),
             next: 0,
             old: None,
             moves: 0,
@@ -137,6 +160,7 @@ impl Sim {
             full: 0,
             halts: 0,
             harm: 0,
+            rotted: BTreeSet::new(),
             follower: Topology::empty(),
             followed: 0,
             strict,
@@ -164,11 +188,12 @@ impl Sim {
             _ => self.m.state.topology(),
         };
         let (_, row) = topology.row_of(SIM, &chunk).unwrap();
-        let mut promises = Vec::new();
+        let upload = UploadId::new(self.m.index, [self.dice.roll(256) as u8; 10]);
+        let (mut promises, row_version) = (Vec::new(), row.version);
         for (slot, &disk) in row.slots.iter().enumerate() {
             let there = self.disks.get_mut(&disk).unwrap();
             if !self.dice.one_in(6) {
-                promises.extend(there.take(chunk, slot as u8, disk, row.version));
+                promises.extend(there.take((chunk, upload), slot as u8, disk, row.version));
             }
         }
         let digests = if self.scheme.is_striped() {
@@ -177,47 +202,65 @@ impl Sim {
             vec![]
         };
         let Command::CommitFile { mut file, mut chunks } = file(
-            vec![PromisedChunk { id: chunk, length: CHUNK, digests: digests.clone(), promises }],
+            vec![PromisedChunk { id: chunk, length: CHUNK, row_version, digests: digests.clone(), promises }],
             Ack::Quorum,
         ) else {
             panic!()
         };
-        file.pool = SIM;
+        (file.pool, file.upload) = (SIM, upload);
+        file.object = Some(("s".parse().unwrap(), format!("n{n}").parse().unwrap()));
         // The block of the manifest goes the same way, as the same pieces under another name.
         let block = chunks[1].id;
         let mut promises = Vec::new();
         let (_, row) = topology.row_of(SIM, &block).unwrap();
         for (slot, &disk) in row.slots.iter().enumerate() {
             let there = self.disks.get_mut(&disk).unwrap();
-            promises.extend(there.take(block, slot as u8, disk, row.version));
+            promises.extend(there.take((block, upload), slot as u8, disk, row.version));
         }
-        chunks[1] = PromisedChunk { id: block, length: chunks[1].length, digests, promises };
-        if let Ok(Response::Committed(_)) = self.m.run(Command::CommitFile { file, chunks }) {
-            self.committed.extend([chunk, block]);
-        }
+        let (length, row_version) = (chunks[1].length, row.version);
+        chunks[1] = PromisedChunk { id: block, length, row_version, digests, promises };
+        let commit = Command::CommitFile { file, chunks };
+        self.send(commit.clone());
+        self.replays.seen.push((n, commit));
     }
 
     /// A disk hears of commits and releases, all that there is.
     fn follow(&mut self, disk: DiskId) {
         let there = self.disks.get_mut(&disk).unwrap();
-        let FeedPage::Items { position, items, .. } = self.m.state.feed((0, there.feed), &[disk]).1 else {
-            panic!("the feed is short enough")
+        let (epoch, page) = self.m.state.feed((there.feed_epoch, there.feed), &[disk]);
+        let FeedPage::Items { position, items, .. } = page else {
+            self.walk(disk, epoch);
+            return;
         };
         there.feed = position;
-        let mut removed = Vec::new();
+        let (mut removed, mut absent, mut fenced) = (Vec::new(), Vec::new(), false);
         for item in items {
             match item {
-                FeedItem::Committed { chunk, .. } if chunk.pool == SIM => {
-                    there.pieces.entry(chunk.chunk).and_modify(|p| p.committed = true);
+                FeedItem::Committed { chunk, counted } if chunk.pool == SIM => {
+                    match there.pieces.get_mut(&chunk.chunk) {
+                        Some(piece) => piece.committed = true,
+                        None if counted.contains(&disk) => absent.push((SIM, chunk.chunk)),
+                        None => {}
+                    }
                 }
+                FeedItem::Deleted(chunk) if chunk.pool == SIM => there.release(&chunk.chunk),
                 FeedItem::Released { pool: SIM, pg, pg_bits, disk: released } if released == disk => {
                     let (low, high) = pg.range(pg_bits);
-                    let goes = |c: &ChunkId, p: &SimPiece| low <= *c && *c <= high && p.committed;
-                    removed.extend(there.pieces.iter().filter(|(c, p)| goes(c, p)).map(|(c, _)| *c));
-                    there.pieces.retain(|c, p| !goes(c, p));
+                    let of_group = there.pieces.range(low..=high).map(|(c, _)| *c).collect::<Vec<_>>();
+                    of_group.iter().for_each(|chunk| there.release(chunk));
+                    removed.extend(of_group.into_iter().filter(|c| !there.pieces.contains_key(c)));
+                }
+                FeedItem::Fenced { before_ms } => {
+                    (there.fenced_before_ms, fenced) = (before_ms, true);
                 }
                 _ => {}
             }
+        }
+        if !absent.is_empty() {
+            self.m.run(Command::ReportBad { disk, chunks: absent }).unwrap();
+        }
+        if fenced {
+            self.sweep(disk, |piece| !piece.committed);
         }
         // What a disk lets go of is there without it.
         for chunk in removed.iter().filter(|c| self.committed.contains(c)) {
@@ -247,6 +290,10 @@ impl Sim {
         } else {
             there.count()
         }
+    }
+
+    fn has_any(&self, disk: DiskId, chunk: &ChunkId) -> bool {
+        self.disks[&disk].pieces.contains_key(chunk)
     }
 
     fn has(&self, disk: DiskId, chunk: &ChunkId, slot: u8) -> bool {
@@ -309,9 +356,12 @@ impl Sim {
                     failed.insert(group);
                     continue;
                 }
-                let got_piece =
-                    SimPiece { slot: piece.slot, committed: true, row_version: piece.row_version };
-                self.disks.get_mut(&disk).unwrap().pieces.insert(piece.chunk, got_piece);
+                let there = self.disks.get_mut(&disk).unwrap();
+                let held_until_ms = there.pieces.get(&piece.chunk).map_or(0, |p| p.held_until_ms);
+                let (slot, row_version) = (piece.slot, piece.row_version);
+                there
+                    .pieces
+                    .insert(piece.chunk, SimPiece { slot, committed: true, row_version, held_until_ms });
                 let digest = piece.digests.get(usize::from(piece.slot)).copied().unwrap_or(piece.chunk.0);
                 got.push(FetchedPiece { pool: SIM, chunk: piece.chunk, slot: piece.slot, digest });
             }
@@ -377,7 +427,9 @@ impl Sim {
         there.alive = true;
         let (life, n) = (there.life, disk.0 as u8);
         self.m.register(n, life).unwrap();
-        self.disks.get_mut(&disk).unwrap().feed = self.m.index;
+        let (index, epoch) = (self.m.index, self.replays.epoch);
+        let there = self.disks.get_mut(&disk).unwrap();
+        (there.feed, there.feed_epoch, there.fenced_before_ms) = (index, epoch, 0);
     }
 
     /// Its node finds a piece rotten, and says so.
@@ -388,6 +440,7 @@ impl Sim {
         if let Some(chunk) = chunk.filter(|_| there.alive) {
             there.pieces.remove(&chunk);
             self.harm += 1;
+            self.rotted.insert((disk, chunk));
             self.m.run(Command::ReportBad { disk, chunks: vec![(SIM, chunk)] }).unwrap();
         }
     }
@@ -448,7 +501,7 @@ impl Sim {
 
     fn step(&mut self) {
         let disk = self.any_disk();
-        match self.dice.roll(24) {
+        match self.dice.roll(32) {
             0..=6 => self.put(),
             7..=9 => drop(self.plan(true)),
             10..=14 => self.fill(disk),
@@ -465,6 +518,11 @@ impl Sim {
             23 if self.dice.one_in(3) => self.fill_up_or_free(disk),
             23 if self.dice.one_in(3) => self.quarantine_or_release(disk),
             23 => self.hear_the_late(),
+            24 | 25 => self.purge(),
+            26 => self.delete_condemned(),
+            27 => self.fence(),
+            28..=30 => self.replay(),
+            31 if !self.strict => self.snapshot_or_restore(),
             _ => {}
         }
     }
@@ -474,7 +532,8 @@ impl Sim {
         let n = self.disks.len() as u8 + 1;
         if n <= 12 {
             self.m.register(n, n).unwrap();
-            let joined = SimDisk { life: n, alive: true, feed: self.m.index, ..SimDisk::default() };
+            let (feed, feed_epoch) = (self.m.index, self.replays.epoch);
+            let joined = SimDisk { life: n, alive: true, feed, feed_epoch, ..SimDisk::default() };
             self.disks.insert(DiskId(u32::from(n)), joined);
             self.joins += 1;
         }
@@ -549,10 +608,10 @@ fn candidate(topology: &Topology, disk: DiskId) -> Candidate {
 #[test]
 fn histories_of_moves_never_count_what_is_not_there_and_heal() {
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |n| n.parse().unwrap());
-    let (count, from) = (number("WMALL_HISTORIES", 20_000), number("WMALL_FROM", 0));
+    let (count, from) = (number("WMALL_HISTORIES", 12_000), number("WMALL_FROM", 0));
     let one = |seed: u64| {
         let mut sim = Sim::new(seed);
-        for _ in 0..60 {
+        for _ in 0..80 {
             sim.step();
             sim.check(seed);
         }
@@ -567,13 +626,17 @@ fn histories_of_moves_never_count_what_is_not_there_and_heal() {
             sim.full,
             sim.halts,
             sim.followed,
+            sim.replays.deletions,
+            sim.replays.accepted,
+            sim.replays.refused,
+            sim.replays.restores,
         ]
     };
-    let add = |a: [u64; 9], b: [u64; 9]| std::array::from_fn(|i| a[i] + b[i]);
-    let half = |half: u64| (from..from + count).filter(|s| s % 2 == half).map(one).fold([0; 9], add);
+    let add = |a: [u64; 13], b: [u64; 13]| std::array::from_fn(|i| a[i] + b[i]);
+    let half = |half: u64| (from..from + count).filter(|s| s % 2 == half).map(one).fold([0; 13], add);
     let sums = std::thread::scope(|scope| {
         let halves = [0, 1].map(|n| scope.spawn(move || half(n)));
-        halves.map(|h| h.join().unwrap()).into_iter().fold([0; 9], add)
+        halves.map(|h| h.join().unwrap()).into_iter().fold([0; 13], add)
     });
     let words = [
         "moves",
@@ -585,9 +648,27 @@ fn histories_of_moves_never_count_what_is_not_there_and_heal() {
         "full disks",
         "halts",
         "maps brought up by changes",
+        "chunks deleted",
+        "repeated commits that were taken",
+        "and that were refused",
+        "restores",
     ];
     let tenth = count / 10;
-    let floors = [count, tenth, tenth / 2, tenth / 2, tenth / 5, tenth, tenth, tenth, count];
+    let floors = [
+        count,
+        tenth,
+        tenth / 2,
+        tenth / 2,
+        tenth / 5,
+        tenth,
+        tenth,
+        tenth,
+        count,
+        count,
+        count,
+        count,
+        tenth / 2,
+    ];
     println!("{count} histories: {sums:?} {words:?}");
     for ((sum, word), floor) in sums.iter().zip(words).zip(floors) {
         assert!(*sum > floor, "only {sum} {word} in {count} histories");

@@ -27,7 +27,8 @@ fn shard_chunk(n: u64, slots: &[u8]) -> PromisedChunk {
         incarnation: Incarnation([slot + 2; 16]),
     };
     let digests = (0..3).map(|slot| digest(n, slot)).collect();
-    PromisedChunk { id: id(n), length: CHUNK, digests, promises: slots.iter().map(promise).collect() }
+    let promises = slots.iter().map(promise).collect();
+    PromisedChunk { id: id(n), length: CHUNK, row_version: 1, digests, promises }
 }
 
 /// A file of one such chunk; the blocks of its manifest are whole.
