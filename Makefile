@@ -83,6 +83,6 @@ tools: # A missing tool is installed where that is possible, and is an error whe
 	  else echo "$$1 is missing; on Debian: apt-get install $$2" >&2; exit 1; fi; \
 	}; \
 	need gcc build-essential; need make build-essential; \
-	if [ "$$(id -u)" = 0 ]; then need mount mount; need mkfs.ext4 e2fsprogs; need ip iproute2; fi
+	if [ "$$(id -u)" = 0 ]; then need mount mount; need mkfs.ext4 e2fsprogs; need ip iproute2; need faketime faketime; fi
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing; see rust-toolchain.toml" >&2; exit 1; }
 	@grep -qw avx2 /proc/cpuinfo || echo "note: this processor has no AVX2; it will be slow" >&2

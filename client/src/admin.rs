@@ -19,6 +19,7 @@ use wmall_proto::{
     BucketName, ChunkId, ErrorCode, FileId, NodeName, ObjectName, Pool, PoolId, PoolName, RequestId,
     RpcError, Scheme,
 };
+use wmall_transport::Reply;
 
 use crate::error::ClientError;
 use crate::store::{Store, unexpected};
@@ -202,36 +203,27 @@ impl Store {
 
     /// Writes all metadata, as of now, to a file. Returns its bytes.
     pub async fn save_snapshot<W: AsyncWrite + Unpin>(&self, out: &mut W) -> Result<u64, ClientError> {
-        let mut reply = self.inner.members.open(&Request::Snapshot, SNAPSHOT_TIMEOUT).await?;
-        let Response::Snapshot { length } = reply.response else { return Err(unexpected().into()) };
-        let failed = |source| ClientError::Local { what: "writing the snapshot", source };
-        let mut written = 0;
-        let receiving = async {
-            while let Some(part) = reply.body.next().await? {
-                written += part.len() as u64;
-                out.write_all(&part).await.map_err(failed)?;
-            }
-            out.flush().await.map_err(failed)?;
-            Ok::<_, ClientError>(())
-        };
-        let late = |_| RpcError::new(ErrorCode::Timeout, "the snapshot comes too slowly");
-        tokio::time::timeout(SNAPSHOT_TIMEOUT, receiving).await.map_err(late)??;
-        if written == length {
-            return Ok(written);
-        }
-        let reason = format!("{written} of {length} bytes of the snapshot came");
-        Err(RpcError::new(ErrorCode::Unreachable, reason).hint("try again").into())
+        let request = Request::Snapshot { local: false };
+        receive_snapshot(self.inner.members.open(&request, SNAPSHOT_TIMEOUT).await?, out).await
+    }
+
+    /// The same from one member, as far as it has got; for when none leads.
+    pub async fn save_local_snapshot<W: AsyncWrite + Unpin>(
+        &self,
+        member: &NodeName,
+        out: &mut W,
+    ) -> Result<u64, ClientError> {
+        let request = Request::Snapshot { local: true };
+        receive_snapshot(self.inner.members.open_at(member, &request, SNAPSHOT_TIMEOUT).await?, out).await
     }
 
     /// The snapshots and backups that the metadata nodes keep; of those that answer.
     pub async fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>, ClientError> {
         let mut all = Vec::new();
-        for (member, answer) in self.inner.members.call_each(&Request::ListSnapshots).await {
+        for answer in self.inner.members.call_each(&Request::ListSnapshots).await? {
             match answer {
-                Ok(Response::Snapshots(snapshots)) => all.extend(snapshots),
-                Ok(_) => return Err(unexpected().into()),
-                Err(error) if error.code.is_transient() => tracing::warn!(%error, %member, "does not answer"),
-                Err(error) => return Err(error.into()),
+                Response::Snapshots(snapshots) => all.extend(snapshots),
+                _ => return Err(unexpected().into()),
             }
         }
         Ok(all)
@@ -362,4 +354,26 @@ impl Store {
             _ => Err(unexpected().into()),
         }
     }
+}
+
+/// Writes a snapshot's bytes, all of which have to come. Returns how many there are.
+async fn receive_snapshot<W: AsyncWrite + Unpin>(mut reply: Reply, out: &mut W) -> Result<u64, ClientError> {
+    let Response::Snapshot { length } = reply.response else { return Err(unexpected().into()) };
+    let failed = |source| ClientError::Local { what: "writing the snapshot", source };
+    let mut written = 0;
+    let receiving = async {
+        while let Some(part) = reply.body.next().await? {
+            written += part.len() as u64;
+            out.write_all(&part).await.map_err(failed)?;
+        }
+        out.flush().await.map_err(failed)?;
+        Ok::<_, ClientError>(())
+    };
+    let late = |_| RpcError::new(ErrorCode::Timeout, "the snapshot comes too slowly");
+    tokio::time::timeout(SNAPSHOT_TIMEOUT, receiving).await.map_err(late)??;
+    if written == length {
+        return Ok(written);
+    }
+    let reason = format!("{written} of {length} bytes of the snapshot came");
+    Err(RpcError::new(ErrorCode::Unreachable, reason).hint("try again").into())
 }

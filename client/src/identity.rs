@@ -20,12 +20,10 @@ impl Store {
         ttl: Duration,
     ) -> Result<JoinToken, ClientError> {
         let mut metadata = Vec::new();
-        for (member, answer) in self.inner.members.call_each(&Request::JoinAddress).await {
+        for answer in self.inner.members.call_each(&Request::JoinAddress).await? {
             match answer {
-                Ok(Response::JoinAddress(address)) => metadata.extend(address),
-                Ok(_) => return Err(unexpected().into()),
-                Err(error) if error.code.is_transient() => tracing::warn!(%error, %member, "does not answer"),
-                Err(error) => return Err(error.into()),
+                Response::JoinAddress(address) => metadata.extend(address),
+                _ => return Err(unexpected().into()),
             }
         }
         if metadata.is_empty() {

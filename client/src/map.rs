@@ -20,6 +20,8 @@ struct Known {
     // Bounded by the nodes of the map.
     avoided: HashMap<NodeName, Instant>,
     latency: Latency,
+    /// The cluster's clock as it was heard last, and when.
+    time: Option<(u64, Instant)>,
 }
 
 /// The copy.
@@ -29,7 +31,7 @@ impl Map {
     pub(crate) fn new() -> Self {
         let topology = Arc::new(Topology::empty());
         let (suspects, avoided, latency) = (HashSet::new(), HashMap::new(), Latency::default());
-        Self(Mutex::new(Known { topology, suspects, avoided, latency }))
+        Self(Mutex::new(Known { topology, suspects, avoided, latency, time: None }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -40,12 +42,23 @@ impl Map {
         self.lock().topology.clone()
     }
 
+    /// The cluster's clock, in milliseconds since the Unix epoch: moved on from where it was heard last, and
+    /// this machine's own before it was heard at all.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let moved = |(ms, at): (u64, Instant)| ms.saturating_add(at.elapsed().as_millis() as u64);
+        self.lock().time.map_or_else(wmall_runtime::clock::now_ms, moved)
+    }
+
     pub(crate) fn update(&self, reply: TopologyReply) {
         let mut known = self.lock();
         if let Some(topology) = reply.topology
             && topology.version > known.topology.version
         {
             known.topology = Arc::new(*topology);
+        }
+        // A cluster that has just begun has no clock yet.
+        if reply.now_ms > 0 {
+            known.time = Some((reply.now_ms, Instant::now()));
         }
         if let Some(suspects) = reply.suspects {
             known.suspects = suspects.into_iter().collect();

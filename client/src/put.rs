@@ -115,7 +115,10 @@ impl Store {
     ) -> Result<PutSummary, ClientError> {
         match self.put_once(reader, options, false).await? {
             Put::Done(summary) => Ok(summary),
-            Put::NeedChunks => Err(unexpected().into()),
+            Put::NeedChunks => {
+                let reason = "the metadata were restored while the file was put; what was sent may be gone";
+                Err(RpcError::new(ErrorCode::UploadFenced, reason).hint("put the file again").into())
+            }
         }
     }
 
@@ -149,7 +152,7 @@ impl Store {
         };
         let mut upload = Upload {
             store: self.inner.clone(),
-            id: UploadId::new(wmall_runtime::clock::now_ms(), wmall_runtime::random::bytes()),
+            id: UploadId::new(self.inner.map.now_ms(), wmall_runtime::random::bytes()),
             pool,
             ack: options.ack,
             claims,
@@ -185,7 +188,8 @@ impl Store {
 /// What became of a put.
 enum Put {
     Done(PutSummary),
-    /// A chunk that was claimed is not there, or not safely.
+    /// A chunk that was claimed is not there, or not safely; or one was sent in a former life of the
+    /// metadata.
     NeedChunks,
 }
 

@@ -49,10 +49,10 @@ impl Store {
         let endpoint = Endpoint::client(&identity)?;
         let members = Arc::new(Members::new(endpoint.clone(), &config.metadata));
         let renewal = Renewal { folder: config.identity_dir.clone(), by: RenewBy::Members(members.clone()) };
-        if identity.peer().renew_at_ms() <= wmall_runtime::clock::now_ms() {
+        if identity.peer().is_due(wmall_runtime::clock::now_ms()) {
             let trying = renew(&renewal, &endpoint);
             if tokio::time::timeout(RENEWAL, trying).await.is_err() {
-                tracing::warn!("the certificate ends soon and was not renewed in time");
+                tracing::warn!("the certificate is due for renewal and was not renewed in time");
             }
         }
         let renewal = tokio::spawn(renewal.run(endpoint.clone(), |_| {}));
@@ -196,7 +196,7 @@ async fn renew(renewal: &Renewal, endpoint: &Endpoint) {
                 tracing::warn!(%error, "the new certificate can't be shown");
             }
         }
-        Err(error) => tracing::warn!(%error, "the certificate ends soon and could not be renewed"),
+        Err(error) => tracing::warn!(%error, "the certificate is due for renewal and could not be renewed"),
     }
 }
 

@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use wmall_proto::clock::UPLOAD_SKEW_MS;
 use wmall_proto::feed::{FeedItem, FeedPage, PoolChunk};
 use wmall_proto::rpc::{
-    DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply, Registration, Request, Response,
+    DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply, RegisteredDisk, Registration, Request,
+    Response,
 };
 use wmall_proto::{DiskId, ErrorCode, RpcError};
 use wmall_runtime::Shutdown;
+use wmall_runtime::clock::now_ms;
 use wmall_transport::{Endpoint, Members};
 
 use crate::config::RawConfig;
@@ -63,10 +66,14 @@ pub(crate) struct Control {
     traffic: Arc<Traffic>,
     feed: u64,
     feed_epoch: u64,
+    /// Between an upload's begin and its fence, as the metadata nodes say.
+    upload_grace_ms: u64,
     walk: Option<Walk>,
     /// Whether the staged pieces are to be looked through, and when they were last.
     sweep: bool,
     swept: Instant,
+    /// Tells this process from another of its name.
+    process: [u8; 16],
     /// The life of the metadata that answered last.
     life: Option<u64>,
     /// Version of the map that was kept last, and when.
@@ -82,6 +89,16 @@ pub(crate) struct Control {
 fn start_of(places: &[Option<(u64, u64)>]) -> (u64, u64) {
     let first = places.first().copied().flatten();
     first.filter(|_| places.iter().all(|p| *p == first)).unwrap_or((0, NOWHERE))
+}
+
+/// A fence that is later than this node's own clock bears out is taken as far as that goes. The rest of it
+/// comes with a later sweep, when the clocks agree.
+fn bounded_fence(before_ms: u64, upload_grace_ms: u64, now_ms: u64) -> u64 {
+    let latest = now_ms.saturating_add(UPLOAD_SKEW_MS).saturating_sub(upload_grace_ms);
+    if before_ms > latest {
+        tracing::error!(before_ms, latest, "a fence is later than this node's clock; it is taken in part");
+    }
+    before_ms.min(latest)
 }
 
 impl Control {
@@ -107,10 +124,12 @@ impl Control {
             traffic,
             feed,
             feed_epoch,
+            upload_grace_ms: 0,
             walk,
             // With the first heartbeat.
             sweep: true,
             swept: Instant::now(),
+            process: wmall_runtime::random::bytes(),
             life: None,
             // The version that the node began with is one that it has kept.
             kept: (start, Instant::now()),
@@ -120,8 +139,8 @@ impl Control {
         }
     }
 
-    /// Runs until a stop is asked for.
-    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+    /// Runs until a stop is asked for. Returns the reason if another process goes by this node's name now.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) -> Option<RpcError> {
         let mut registered = false;
         while !shutdown.is_requested() {
             let step = if registered { self.beat().await } else { self.register().await.map(|()| false) };
@@ -138,11 +157,16 @@ impl Control {
                         registered = false;
                     }
                     tracing::warn!(%error, "the metadata nodes do not take the heartbeat");
-                    if error.code == ErrorCode::Denied { DENIED_RETRY } else { RETRY }
+                    match error.code {
+                        ErrorCode::Unsafe => return Some(error),
+                        ErrorCode::Denied | ErrorCode::AlreadyExists => DENIED_RETRY,
+                        _ => RETRY,
+                    }
                 }
             };
             shutdown.or(tokio::time::sleep(wait)).await;
         }
+        None
     }
 
     /// Until the next heartbeat.
@@ -158,16 +182,22 @@ impl Control {
             max_bytes: d.config.max_bytes,
             incarnation: d.superblock.incarnation,
             public_key: ed25519_zebra::VerificationKey::from(&d.superblock.key).into(),
+            starts: d.starts(),
+            end: d.usage().end,
         };
         let registration = Registration {
             node: self.config.name.clone(),
             zone: self.config.zone.clone(),
             address: self.config.address(),
+            process: self.process,
             disks: self.disks.iter().map(disk).collect(),
         };
         match self.metadata.call(&Request::Register(registration)).await? {
-            Response::Registered(ids) if ids.len() == self.disks.len() => {
-                for (disk, id) in self.disks.iter().zip(ids) {
+            Response::Registered(registered) if registered.len() == self.disks.len() => {
+                for (disk, RegisteredDisk { id, starts }) in self.disks.iter().zip(registered) {
+                    let store = disk.clone();
+                    let raised = tokio::task::spawn_blocking(move || store.raise_starts(starts)).await;
+                    raised.map_err(RpcError::internal)?.map_err(RpcError::internal)?;
                     disk.set_id(id);
                 }
                 tracing::info!(node = %self.config.name, "registered");
@@ -189,24 +219,28 @@ impl Control {
                 dead_bytes: usage.dead_bytes,
                 reserved_bytes: usage.reserved_bytes,
                 pieces: usage.pieces,
+                end: usage.end,
                 writable: !usage.failed && !usage.full,
                 failed: usage.failed,
             })
         };
         let heartbeat = Heartbeat {
             node: self.config.name.clone(),
+            process: self.process,
+            now_ms: now_ms(),
             disks: self.disks.iter().filter_map(disk).collect(),
             topology: self.map.version(),
             topology_epoch: self.life.unwrap_or(NOWHERE),
             feed: self.feed,
             feed_epoch: self.feed_epoch,
         };
-        let Response::Heartbeat(HeartbeatReply { topology, changes, feed, feed_epoch, work, level }) =
-            self.metadata.call(&Request::Heartbeat(heartbeat)).await?
-        else {
+        let Response::Heartbeat(reply) = self.metadata.call(&Request::Heartbeat(heartbeat)).await? else {
             return Err(RpcError::internal("the heartbeat got another answer"));
         };
+        let HeartbeatReply { topology, changes, feed, feed_epoch, work, level, upload_grace_ms } = reply;
         self.map.set_level(level);
+        self.map.set_time(topology.now_ms);
+        self.upload_grace_ms = upload_grace_ms;
         if self.life.replace(feed_epoch).is_some_and(|life| life != feed_epoch) {
             // This answer's map was held against a version of the former life.
             self.map.doubt();
@@ -223,7 +257,12 @@ impl Control {
             self.swept = Instant::now();
         }
         let more = match feed {
-            FeedPage::Items { position, items, more } => {
+            FeedPage::Items { position, mut items, more } => {
+                items.iter_mut().for_each(|item| {
+                    if let FeedItem::Fenced { before_ms } = item {
+                        *before_ms = self.bounded_fence(*before_ms);
+                    }
+                });
                 // Whether a piece that no promise holds any more is committed, the metadata nodes know.
                 self.sweep |= items.iter().any(|item| matches!(item, FeedItem::Fenced { .. }));
                 self.follow(items, position, feed_epoch);
@@ -265,6 +304,10 @@ impl Control {
         }));
     }
 
+    fn bounded_fence(&self, before_ms: u64) -> u64 {
+        bounded_fence(before_ms, self.upload_grace_ms, now_ms())
+    }
+
     fn follow(&mut self, items: Vec<FeedItem>, position: u64, epoch: u64) {
         if items.is_empty() && (position, epoch) == (self.feed, self.feed_epoch) {
             return;
@@ -298,7 +341,11 @@ impl Control {
             let Some(id) = disk.id() else { return Ok(false) };
             let ask = Request::CheckCommitted { disk: id, chunks: page.clone() };
             match self.metadata.call(&ask).await? {
-                Response::PiecesKnown(known) => disk.reconcile(page, known),
+                Response::PiecesKnown(mut known) => {
+                    known.fenced_before_ms =
+                        bounded_fence(known.fenced_before_ms, self.upload_grace_ms, now_ms());
+                    disk.reconcile(page, known);
+                }
                 _ => return Err(RpcError::internal("the question got another answer")),
             }
         }
@@ -327,6 +374,15 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fence_goes_no_further_than_this_node_s_clock_bears_out() {
+        const DAY: u64 = 86_400_000;
+        let now = 1000 * DAY;
+        assert_eq!(bounded_fence(999 * DAY, DAY, now), 999 * DAY);
+        assert_eq!(bounded_fence(1400 * DAY, DAY, now), 999 * DAY + UPLOAD_SKEW_MS);
+        assert_eq!(bounded_fence(7, DAY, 0), 0, "without a clock nothing is fenced");
+    }
 
     #[test]
     fn the_feed_goes_on_only_where_all_disks_stand_at_one_place() {

@@ -18,8 +18,8 @@ use crate::fill::Filler;
 
 /// How long the reading of one piece may take, without the rests in between.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pieces fetched for a backfill belong to no upload: only chunks that are committed are fetched, and nothing else has to
-/// hold them.
+/// Pieces fetched for a backfill belong to no upload: only chunks that are committed are fetched, and nothing
+/// else has to hold them.
 const BACKFILL: UploadId = UploadId([0; 16]);
 
 impl Filler {

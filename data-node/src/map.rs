@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use wmall_proto::capacity::CapacityLevel;
 use wmall_proto::rpc::TopologyReply;
@@ -25,6 +26,8 @@ pub(crate) struct Map {
     doubted: AtomicBool,
     /// How full the cluster is, by the last heartbeat's answer.
     level: Mutex<CapacityLevel>,
+    /// The cluster's clock as it was heard last, and when.
+    time: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Map {
@@ -32,12 +35,26 @@ impl Map {
     pub(crate) fn new(topology: Topology) -> Self {
         let (topology, suspects) = (Arc::new(topology), Arc::default());
         let (known, level) = (RwLock::new(Known { topology, suspects }), Mutex::new(CapacityLevel::Safe));
-        Self { known, doubted: AtomicBool::new(true), level }
+        Self { known, doubted: AtomicBool::new(true), level, time: Mutex::default() }
     }
 
     /// The version to ask with: none, if what is known is doubted.
     pub(crate) fn version(&self) -> u64 {
         if self.doubted.load(Ordering::Acquire) { 0 } else { self.get().topology.version }
+    }
+
+    /// The cluster's clock, in milliseconds since the Unix epoch: moved on from where it was heard last, and
+    /// this node's own before it was heard at all.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let time = *self.time.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = |(ms, at): (u64, Instant)| ms.saturating_add(at.elapsed().as_millis() as u64);
+        time.map_or_else(wmall_runtime::clock::now_ms, moved)
+    }
+
+    pub(crate) fn set_time(&self, now_ms: u64) {
+        // A cluster that has just begun has no clock yet.
+        let heard = (now_ms > 0).then(|| (now_ms, Instant::now()));
+        *self.time.lock().unwrap_or_else(PoisonError::into_inner) = heard;
     }
 
     pub(crate) fn set_level(&self, level: CapacityLevel) {

@@ -11,7 +11,7 @@ use prometheus::IntGauge;
 use tokio::sync::{mpsc, watch};
 use wmall_proto::rpc::CallKind;
 use wmall_proto::topology::ClusterId;
-use wmall_proto::{Role, Topology};
+use wmall_proto::{Role, RpcError, Topology};
 use wmall_runtime::Shutdown;
 use wmall_runtime::metrics::Metrics;
 use wmall_runtime::ops::{self, Ops, Readiness};
@@ -44,6 +44,8 @@ pub enum RunError {
     WrongIdentity { found: String, expected: String },
     #[error("disk {name} cannot be used: {source}")]
     Disk { name: String, source: DiskError },
+    #[error("{}", .0.reason)]
+    Replaced(RpcError),
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error("cannot listen on {address} for operations")]
@@ -116,10 +118,16 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     };
     let ranges = tokio::spawn(ranges.run(shutdown.clone()));
     let reporter = tokio::spawn(report_bad(metadata, bad_seen));
-    let control = tokio::spawn(control.run(shutdown.clone()));
+    let mut control = tokio::spawn(control.run(shutdown.clone()));
     let filler = tokio::spawn(filler.run(work_seen, shutdown.clone()));
     tracing::info!(name = %config.raw.name, listen = %config.raw.listen, "data node up");
+    let mut outcome = Ok(());
     tokio::select! {
+        ended = &mut control => {
+            if let Ok(Some(why)) = ended {
+                outcome = Err(RunError::Replaced(why));
+            }
+        }
         () = endpoint.serve(service) => {}
         () = shutdown.requested() => {}
         () = all_disks_failed(&disks) => {
@@ -131,11 +139,14 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     renewal.abort();
     endpoint.close().await;
     let ending = async {
+        let control = async { if control.is_finished() { None } else { control.await.ok() } };
         let _ = tokio::join!(control, filler, scrubber, ranges);
     };
-    let _ = tokio::time::timeout(wmall_runtime::shutdown::GRACE, ending).await;
+    // One whose name was taken over has nothing to end in order.
+    let grace = if outcome.is_ok() { wmall_runtime::shutdown::GRACE } else { Duration::ZERO };
+    let _ = tokio::time::timeout(grace, ending).await;
     disks.iter().for_each(|disk| disk.flush());
-    Ok(())
+    outcome
 }
 
 /// A disk that does not open is left out: its pieces do not count, and the others go on. With none left the

@@ -12,10 +12,10 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wmall_manifest::Stripe;
 use wmall_proto::chunk::{MAX_CHUNK_SIZE, Shard};
+use wmall_proto::clock::UPLOAD_SKEW_MS;
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{Ack, PieceCheck, PutOutcome, PutRequest, Request, Response};
 use wmall_proto::{ErrorCode, PgRow, Role, RpcError, Scheme};
-use wmall_runtime::clock::now_ms;
 use wmall_transport::{Body, Endpoint, Members, collect};
 
 use crate::disk::{DiskStore, PieceHeader};
@@ -24,8 +24,6 @@ use crate::relay::Relays;
 
 /// Bytes of chunks that are being taken in.
 const IN_FLIGHT_BYTES: usize = 96 << 20;
-/// How far ahead a client's clock may be.
-const CLOCK_SKEW_MS: u64 = 3_600_000;
 /// How long a put waits for room.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the bytes of a chunk may take to come.
@@ -78,7 +76,7 @@ impl Intake {
         let scheme = scheme.ok_or_else(|| RpcError::internal("a row without its pool"))?;
         check_form(from, &request, scheme)?;
         let disk = self.disk_of(row, request.slot)?;
-        check_upload(&disk, &request)?;
+        check_upload(&disk, &request, self.map.now_ms())?;
         disk.check_room()?;
         let cuts = scheme.is_striped() && request.shard.is_none();
         let room = self.room_for(from, request.length, cuts.then_some(scheme)).await?;
@@ -129,6 +127,11 @@ impl Intake {
             Ok(Ok(room)) => Ok(Arc::new(room)),
             _ => Err(RpcError::new(ErrorCode::Busy, "the data node has too many puts under way")),
         }
+    }
+
+    /// The cluster's clock.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.map.now_ms()
     }
 
     /// The node's map.
@@ -218,16 +221,16 @@ fn check_form(from: Role, request: &PutRequest, scheme: Scheme) -> Result<(), Rp
 }
 
 /// An upload that is fenced will not commit, and one from the future would not be fenced when it should.
-fn check_upload(disk: &DiskStore, request: &PutRequest) -> Result<(), RpcError> {
+fn check_upload(disk: &DiskStore, request: &PutRequest, now_ms: u64) -> Result<(), RpcError> {
     let started = request.upload.started_ms();
     if started < disk.fenced_before_ms() {
         let reason = format!("upload {} began too long ago", request.upload);
-        return Err(RpcError::new(ErrorCode::UploadFenced, reason)
-            .hint("put the file again; check this machine's clock"));
+        return Err(RpcError::new(ErrorCode::UploadFenced, reason).hint("put the file again"));
     }
-    if started > now_ms().saturating_add(CLOCK_SKEW_MS) {
+    if started > now_ms.saturating_add(UPLOAD_SKEW_MS) {
         let reason = format!("upload {} begins more than an hour from now", request.upload);
-        return Err(RpcError::new(ErrorCode::BadRequest, reason).hint("check this machine's clock"));
+        return Err(RpcError::new(ErrorCode::BadRequest, reason)
+            .hint("begin uploads by the cluster's clock, which comes with the map"));
     }
     Ok(())
 }

@@ -266,7 +266,8 @@ impl Handler for Service {
             Request::GetTopology { known } => {
                 let map = self.intake.known().topology;
                 let topology = (map.version > known).then(|| Box::new((*map).clone()));
-                replier.send(Ok(Response::Topology(TopologyReply { topology, suspects: None }))).await;
+                let reply = TopologyReply { topology, suspects: None, now_ms: self.intake.now_ms() };
+                replier.send(Ok(Response::Topology(reply))).await;
                 true
             }
             Request::ListPieces { disk, after } => {

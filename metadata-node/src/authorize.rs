@@ -69,7 +69,7 @@ fn need_of(request: &Request) -> Need<'_> {
         | Request::Issuer
         | Request::JoinAddress
         | Request::Member(_)
-        | Request::Snapshot
+        | Request::Snapshot { .. }
         | Request::ListSnapshots
         | Request::Register(_)
         | Request::Heartbeat(_)

@@ -16,12 +16,14 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use wmall_proto::rpc::{Response, SnapshotInfo};
 use wmall_proto::topology::ClusterId;
-use wmall_proto::{ErrorCode, RpcError};
+use wmall_proto::{ErrorCode, Incarnation, RpcError};
 use wmall_runtime::view::{Buffered, SledStore};
 use wmall_transport::{Identity, IdentityError, Replier};
 
+use crate::born::Born;
 use crate::config::Config;
 use crate::init::InitError;
+use crate::leader::ClusterClock;
 use crate::raft::{LogStore, LogStoreError, SnapshotError, SnapshotFolder, SnapshotSummary};
 use crate::state::State;
 use crate::types::Member;
@@ -141,13 +143,14 @@ pub(crate) async fn run(
     member: String,
     state: Arc<State>,
     snapshots: Arc<SnapshotFolder>,
+    clock: Arc<ClusterClock>,
 ) {
     loop {
         tokio::time::sleep(Duration::from_secs(config.every_s.max(1))).await;
         let (config, member) = (config.clone(), member.clone());
-        let (state, snapshots) = (state.clone(), snapshots.clone());
-        let written =
-            tokio::task::spawn_blocking(move || backup_once(&config, &member, &state, &snapshots)).await;
+        let (state, snapshots, now_ms) = (state.clone(), snapshots.clone(), clock.now_ms());
+        let writing = move || backup_once(&config, &member, (&state, &snapshots), now_ms);
+        let written = tokio::task::spawn_blocking(writing).await;
         match written {
             Ok(Ok(path)) => tracing::info!(path = %path.display(), "a backup was written"),
             Ok(Err(error)) => tracing::error!(%error, "no backup could be written"),
@@ -160,14 +163,16 @@ pub(crate) async fn run(
 fn backup_once(
     config: &BackupConfig,
     member: &str,
-    state: &State,
-    snapshots: &SnapshotFolder,
+    (state, snapshots): (&State, &SnapshotFolder),
+    now_ms: u64,
 ) -> Result<PathBuf, SnapshotError> {
     fs::create_dir_all(&config.dir)?;
     let temporary = config.dir.join(format!("{member}.new"));
     let meta = snapshots.write(state, &temporary)?;
     let index = meta.last_log_id.map_or(0, |id| id.index);
-    let name = format!("{:013}-{index:020}-{member}.snap", wmall_runtime::clock::now_ms());
+    // By the cluster's clock: after a while with a wrong one, this member's own would have the newest file
+    // pass for the oldest.
+    let name = format!("{now_ms:013}-{index:020}-{member}.snap");
     let path = config.dir.join(name);
     fs::rename(&temporary, &path)?;
     File::open(&config.dir)?.sync_all()?;
@@ -196,25 +201,36 @@ pub enum RestoreError {
     Store(#[from] wmall_runtime::view::StoreError),
     #[error(transparent)]
     Log(#[from] LogStoreError),
-    #[error("the vote could not be written: {0}")]
+    #[error("the vote or the beginning of the log could not be written: {0}")]
     Vote(String),
 }
 
 /// Makes an empty node the member of a cluster that begins again with this snapshot. Done on every member of
 /// the configuration, with the same file, before any of them is started.
-pub async fn restore(config: &Config, file: &Path) -> Result<SnapshotSummary, RestoreError> {
+///
+/// The first member draws the life that the cluster begins; the others are told it, so that all name the same
+/// members, and no member of a restore before is one of them.
+pub async fn restore(
+    config: &Config,
+    file: &Path,
+    life: Option<Incarnation>,
+) -> Result<(SnapshotSummary, Incarnation), RestoreError> {
+    let life = life.unwrap_or_else(|| Incarnation(wmall_runtime::random::bytes()));
     let cluster: ClusterId = Identity::load(&config.raw.identity_dir)?.cluster();
     let summary = verify(file)?;
     if summary.cluster != cluster.to_string() {
         return Err(SnapshotError::WrongCluster { path: file.display().to_string() }.into());
     }
+    crate::init::ask_others(config).await?;
     crate::init::prepare(config)?;
     let folder = &config.raw.data_dir;
     let snapshots = SnapshotFolder::open(&folder.join("snapshots"), cluster.0).map_err(SnapshotError::Io)?;
     let state = State::open(Box::new(Buffered::new(SledStore::create_anew(&folder.join("view"))?)))?;
     let meta = snapshots.restore(file, &state)?;
-    let member =
-        |m: &crate::config::MemberEntry| (m.id, Member { name: m.name.to_string(), address: m.address });
+    let member = |m: &crate::config::MemberEntry| {
+        let incarnation = Born::restored(m.id, life).incarnation;
+        (m.id, Member { name: m.name.to_string(), address: m.address, incarnation })
+    };
     let members: std::collections::BTreeMap<u64, Member> = config.raw.members.iter().map(member).collect();
     let ids = members.keys().copied().collect();
     state.begin_again(Membership::new(vec![ids], members))?;
@@ -223,8 +239,12 @@ pub async fn restore(config: &Config, file: &Path) -> Result<SnapshotSummary, Re
     let mut log = LogStore::open(&folder.join("raft"), cluster.0, config.id, config.raw.name.as_str())?;
     let term = meta.last_log_id.map_or(0, |id| id.leader_id.term);
     log.save_vote(&Vote::new(term, config.id)).await.map_err(|e| RestoreError::Vote(e.to_string()))?;
-    crate::init::finish(config)?;
-    Ok(summary)
+    // The log begins behind the snapshot, so that a view which ends before it is not believed.
+    if let Some(last) = meta.last_log_id {
+        log.purge(last).await.map_err(|e| RestoreError::Vote(e.to_string()))?;
+    }
+    crate::init::finish(config, Born::restored(config.id, life))?;
+    Ok((summary, life))
 }
 
 impl From<SnapshotError> for RpcError {

@@ -18,7 +18,7 @@ use wmall_proto::{
 /// The payload of a Raft entry: commands of several callers, applied in order.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Batch {
-    /// The leader's clock when it proposed, in milliseconds since the Unix epoch.
+    /// The cluster's clock when it was proposed, in milliseconds since the Unix epoch.
     pub now_ms: u64,
     /// The commands.
     pub items: Vec<Envelope>,
@@ -265,8 +265,8 @@ pub enum Command {
     },
     /// Drops parts of uploads that were fenced.
     DropParts(Vec<(UploadId, PoolId, u32)>),
-    /// Begins a new life of metadata that were restored: no data node's place in the feed counts any more, and no receipt
-    /// that was given before.
+    /// Begins a new life of metadata that were restored: no data node's place in the feed counts any more,
+    /// and no receipt that was given before.
     BeginEpoch {
         /// The life; no other has had it.
         epoch: u64,
@@ -305,7 +305,15 @@ pub enum Command {
         chunks: Vec<PromisedChunk>,
     },
     /// A data node and its disks.
-    Register(Registration),
+    Register {
+        /// They say so.
+        registration: Registration,
+        /// The process that this one takes the place of, as the leader saw it; of two at once the later one
+        /// is refused.
+        replaces: Option<[u8; 16]>,
+        /// Disks that the leader has heard further on in the same life.
+        older: Vec<DiskId>,
+    },
     /// A disk holds again what it had missed.
     CloseTickets {
         /// The disk.
@@ -341,6 +349,8 @@ pub enum Command {
         /// What was done.
         act: String,
     },
+    /// Nothing but the clock that every entry carries: the next start should not go on from long ago.
+    Tick,
     /// Gives slots to other disks, as planned.
     MoveSlots(Vec<SlotMove>),
     /// What the leader sees, for the event log.

@@ -1,14 +1,19 @@
-//! `wmall metadata-node init`: makes the folder of a new member. A member that takes part twice under one
-//! id would break Raft's promises, so an existing folder is never made anew.
+//! `wmall metadata-node init`: makes the folder of a new member. A member that takes part twice under one id
+//! would break Raft's promises, so an existing folder is never made anew, and neither is that of a member
+//! which others know.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::Path;
+use std::fs;
+use std::time::Duration;
 
+use wmall_proto::{NodeName, Role};
+use wmall_transport::{BindError, Endpoint, Identity, IdentityError, Target};
+
+use crate::born::Born;
 use crate::config::Config;
+use crate::raft::hello_all;
 
-/// The born record.
-pub(crate) const BORN_FILE: &str = "born.json";
+/// How long the other members may take to say which cluster they know.
+const ASKING: Duration = Duration::from_secs(2);
 
 /// Why a folder can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +21,25 @@ pub enum InitError {
     /// There is something in it.
     #[error("{0} is not empty; a metadata node's folder is made once")]
     NotEmpty(String),
+    /// Members of the configuration run, and know a cluster.
+    #[error(
+        "{by} runs and knows a cluster of members {members}: a folder that is made now has none of what member {id} has \
+         promised it"
+    )]
+    Living {
+        /// The member that answers.
+        by: String,
+        /// Raft ids of its cluster.
+        members: String,
+        /// Raft id of this node.
+        id: u64,
+    },
+    /// The others can't be asked.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The others can't be asked.
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// The disk's error.
     #[error("cannot write {path}: {source}")]
     Io {
@@ -26,10 +50,57 @@ pub enum InitError {
     },
 }
 
-/// Makes the folder that the configuration names, durably.
-pub fn init(config: &Config) -> Result<(), InitError> {
+impl InitError {
+    /// What an operator does about it; none where the error says it.
+    pub fn hint(&self) -> Option<&'static str> {
+        matches!(self, Self::Living { .. }).then_some(
+            "let the lost member go (`wmall meta member rm ID`) and take the node in under a new id (`wmall metadata-node \
+             init --join TOKEN --id ID`, `wmall meta member add`); to begin again with a snapshot, stop every member first",
+        )
+    }
+}
+
+/// Makes the folder that the configuration names, durably, unless another member knows a cluster that this
+/// node was, or is not to be, part of.
+pub async fn init(config: &Config) -> Result<(), InitError> {
+    ask_others(config).await?;
+    found(config)
+}
+
+/// Makes the folder of a first member of a cluster that is made now, so that no member has to be asked.
+pub fn found(config: &Config) -> Result<(), InitError> {
     prepare(config)?;
-    finish(config)
+    finish(config, Born::new(config.id))
+}
+
+/// The other members of the configuration.
+pub(crate) fn others(config: &Config) -> Vec<(NodeName, Target)> {
+    let members = config.raw.members.iter().filter(|m| m.id != config.id);
+    let target = |m: &crate::config::MemberEntry| {
+        (m.name.clone(), Target { role: Role::Metadata, node: m.name.clone(), address: m.address })
+    };
+    members.map(target).collect()
+}
+
+/// Refuses where another member of the configuration runs and knows a cluster. One that joins by a token
+/// names no others in its configuration, and asks nobody.
+pub(crate) async fn ask_others(config: &Config) -> Result<(), InitError> {
+    let others = others(config);
+    if others.is_empty() {
+        return Ok(());
+    }
+    let endpoint = Endpoint::client(&Identity::load(&config.raw.identity_dir)?)?;
+    let answers = hello_all(&endpoint, Born::new(config.id), &others, ASKING).await;
+    endpoint.close().await;
+    for (name, (_, known)) in answers {
+        let Some(known) = known else { continue };
+        let joins = config.raw.join && known.members.iter().all(|(id, _)| *id != config.id);
+        if !joins {
+            let ids: Vec<String> = known.members.iter().map(|(id, _)| id.to_string()).collect();
+            return Err(InitError::Living { by: name.to_string(), members: ids.join(", "), id: config.id });
+        }
+    }
+    Ok(())
 }
 
 /// Makes the folder, or finds it empty.
@@ -44,18 +115,7 @@ pub(crate) fn prepare(config: &Config) -> Result<(), InitError> {
 }
 
 /// Writes the born record, without which no node starts: the last step.
-pub(crate) fn finish(config: &Config) -> Result<(), InitError> {
+pub(crate) fn finish(config: &Config, born: Born) -> Result<(), InitError> {
     let folder = &config.raw.data_dir;
-    let failed = |source| InitError::Io { path: folder.display().to_string(), source };
-    let record = format!("{{\"version\":1,\"role\":\"metadata\",\"id\":{}}}\n", config.id);
-    write_born(folder, &record).map_err(failed)
-}
-
-fn write_born(folder: &Path, record: &str) -> std::io::Result<()> {
-    let temporary = folder.join("born.json.new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(record.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(temporary, folder.join(BORN_FILE))?;
-    File::open(folder)?.sync_all()
+    born.save(folder).map_err(|source| InitError::Io { path: folder.display().to_string(), source })
 }

@@ -1,19 +1,18 @@
 //! Lets new nodes and users in, and gives those that are in new certificates.
 //!
 //! A token is used up by a Raft entry before its certificate is issued: of two who show the same one, one gets
-//! in. Only the leader issues to strangers; renewals come from any member.
+//! in. The leader issues, to strangers and for renewals: it alone knows of every revocation.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use wmall_proto::identity::{TokenId, TokenRecord};
+use wmall_proto::identity::{Revocation, TokenId, TokenRecord};
 use wmall_proto::join::{IssuedCertificate, JoinReply, JoinRequest};
 use wmall_proto::{ChunkId, ErrorCode, NodeName, Role, RpcError};
-use wmall_runtime::clock::now_ms;
 use wmall_transport::{Issuer, JoinHandler, Peer, Subject};
 
 use crate::command::Command;
-use crate::leader::{Proposer, ReadIndex};
+use crate::leader::{ClusterClock, Proposer, ReadIndex};
 use crate::state::State;
 
 /// How long certificates are valid.
@@ -39,6 +38,7 @@ pub(crate) struct Door {
     pub(crate) state: Arc<State>,
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadIndex,
+    pub(crate) clock: Arc<ClusterClock>,
 }
 
 impl JoinHandler for Door {
@@ -46,11 +46,13 @@ impl JoinHandler for Door {
         let JoinRequest { secret, name, csr } = request;
         let id = TokenId::of(&secret);
         self.reads.wait().await?;
+        let map_version = self.state.topology().version;
         // Who knows no token makes no log grow.
         let key = ChunkId::of(&wmall_transport::requested_key(&csr)?).0;
         let asker = (name.clone(), key);
-        let good =
-            |t: &TokenRecord| t.expires_ms > now_ms() && t.used.as_ref().is_none_or(|used| *used == asker);
+        let good = |t: &TokenRecord| {
+            t.expires_ms > self.clock.now_ms() && t.used.as_ref().is_none_or(|used| *used == asker)
+        };
         let token = self.state.token(&id);
         if let Some((by, _)) = token.as_ref().and_then(|t| t.used.as_ref()).filter(|used| **used != asker) {
             return Err(bad_token(format!("the token was used, by {by}")));
@@ -60,7 +62,7 @@ impl JoinHandler for Door {
         };
         self.proposer.propose(None, Command::UseToken { id, name: name.clone(), key }).await?;
         tracing::info!(token = %id, role = %token.role, %name, "a token was used");
-        self.issue(token.role, name, &csr)
+        self.issue(token.role, name, &csr, map_version)
     }
 }
 
@@ -74,21 +76,29 @@ impl Door {
         // A member that is cut off from the others may not know of a revocation.
         self.reads.wait().await?;
         // The connection was let in; what was revoked since then must not live on by renewal.
-        if peer.is_revoked(&self.state.topology().revoked) {
+        let topology = self.state.topology();
+        if peer.is_revoked(&topology.revoked) {
             return Err(RpcError::new(ErrorCode::Denied, "the certificate was revoked"));
         }
-        self.issue(peer.role, peer.node.clone(), csr)
+        self.issue(peer.role, peer.node.clone(), csr, topology.version)
     }
 
-    fn issue(&self, role: Role, node: NodeName, csr: &[u8]) -> Result<IssuedCertificate, RpcError> {
+    /// Issues by the map that the holder was judged by: a revocation that comes meanwhile refuses this
+    /// certificate too.
+    fn issue(
+        &self,
+        role: Role,
+        node: NodeName,
+        csr: &[u8],
+        map_version: u64,
+    ) -> Result<IssuedCertificate, RpcError> {
         let topology = self.state.topology();
         let revoked = topology.revoked.iter().find(|r| r.actor.role == role && r.actor.name == node);
-        let not_before_ms = revoked.map_or(0, |r| r.before_ms);
-        if not_before_ms == u64::MAX {
+        if revoked.is_some_and(|r| r.before == Revocation::FOR_GOOD) {
             let reason = format!("metadata node {node} was revoked, for good");
             return Err(RpcError::new(ErrorCode::Denied, reason).hint("choose another name"));
         }
         let lifetime = self.lifetimes.of(role);
-        self.issuer.answer(csr, &Subject { role, node, lifetime, not_before_ms })
+        self.issuer.answer(csr, &Subject { role, node, lifetime, map_version })
     }
 }

@@ -7,6 +7,9 @@
 
 mod authorize;
 mod backup;
+mod bootstrap;
+mod born;
+mod catch_up;
 mod command;
 mod config;
 mod init;
@@ -19,16 +22,20 @@ mod ops;
 mod raft;
 mod rebuild;
 mod receipts;
+mod recover;
 mod service;
 mod state;
 mod status;
+mod survivor;
 mod types;
 mod view;
 
 pub use backup::{BackupConfig, RestoreError, restore, verify as verify_snapshot};
 pub use config::{Config, MemberEntry, RawConfig};
-pub use init::{InitError, init};
+pub use init::{InitError, found, init};
 pub use node::{RunError, run};
-pub use raft::SnapshotSummary;
+pub use raft::{NotAMember, SnapshotSummary};
 pub use rebuild::{RebuildError, Rebuilt, rebuild};
+pub use recover::{RecoverError, Recovered};
 pub use state::Audit;
+pub use survivor::{KnownMember, Standing, Survivor, SurvivorError};

@@ -4,14 +4,16 @@
 //! back under a new one.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use wmall_proto::rpc::{MemberCommand, Response};
-use wmall_proto::{ErrorCode, RpcError};
+use wmall_proto::{ErrorCode, Incarnation, RpcError};
 
 use crate::leader::not_leader;
+use crate::raft::Peers;
 use crate::types::{Member, Raft};
 
 /// How long a new member may take to catch up.
@@ -21,8 +23,14 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// The most members there may be for long.
 const MAX_MEMBERS: usize = 5;
 
+/// How long a node that is to become a member may take to say who it is.
+const GREETING: Duration = Duration::from_secs(2);
+
 /// Changes the membership.
-pub(crate) struct Members(pub(crate) Raft);
+pub(crate) struct Members {
+    pub(crate) raft: Raft,
+    pub(crate) peers: Arc<Peers>,
+}
 
 impl Members {
     pub(crate) async fn change(&self, command: MemberCommand) -> Result<Response, RpcError> {
@@ -30,13 +38,22 @@ impl Members {
             loop {
                 let changed = match &command {
                     MemberCommand::Add { id, name, address } => {
-                        self.add(*id, Member { name: name.to_string(), address: *address }).await
+                        let incarnation = Incarnation([0; 16]);
+                        self.add(*id, Member { name: name.to_string(), address: *address, incarnation }).await
                     }
                     MemberCommand::Remove { id } => self.remove(*id).await,
                 };
                 match changed {
-                    // The change before this one is agreed on any moment now.
-                    Err(error) if error.code == ErrorCode::Busy => tokio::time::sleep(PAUSE).await,
+                    // The change before this one is agreed on any moment now, or the node that was there
+                    // before has left a connection that has yet to end.
+                    Err(error)
+                        if matches!(
+                            error.code,
+                            ErrorCode::Busy | ErrorCode::Unreachable | ErrorCode::Timeout
+                        ) =>
+                    {
+                        tokio::time::sleep(PAUSE).await;
+                    }
                     changed => return changed,
                 }
             }
@@ -49,14 +66,16 @@ impl Members {
     }
 
     fn present(&self) -> Vec<(u64, Member)> {
-        let metrics = self.0.metrics();
+        let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         metrics.membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect()
     }
 
-    async fn add(&self, id: u64, member: Member) -> Result<Response, RpcError> {
+    /// Takes a node in, in the life that it has now.
+    async fn add(&self, id: u64, mut member: Member) -> Result<Response, RpcError> {
         let present = self.present();
-        if let Some((_, same)) = present.iter().find(|(i, m)| *i == id && *m != member) {
+        let same_place = |m: &Member| m.name == member.name && m.address == member.address;
+        if let Some((_, same)) = present.iter().find(|(i, m)| *i == id && !same_place(m)) {
             let reason = format!("id {id} is that of {}; an id is used once", same.name);
             return Err(RpcError::new(ErrorCode::AlreadyExists, reason));
         }
@@ -71,9 +90,18 @@ impl Members {
             let reason = format!("there are {} members; {MAX_MEMBERS} at most", present.len());
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
         }
-        self.0.add_learner(id, member, true).await.map_err(|e| refused(&e))?;
+        member.incarnation = match present.iter().find(|(i, _)| *i == id) {
+            // It was being taken in when that was broken off.
+            Some((_, same)) => same.incarnation,
+            None => {
+                let target =
+                    member.target().ok_or_else(|| RpcError::internal("a member without a valid name"))?;
+                self.peers.greet(&target, GREETING).await?
+            }
+        };
+        self.raft.add_learner(id, member, true).await.map_err(|e| refused(&e))?;
         let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
-        self.0.change_membership(change, false).await.map_err(|e| refused(&e))?;
+        self.raft.change_membership(change, false).await.map_err(|e| refused(&e))?;
         Ok(Response::Done)
     }
 
@@ -87,13 +115,13 @@ impl Members {
         }
         // One that was never caught up is no voter, and goes another way.
         let voter = {
-            let metrics = self.0.metrics();
+            let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
             metrics.membership_config.membership().voter_ids().any(|v| v == id)
         };
         let ids = BTreeSet::from([id]);
         let change = if voter { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
-        self.0.change_membership(change, false).await.map_err(|e| refused(&e))?;
+        self.raft.change_membership(change, false).await.map_err(|e| refused(&e))?;
         Ok(Response::Done)
     }
 }

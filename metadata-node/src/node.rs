@@ -8,32 +8,36 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openraft::SnapshotPolicy;
+use openraft::storage::RaftLogStorage;
 use wmall_placement::{Budget, Policy};
 use wmall_proto::join::JoinAddress;
 use wmall_proto::rpc::CallKind;
-use wmall_proto::{Role, RpcError};
+use wmall_proto::topology::MetadataAddress;
+use wmall_proto::{NodeName, Role, RpcError};
 use wmall_runtime::metrics::Metrics;
 use wmall_runtime::ops;
 use wmall_runtime::view::StoreError;
 use wmall_runtime::{FolderError, FolderLock, Shutdown};
 use wmall_transport::{
     AuthorityError, BindError, Endpoint, Identity, IdentityError, Issuer, JoinServer, RenewBy, Renewal,
+    Target,
 };
 
 use crate::backup::{self, Backups};
+use crate::born::Born;
 use crate::config::Config;
-use crate::init::BORN_FILE;
 use crate::join::{Door, Lifetimes};
-use crate::leader::{Challenger, Collector, Graces, Liveness, Proposer, ReadIndex, Repairer};
+use crate::leader::{Challenger, ClusterClock, Collector, Graces, Liveness, Proposer, ReadIndex, Repairer};
 use crate::members::Members;
 use crate::ops::MetadataOps;
-use crate::raft::{LogStore, LogStoreError, Machine, Network, SnapshotFolder};
+use crate::raft::{LogStore, LogStoreError, Machine, Network, NotAMember, Peers, SnapshotFolder};
 use crate::receipts::KeyCache;
 use crate::service::Service;
 use crate::state::State;
 use crate::status::StatusSource;
-use crate::types::{Member, Raft};
+use crate::types::Raft;
 use crate::view::{self, ViewError};
+use crate::{bootstrap, catch_up};
 
 /// Raft's heartbeat and election timeouts, in milliseconds. Generous: two cores may have to share ten
 /// processes, and an fsync may take a while.
@@ -72,6 +76,10 @@ pub enum RunError {
     Bind(#[from] BindError),
     #[error("cannot listen on {address} for operations")]
     Ops { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("the folder is of member {found}, and the configuration of member {expected}")]
+    WrongMember { found: u64, expected: u64 },
+    #[error(transparent)]
+    NotAMember(#[from] NotAMember),
     #[error(transparent)]
     Log(#[from] LogStoreError),
     #[error(transparent)]
@@ -88,8 +96,10 @@ pub enum RunError {
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     wmall_runtime::memory::use_small_pages();
     let folder = config.raw.data_dir.clone();
-    if !folder.join(BORN_FILE).exists() {
-        return Err(RunError::NotInitialised(folder.display().to_string()));
+    let no_member = || RunError::NotInitialised(folder.display().to_string());
+    let born = Born::load(&folder)?.ok_or_else(no_member)?;
+    if born.id != config.id {
+        return Err(RunError::WrongMember { found: born.id, expected: config.id });
     }
     let _lock = FolderLock::acquire(&folder)?;
     let lifetimes = Lifetimes {
@@ -108,26 +118,47 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let join_port = join_port.map(Arc::new);
     let log = LogStore::open(&folder.join("raft"), cluster.0, config.id, config.raw.name.as_str())?;
     let snapshots = Arc::new(SnapshotFolder::open(&folder.join("snapshots"), cluster.0)?);
-    let state = Arc::new(view::open(&folder, &log, &snapshots)?);
+    let mut log = log.purge_behind(snapshots.published());
+    let opened = match view::open(&folder, &log, &snapshots) {
+        // One that was taken in later knows no others by its configuration, and has to be taken in anew.
+        Err(ViewError::Gap { purged }) if !seeds(&config).is_empty() => {
+            let others = seeds(&config);
+            let fetching = catch_up::fetch_snapshot(&endpoint, &others, purged, &snapshots);
+            if shutdown.or(fetching).await.is_none() {
+                return Ok(());
+            }
+            let state = view::open(&folder, &log, &snapshots)?;
+            // The snapshot reaches further than the log, which goes on behind it.
+            if let Some(applied) = state.applied().log_id.filter(|applied| applied.index > log.last()) {
+                log.purge(applied).await.map_err(|e| RunError::Raft(e.to_string()))?;
+            }
+            state
+        }
+        opened => opened?,
+    };
+    let state = Arc::new(opened);
     let pristine = log.is_pristine();
-    let raft = start_raft(&config, &endpoint, log, state.clone(), snapshots.clone()).await?;
-    if pristine && !config.raw.join {
-        // Every first member does this with the same list, which openraft allows for.
-        let members = config
-            .raw
-            .members
-            .iter()
-            .map(|m| (m.id, Member { name: m.name.to_string(), address: m.address }));
-        let members: BTreeMap<u64, Member> = members.collect();
-        raft.initialize(members).await.map_err(|e| RunError::Raft(e.to_string()))?;
+    // The log alone was put back, or lost: it ends before what this member's own view has of it.
+    if let Some(applied) = state.applied().log_id.filter(|applied| applied.index > log.last()) {
+        let (last, acknowledged, by) = (log.last(), applied.index, "its own view".into());
+        return Err(NotAMember::RolledBack { last, acknowledged, by }.into());
     }
+    let clock = ClusterClock::new(config.raw.name.clone(), state.clone());
+    let peers = Peers::new(born, endpoint.clone(), log.clone(), clock.clone());
+    if !pristine {
+        peers.check_self(&other_members(&config, &state)).await?;
+    }
+    let raft = start_raft(&config, &peers, log.clone(), state.clone(), snapshots.clone()).await?;
+    peers.take_part(raft.clone());
+    clock.take_part(raft.clone());
     let liveness = Arc::new(Liveness::new(
         Duration::from_millis(config.raw.suspect_after_ms),
         Duration::from_millis(config.raw.down_after_ms),
     ));
     let watch = tokio::spawn(watch_leadership(raft.clone(), liveness.clone()));
+    let aside = tokio::spawn(step_aside(raft.clone(), clock.clone(), peers.clone()));
     let metrics = Metrics::new();
-    let proposer = Proposer::start(raft.clone());
+    let proposer = Proposer::start(raft.clone(), clock.clone());
     let repair = config.raw.repair;
     let repairer = Repairer::new(
         raft.clone(),
@@ -144,6 +175,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
             link_bytes: repair.link_bytes,
         },
         config.raw.usage_sample_ms,
+        clock.clone(),
     );
     let status = StatusSource {
         cluster,
@@ -151,15 +183,28 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         state: state.clone(),
         liveness: liveness.clone(),
         repairer: repairer.clone(),
+        clock: clock.clone(),
     };
     let graces =
         Graces { condemned_ms: config.raw.condemned_grace_ms, upload_ms: config.raw.upload_grace_ms };
-    let collector =
-        Collector { raft: raft.clone(), state: state.clone(), proposer: proposer.clone(), graces };
+    let collector = Collector {
+        raft: raft.clone(),
+        state: state.clone(),
+        proposer: proposer.clone(),
+        clock: clock.clone(),
+        graces,
+    };
     let collector = tokio::spawn(collector.run());
     let backup = config.raw.backup.clone();
-    let backup = backup
-        .map(|b| tokio::spawn(backup::run(b, config.raw.name.to_string(), state.clone(), snapshots.clone())));
+    let backup = backup.map(|b| {
+        tokio::spawn(backup::run(
+            b,
+            config.raw.name.to_string(),
+            state.clone(),
+            snapshots.clone(),
+            clock.clone(),
+        ))
+    });
     let reads = ReadIndex::start(raft.clone());
     let door = Arc::new(Door {
         issuer,
@@ -167,6 +212,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         state: state.clone(),
         proposer: proposer.clone(),
         reads: reads.clone(),
+        clock: clock.clone(),
     });
     let repairing = tokio::spawn(repairer.clone().run(proposer.clone()));
     let challenger = Challenger {
@@ -178,7 +224,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         endpoint: endpoint.clone(),
         every: Duration::from_millis(config.raw.challenge_ms),
     };
-    let mut tasks = vec![watch, collector, repairing, tokio::spawn(challenger.run())];
+    let mut tasks = vec![watch, aside, collector, repairing, tokio::spawn(challenger.run())];
     tasks.extend(backup);
     tasks.push(tokio::spawn(refuse_revoked(state.clone(), endpoint.clone())));
     let shown = join_port.clone();
@@ -209,7 +255,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         status: status.clone(),
         calls: metrics.calls(&CallKind::ALL.map(CallKind::as_str)),
         keys: KeyCache::default(),
-        members: Members(raft.clone()),
+        peers: peers.clone(),
+        clock: clock.clone(),
+        upload_grace_ms: config.raw.upload_grace_ms,
+        members: Members { raft: raft.clone(), peers: peers.clone() },
         backups: Backups {
             member: config.raw.name.to_string(),
             snapshots,
@@ -223,8 +272,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         served.map_err(|source| RunError::Ops { address, source })?;
     }
     tracing::info!(name = %config.raw.name, listen = %config.raw.listen, "metadata node up");
+    let beginning = async {
+        if pristine && !config.raw.join {
+            bootstrap::begin(&config, born, &endpoint, &log, &raft).await?;
+        }
+        Err(peers.stopped().await)
+    };
     let outcome = tokio::select! {
         () = endpoint.serve(service) => Ok(()),
+        stopped = beginning => stopped.map_err(RunError::NotAMember),
         () = shutdown.requested() => Ok(()),
         // First: a view that failed stops Raft too, and is the reason.
         why = view_failed(&state) => Err(RunError::ViewFailed(why)),
@@ -240,10 +296,11 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     outcome
 }
 
-/// A member that was off for long may find its certificate ended: it has the issuer, and renews it first.
+/// A member that was off for long may find its certificate ended, and one whose clock was wrong may find it
+/// ahead: it has the issuer, and renews it first.
 async fn load_identity(config: &Config, renewal: &Renewal) -> Result<Identity, RunError> {
     let mut identity = Identity::load(&config.raw.identity_dir)?;
-    if identity.peer().renew_at_ms() <= wmall_runtime::clock::now_ms() {
+    if identity.peer().is_due(wmall_runtime::clock::now_ms()) {
         identity = renewal.renew().await.map_err(RunError::Renewal)?;
     }
     let peer = identity.peer();
@@ -254,15 +311,30 @@ async fn load_identity(config: &Config, renewal: &Renewal) -> Result<Identity, R
     Ok(identity)
 }
 
+/// The other members of the configuration, to be asked for a snapshot.
+fn seeds(config: &Config) -> Vec<MetadataAddress> {
+    let members = config.raw.members.iter().filter(|m| m.id != config.id);
+    members.map(|m| MetadataAddress { name: m.name.clone(), address: m.address }).collect()
+}
+
+/// The other members, by the membership that was applied last and by the configuration.
+fn other_members(config: &Config, state: &State) -> Vec<(NodeName, Target)> {
+    let applied = state.applied();
+    let known = applied.membership.nodes().filter(|(id, _)| **id != config.id);
+    let known = known.filter_map(|(_, member)| member.target()).map(|target| (target.node.clone(), target));
+    let all: BTreeMap<NodeName, Target> = crate::init::others(config).into_iter().chain(known).collect();
+    all.into_iter().collect()
+}
+
 async fn start_raft(
     config: &Config,
-    endpoint: &Endpoint,
+    peers: &Arc<Peers>,
     log: LogStore,
     state: Arc<State>,
     snapshots: Arc<SnapshotFolder>,
 ) -> Result<Raft, RunError> {
     let settings = openraft::Config {
-        cluster_name: endpoint.cluster().to_string(),
+        cluster_name: config.raw.name.to_string(),
         heartbeat_interval: HEARTBEAT_MS,
         election_timeout_min: ELECTION_MIN_MS,
         election_timeout_max: ELECTION_MAX_MS,
@@ -275,7 +347,7 @@ async fn start_raft(
     };
     let settings = Arc::new(settings.validate().map_err(|e| RunError::Raft(e.to_string()))?);
     let machine = Machine::new(state, snapshots);
-    let raft = Raft::new(config.id, settings, Network::new(endpoint.clone()), log, machine).await;
+    let raft = Raft::new(config.id, settings, Network::new(peers.clone()), log, machine).await;
     raft.map_err(|e| RunError::Raft(e.to_string()))
 }
 
@@ -284,6 +356,23 @@ async fn refuse_revoked(state: Arc<State>, endpoint: Endpoint) {
     let mut versions = state.map_versions();
     while versions.changed().await.is_ok() {
         endpoint.set_revoked(&state.topology().revoked);
+    }
+}
+
+/// Keeps a member from leading while its clock is far off: it stands in no election, and as a leader it falls
+/// silent, so that the others elect another one.
+async fn step_aside(raft: Raft, clock: Arc<ClusterClock>, peers: Arc<Peers>) {
+    const LOOK: Duration = Duration::from_secs(1);
+    let mut aside = false;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = clock.steps_aside();
+        if now != aside {
+            tracing::warn!(aside = now, "whether this member's clock is too far off to lead has changed");
+            aside = now;
+            raft.runtime_config().elect(!aside);
+            peers.fall_silent(aside);
+        }
     }
 }
 

@@ -13,7 +13,6 @@ use wmall_proto::job::{Job, JobKind, JobView, Operation, Place};
 use wmall_proto::layout::{LayoutChange, LayoutDisk, LayoutView};
 use wmall_proto::status::DrainView;
 use wmall_proto::{DiskId, ErrorCode, NodeName, RpcError, Topology};
-use wmall_runtime::clock::now_ms;
 
 use crate::command::{Command, Operate};
 use crate::leader::new_epoch;
@@ -27,7 +26,7 @@ impl Service {
     /// Judges an operation as if it were to be done, and does nothing.
     pub(crate) async fn rehearse(&self, operation: Operation) -> Result<(), RpcError> {
         let operate = self.planned(operation).await?;
-        self.state.rehearse(operate, now_ms())
+        self.state.rehearse(operate, self.clock.now_ms())
     }
 
     /// The command that an operation becomes.
@@ -63,7 +62,9 @@ impl Service {
                 let reason = format!("finding with the code {code}");
                 return Err(RpcError::not_found(reason).hint(format!("the codes are {}", CODES.join(", "))));
             }
-            Operation::Mute { code, for_ms } => Operate::Mute { code, until_ms: until(for_ms)? },
+            Operation::Mute { code, for_ms } => {
+                Operate::Mute { code, until_ms: until(self.clock.now_ms(), for_ms)? }
+            }
             Operation::Forget(place) => {
                 Operate::Forget { what: place.to_string(), disk: disk_at(&topology, &place)? }
             }
@@ -134,13 +135,13 @@ impl Service {
         if !topology.nodes.contains_key(&node) {
             return Err(unknown_node(&node));
         }
-        let until_ms = until(for_ms)?;
+        let until_ms = until(self.clock.now_ms(), for_ms)?;
         if until_ms.is_some() && !force {
             let silent = self.silent(topology);
             // Others that may be down by then count as down.
             let away = |name: &NodeName| {
                 let until = topology.nodes.get(name).and_then(|n| n.maintenance_until_ms);
-                *name == node || until.is_some_and(|until| until > now_ms())
+                *name == node || until.is_some_and(|until| until > self.clock.now_ms())
             };
             let mut without = silent.clone();
             without.extend(topology.disks.values().filter(|d| away(&d.node)).map(|d| d.id));
@@ -200,7 +201,7 @@ impl Service {
                 .fold((0, 0), |sum, (slots, sources)| (sum.0 + slots, sum.1 + sources));
             let ended = job.state.has_ended();
             let stuck = job.disks.iter().filter_map(|disk| stuck_on.get(disk)).sum();
-            let eta_ms = JobView::eta(&job, slots_left + leaving, now_ms()).filter(|_| !ended);
+            let eta_ms = JobView::eta(&job, slots_left + leaving, self.clock.now_ms()).filter(|_| !ended);
             JobView { job, slots_left, leaving, stuck: if ended { 0 } else { stuck }, eta_ms }
         };
         Ok(self.state.jobs().into_iter().rev().map(view).collect())
@@ -273,12 +274,12 @@ impl Service {
 }
 
 /// From now on for so long.
-fn until(for_ms: Option<u64>) -> Result<Option<u64>, RpcError> {
+fn until(now_ms: u64, for_ms: Option<u64>) -> Result<Option<u64>, RpcError> {
     match for_ms {
         Some(ms) if ms == 0 || ms > MAX_WHILE_MS => {
             Err(RpcError::new(ErrorCode::OutOfBounds, "a while is more than nothing and at most 30 days"))
         }
-        while_ms => Ok(while_ms.map(|ms| now_ms().saturating_add(ms))),
+        while_ms => Ok(while_ms.map(|ms| now_ms.saturating_add(ms))),
     }
 }
 

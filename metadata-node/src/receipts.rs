@@ -6,20 +6,18 @@ use std::sync::{Mutex, PoisonError};
 use ed25519_zebra::VerificationKey;
 use wmall_manifest::check_chunk_size;
 use wmall_proto::chunk::{ChunkCommit, MAX_PIECES_PER_COMMIT};
+use wmall_proto::clock::UPLOAD_SKEW_MS;
 use wmall_proto::receipt::{Receipt, SignedReceipt};
 use wmall_proto::rpc::{CommitRequest, Response};
 use wmall_proto::scheme::MAX_WIDTH;
 use wmall_proto::topology::Topology;
 use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RequestId, RpcError, Scheme, UploadId};
-use wmall_runtime::clock::now_ms;
 
 use crate::command::{Command, FetchedPiece};
 use crate::service::{Service, bounded};
 
 /// Chunks whose receipts are verified before others get their turn.
 const VERIFY_AT_ONCE: usize = 16;
-/// How far ahead a client's clock may be: an upload from the future would not be fenced when it should.
-const CLOCK_SKEW_MS: u64 = 3_600_000;
 
 /// Public keys, decompressed once. Bounded by the disks that are registered.
 #[derive(Default)]
@@ -55,9 +53,10 @@ impl Service {
                 (*upload, *pool, chunks)
             }
         };
-        if upload.started_ms() > now_ms().saturating_add(CLOCK_SKEW_MS) {
+        if upload.started_ms() > self.clock.now_ms().saturating_add(UPLOAD_SKEW_MS) {
             let reason = format!("upload {upload} begins more than an hour from now");
-            return Err(RpcError::new(ErrorCode::BadRequest, reason).hint("check this machine's clock"));
+            return Err(RpcError::new(ErrorCode::BadRequest, reason)
+                .hint("begin uploads by the cluster's clock, which comes with the map"));
         }
         if chunks.len() > MAX_PIECES_PER_COMMIT {
             let reason = format!("{} chunks in one commit; {MAX_PIECES_PER_COMMIT} at most", chunks.len());

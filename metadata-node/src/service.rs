@@ -14,9 +14,11 @@ use wmall_proto::rpc::{
     Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, QueryReply, Registration, Request,
     Response, TopologyReply, UserCommand,
 };
+use wmall_proto::status::NodeState;
 use wmall_proto::topology::{ClusterId, DiskInfo, Topology};
-use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, PoolName, RequestId, Role, RpcError, Scheme};
-use wmall_runtime::clock::now_ms;
+use wmall_proto::{
+    ChunkId, DiskId, ErrorCode, NodeName, PoolId, PoolName, RequestId, Role, RpcError, Scheme,
+};
 use wmall_runtime::metrics::CallMetrics;
 use wmall_runtime::view::StoreError;
 use wmall_transport::{Handler, Incoming, Replier};
@@ -24,7 +26,7 @@ use wmall_transport::{Handler, Incoming, Replier};
 use crate::authorize::authorize;
 use crate::command::Command;
 use crate::join::Door;
-use crate::leader::{Liveness, Proposer, ReadIndex, Repairer, not_leader};
+use crate::leader::{ClusterClock, Liveness, Proposer, ReadIndex, Repairer, not_leader};
 use crate::raft;
 use crate::receipts::KeyCache;
 use crate::state::{Listing, NO_EPOCH, QueryError, Silent, State};
@@ -52,6 +54,10 @@ const MAX_LIST: usize = 8192;
 pub struct Service {
     pub(crate) cluster: ClusterId,
     pub(crate) raft: Raft,
+    pub(crate) peers: Arc<raft::Peers>,
+    pub(crate) clock: Arc<ClusterClock>,
+    /// Between an upload's begin and its fence.
+    pub(crate) upload_grace_ms: u64,
     pub(crate) state: Arc<State>,
     pub(crate) proposer: Proposer,
     pub(crate) reads: ReadIndex,
@@ -71,8 +77,8 @@ impl Handler for Service {
     async fn handle(&self, call: Incoming) {
         let Incoming { peer, request, replier, .. } = call;
         let (kind, started) = (request.kind(), Instant::now());
-        if request == Request::Snapshot {
-            let ok = self.send_snapshot(peer.actor(), replier).await;
+        if let Request::Snapshot { local } = request {
+            let ok = self.send_snapshot(peer.actor(), local, replier).await;
             if let Some(calls) = &self.calls {
                 calls.record(kind.as_str(), ok, started);
             }
@@ -90,7 +96,7 @@ impl Service {
     async fn answer(&self, peer: &wmall_transport::Peer, request: Request) -> Result<Response, RpcError> {
         authorize(peer.role, &request, || self.state.scopes(&peer.node).map_err(|e| store_failed(&e)))?;
         match request {
-            Request::Raft(message) => raft::answer(&self.raft, message).await,
+            Request::Raft(call) => raft::answer(&self.raft, &self.peers, call).await,
             Request::GetTopology { known } => Ok(Response::Topology(self.topology(known))),
             Request::Read { linearizable, query } => self.read(linearizable, &query).await,
             Request::Status => self.cluster_status().await,
@@ -105,14 +111,14 @@ impl Service {
             }
             Request::JoinAddress => Ok(Response::JoinAddress(self.join_address.clone())),
             Request::ListSnapshots => self.backups.list().map(Response::Snapshots),
-            Request::Snapshot => Err(RpcError::internal("a snapshot is not an answer of one message")),
+            Request::Snapshot { .. } => Err(RpcError::internal("a snapshot is not an answer of one message")),
             Request::Register(registration) => {
                 own_name(peer, registration.node.as_str())?;
                 self.register(registration).await
             }
             Request::Heartbeat(heartbeat) => {
                 own_name(peer, heartbeat.node.as_str())?;
-                self.heartbeat(heartbeat)
+                self.heartbeat(heartbeat).await
             }
             Request::CloseTickets { disk, receipts, clean, as_of, epoch } => {
                 self.own_disk(peer, disk)?;
@@ -168,10 +174,9 @@ impl Service {
     }
 
     /// Writes all metadata as of now to a file and sends it. True if all of it went.
-    async fn send_snapshot(&self, by: Actor, mut replier: Replier) -> bool {
-        let act = Command::Note { act: "meta snapshot save".into() };
-        let file = match self.proposer.propose_act(None, by, act).await {
-            Ok(_) => self.backups.export(self.state.clone()).await,
+    async fn send_snapshot(&self, by: Actor, local: bool, mut replier: Replier) -> bool {
+        let file = match self.note_snapshot(by, local).await {
+            Ok(()) => self.backups.export(self.state.clone()).await,
             Err(error) => Err(error),
         };
         let sent = match file {
@@ -179,6 +184,27 @@ impl Service {
             Err(error) => Err(error),
         };
         replier.conclude(sent).await
+    }
+
+    /// Leaves a line in the audit log. A member that is asked for its own snapshot does without if none
+    /// leads.
+    async fn note_snapshot(&self, by: Actor, local: bool) -> Result<(), RpcError> {
+        let act = Command::Note { act: "meta snapshot save".into() };
+        match self.proposer.propose_act(None, by.clone(), act).await {
+            Err(RpcError { code: ErrorCode::NotLeader, hint, .. }) if local && !hint.is_empty() => {
+                let reason = format!("{hint} leads, as far as this member knows, and has all that it has");
+                Err(RpcError::new(ErrorCode::PreconditionFailed, reason)
+                    .hint("leave out --local; or try again"))
+            }
+            Err(error)
+                if local
+                    && matches!(error.code, ErrorCode::NotLeader | ErrorCode::NoQuorum | ErrorCode::Busy) =>
+            {
+                tracing::warn!(%by, %error, "a snapshot is sent without a line in the audit log");
+                Ok(())
+            }
+            noted => noted.map(|_| ()),
+        }
     }
 
     pub(crate) fn silent(&self, topology: &Topology) -> Silent {
@@ -191,7 +217,8 @@ impl Service {
         let leads = self.must_lead().is_ok();
         let suspects = leads.then(|| self.liveness.silent_nodes(&topology, Instant::now()));
         let news = topology.version > known;
-        TopologyReply { topology: news.then(|| Box::new((*topology).clone())), suspects }
+        let topology = news.then(|| Box::new((*topology).clone()));
+        TopologyReply { topology, suspects, now_ms: self.clock.told_ms().unwrap_or(0) }
     }
 
     async fn read(&self, linearizable: bool, query: &Query) -> Result<Response, RpcError> {
@@ -285,7 +312,7 @@ impl Service {
                 return self.create_pool(request, by, name, scheme, pg_bits).await;
             }
             UserCommand::CreateToken { id, role, name, scopes, ttl_ms } => {
-                let expires_ms = now_ms().saturating_add(ttl_ms);
+                let expires_ms = self.clock.now_ms().saturating_add(ttl_ms);
                 let created_by = Some(by.clone());
                 let token = TokenRecord { id, role, name, scopes, expires_ms, created_by, used: None };
                 check_token(&token, ttl_ms)?;
@@ -322,7 +349,7 @@ impl Service {
         }
         self.check_map_size(scheme, pg_bits)?;
         // The rows are made for a topology that may have changed by the time they are applied; then they
-        // are refused, and made again under a new id, since the old one has its answer.
+        // are refused, and made again under a new id.
         let mut request = request;
         for _ in 0..TRIES {
             self.reads.wait().await?;
@@ -384,13 +411,75 @@ impl Service {
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
         }
         self.reads.wait().await?;
-        if let Some(ids) = known_disks(&self.state.topology(), &registration) {
-            return Ok(Response::Registered(ids));
+        if let Some(registered) = self.state.registered(&registration) {
+            return Ok(Response::Registered(registered));
         }
-        self.proposer.propose(None, Command::Register(registration)).await
+        let replaces = self.refuse_clone(&registration)?;
+        let older = self.older_copies(&registration);
+        self.proposer.propose(None, Command::Register { registration, replaces, older }).await
     }
 
-    fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Response, RpcError> {
+    /// Refuses a second process of a name whose first one runs elsewhere, and returns the one that it takes
+    /// the place of. At the same address the first can't run any more, unless it is the later one by the
+    /// starts of its disks.
+    fn refuse_clone(&self, registration: &Registration) -> Result<Option<[u8; 16]>, RpcError> {
+        let Registration { node, address, process, .. } = registration;
+        let topology = self.state.topology();
+        let runs = self.state.process_of(node);
+        let Some(known) = topology.nodes.get(node).filter(|_| runs.is_some_and(|runs| runs != *process))
+        else {
+            return Ok(runs);
+        };
+        let now = Instant::now();
+        let (state, heard, _) = self.liveness.of(node, now);
+        if heard.is_none() && known.address != *address && !self.liveness.is_settled(&topology, now) {
+            let reason = format!("whether {node} runs at {} is not known yet", known.address);
+            return Err(RpcError::new(ErrorCode::Busy, reason));
+        }
+        let alive = state == NodeState::Up && heard.is_some();
+        if !alive || (known.address == *address && self.state.starts_after(registration)) {
+            return Ok(runs);
+        }
+        self.liveness.refuse(node, *address, Instant::now());
+        let reason = format!("{node} runs already, at {}", known.address);
+        Err(RpcError::new(ErrorCode::AlreadyExists, reason)
+            .hint("stop one of the two; wipe the disks of a copy before it joins"))
+    }
+
+    /// Disks whose journals end before what this leader has heard of them in the same life: copies of before.
+    fn older_copies(&self, registration: &Registration) -> Vec<DiskId> {
+        let topology = self.state.topology();
+        let (_, _, beats) = self.liveness.of(&registration.node, Instant::now());
+        let of_node = topology.disks.values().filter(|d| d.node == registration.node);
+        let is_older = |disk: &&DiskInfo| {
+            let comes = registration.disks.iter().find(|r| r.name.as_str() == disk.name);
+            let heard = beats.get(&disk.id);
+            comes
+                .zip(heard)
+                .is_some_and(|(comes, heard)| comes.incarnation == heard.incarnation && comes.end < heard.end)
+        };
+        of_node.filter(is_older).map(|disk| disk.id).collect()
+    }
+
+    /// Refuses another process than the one that goes by a node's name. A member that is behind may not know
+    /// of the one that came last, so it makes sure before it says so.
+    async fn check_process(&self, node: &NodeName, process: [u8; 16]) -> Result<(), RpcError> {
+        if self.state.process_of(node) == Some(process) {
+            return Ok(());
+        }
+        self.reads.wait().await?;
+        match self.state.process_of(node) {
+            Some(known) if known == process => Ok(()),
+            // One that went by this name before, and still runs: its disks are not those that count.
+            Some(_) => {
+                Err(RpcError::new(ErrorCode::Unsafe, format!("another process goes by the name {node} now"))
+                    .hint("stop one of the two; wipe the disks of a copy before it joins"))
+            }
+            None => Err(RpcError::not_found(format!("data node {node}; it must register first"))),
+        }
+    }
+
+    async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Response, RpcError> {
         self.must_lead()?;
         bounded(heartbeat.disks.len() * (MAX_LIST / MAX_DISKS))?;
         let topology = self.state.topology();
@@ -398,6 +487,8 @@ impl Service {
             let what = format!("data node {}; it must register first", heartbeat.node);
             return Err(RpcError::not_found(what));
         }
+        self.clock.hear(heartbeat.node.as_str(), heartbeat.now_ms);
+        self.check_process(&heartbeat.node, heartbeat.process).await?;
         let disks: Vec<DiskId> = heartbeat.disks.iter().map(|d| d.disk).collect();
         let (feed_epoch, feed) = self.state.feed((heartbeat.feed_epoch, heartbeat.feed), &disks);
         if feed_epoch == NO_EPOCH {
@@ -411,7 +502,9 @@ impl Service {
         let changes = if same_life { self.state.map_changes(known) } else { None };
         let (topology, level) =
             (self.topology(if changes.is_some() { u64::MAX } else { known }), self.repairer.level());
-        Ok(Response::Heartbeat(HeartbeatReply { topology, changes, feed, feed_epoch, work, level }))
+        let upload_grace_ms = self.upload_grace_ms;
+        let reply = HeartbeatReply { topology, changes, feed, feed_epoch, work, level, upload_grace_ms };
+        Ok(Response::Heartbeat(reply))
     }
 
     /// Chunks that nobody has committed cost no entry: whoever asks about random ids makes no log grow.
@@ -444,24 +537,6 @@ impl Service {
         let info = topology.disks.get(&disk).ok_or_else(|| RpcError::not_found(disk))?;
         own_name(peer, info.node.as_str())
     }
-}
-
-/// The numbers of these disks, if the topology knows node and disks exactly as they are.
-fn known_disks(topology: &Topology, registration: &Registration) -> Option<Vec<DiskId>> {
-    let node = topology.nodes.get(&registration.node)?;
-    if node.zone != registration.zone || node.address != registration.address {
-        return None;
-    }
-    let same = |disk: &wmall_proto::rpc::DiskRegistration| {
-        let known =
-            topology.disks.values().find(|d| d.node == registration.node && d.name == disk.name.as_str())?;
-        let equal = known.configured_weight == disk.weight
-            && known.max_bytes == disk.max_bytes
-            && known.incarnation == disk.incarnation
-            && known.public_key == disk.public_key;
-        equal.then_some(known.id)
-    };
-    registration.disks.iter().map(same).collect()
 }
 
 /// What a token may promise.

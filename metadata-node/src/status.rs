@@ -8,11 +8,10 @@ use wmall_proto::grade::{Grade, GradeCounts};
 use wmall_proto::job::JobState;
 use wmall_proto::status::{ClusterStatus, DiskStatus, MemberStatus, NodeState, NodeStatus, RepairStatus};
 use wmall_proto::topology::{ClusterId, NodeInfo, Topology};
-use wmall_runtime::clock::now_ms;
 
 use wmall_runtime::view::StoreError;
 
-use crate::leader::{Liveness, Repairer, Space};
+use crate::leader::{Clocks, ClusterClock, Liveness, Repairer, Space};
 use crate::state::{Counters, State};
 use crate::types::Raft;
 
@@ -24,6 +23,7 @@ pub(crate) struct StatusSource {
     pub(crate) state: Arc<State>,
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) repairer: Repairer,
+    pub(crate) clock: Arc<ClusterClock>,
 }
 
 impl StatusSource {
@@ -37,8 +37,9 @@ impl StatusSource {
         let chunk_bytes = counters.pools.values().map(|p| p.bytes).sum();
         let redundant_bytes = redundant_bytes(&topology, &counters);
         let space = Space::now(&topology, &counters, &self.liveness, now);
-        let (capacity, now_ms) = (space.report(), now_ms());
-        let forecast = space.forecast(&self.state.samples(), &capacity);
+        let Clocks { now_ms, behind_ms: clock_behind_ms, all: clocks } = self.clock.clocks();
+        let capacity = space.report();
+        let forecast = space.forecast(&self.state.samples(), &capacity, now_ms);
         let jobs = self.state.jobs();
         let in_state = |state: JobState| jobs.iter().filter(|j| j.state == state).count() as u64;
         Ok(ClusterStatus {
@@ -64,6 +65,9 @@ impl StatusSource {
             members: self.members(),
             nodes,
             now_ms,
+            clock_behind_ms,
+            clocks,
+            clones: self.liveness.clones(&topology, now),
             index,
         })
     }
@@ -131,7 +135,7 @@ impl StatusSource {
             zone: node.zone.clone(),
             address: node.address,
             state,
-            maintenance_until_ms: node.maintenance_until_ms.filter(|until| *until > now_ms()),
+            maintenance_until_ms: node.maintenance_until_ms.filter(|until| *until > self.clock.now_ms()),
             silent_ms: silent.map(|d| d.as_millis() as u64),
             disks: disks.collect(),
         }

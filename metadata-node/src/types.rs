@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use wmall_proto::{NodeName, Role};
+use wmall_proto::{Incarnation, NodeName, Role};
 
 openraft::declare_raft_types!(
     /// Entries and answers are bytes, encoded before they reach openraft.
@@ -27,12 +27,16 @@ pub struct Member {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
+    /// The life in which it is a member. Another one under its id has no vote, and its acknowledgements do
+    /// not count.
+    pub incarnation: Incarnation,
 }
 
 impl Default for Member {
     // openraft asks for a default; no member has it.
     fn default() -> Self {
-        Self { name: String::new(), address: SocketAddr::from(([0, 0, 0, 0], 0)) }
+        let address = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self { name: String::new(), address, incarnation: Incarnation([0; 16]) }
     }
 }
 

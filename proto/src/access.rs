@@ -45,7 +45,9 @@ impl Role {
     pub fn may_call(self, call: CallKind) -> bool {
         use CallKind as C;
         match self {
-            Self::Metadata => matches!(call, C::Raft | C::Status | C::Renew | C::Issuer | C::Challenge),
+            Self::Metadata => {
+                matches!(call, C::Raft | C::Status | C::Renew | C::Issuer | C::Challenge | C::Snapshot)
+            }
             Self::Data => matches!(
                 call,
                 C::Renew
@@ -125,7 +127,7 @@ mod tests {
         (CallKind::Name, "vca"),
         (CallKind::Administer, "vca"),
         (CallKind::Member, "a"),
-        (CallKind::Snapshot, "a"),
+        (CallKind::Snapshot, "ma"),
         (CallKind::Renew, "mdvca"),
         (CallKind::Issuer, "m"),
         (CallKind::JoinAddress, "a"),

@@ -127,6 +127,17 @@ impl ErrorCode {
                 | Self::StaleRow
         )
     }
+
+    /// Whether it may be the view of the one peer that says so: of its clock, its disks, its connections, its
+    /// load. Another peer may see it otherwise. Every other code is a verdict on the request or on the state
+    /// that all share.
+    pub fn is_own_view(self) -> bool {
+        self.is_transient()
+            || matches!(
+                self,
+                Self::Denied | Self::Internal | Self::DiskFull | Self::DiskFailed | Self::Corrupt
+            )
+    }
 }
 
 impl fmt::Display for ErrorCode {
@@ -167,5 +178,42 @@ impl RpcError {
     /// A defect of ours, with what is known of it.
     pub fn internal(why: impl fmt::Display) -> Self {
         Self::new(ErrorCode::Internal, why.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_no_ones_own_view() {
+        use ErrorCode as E;
+        let passing =
+            [E::NotLeader, E::NoQuorum, E::Unreachable, E::Timeout, E::Busy, E::ShuttingDown, E::StaleRow];
+        for code in passing {
+            assert!(code.is_transient() && code.is_own_view(), "{code}");
+        }
+        for code in [E::Denied, E::Internal, E::DiskFull, E::DiskFailed, E::Corrupt] {
+            assert!(!code.is_transient() && code.is_own_view(), "{code}");
+        }
+        let verdicts = [
+            E::BadRequest,
+            E::NotFound,
+            E::AlreadyExists,
+            E::NotEmpty,
+            E::OutOfBounds,
+            E::PreconditionFailed,
+            E::Locked,
+            E::QuotaExceeded,
+            E::UploadFenced,
+            E::TooFewReceipts,
+            E::BadReceipt,
+            E::BadToken,
+            E::Unsafe,
+            E::ClusterFull,
+        ];
+        for code in verdicts {
+            assert!(!code.is_transient() && !code.is_own_view(), "{code}");
+        }
     }
 }

@@ -44,6 +44,12 @@ pub enum EventKind {
         /// Groups that it has slots of.
         groups: u64,
     },
+    /// A disk came up as an older copy of what it was, or as a second one: what it holds is looked through
+    /// before it counts.
+    DiskCopied {
+        /// The disk.
+        disk: DiskId,
+    },
     /// Slots were given to other disks: the first of them at once, those that follow once a minute.
     SlotsMove {
         /// Why, in the planner's words.
@@ -104,6 +110,7 @@ impl EventKind {
             Self::DiskDown { .. } => "disk_down",
             Self::DiskBack { .. } => "disk_back",
             Self::DiskUnvouched { .. } => "disk_unvouched",
+            Self::DiskCopied { .. } => "disk_copied",
             Self::SlotsMove { .. } => "slots_move",
             Self::MovesArrived { .. } => "moves_arrived",
             Self::PiecesBad { .. } => "pieces_bad",
@@ -128,6 +135,12 @@ impl fmt::Display for EventKind {
             Self::DiskBack { disk } => write!(f, "{disk} answers again"),
             Self::DiskUnvouched { disk, groups } => {
                 write!(f, "nothing on {disk} is vouched for any more; its {groups} groups are looked through")
+            }
+            Self::DiskCopied { disk } => {
+                write!(
+                    f,
+                    "{disk} came up as an older or a second copy of itself; what it holds is looked through"
+                )
             }
             Self::SlotsMove { reason, slots } => {
                 let why = match reason.as_str() {

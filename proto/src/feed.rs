@@ -25,12 +25,12 @@ pub enum FeedItem {
     Committed {
         /// The chunk.
         chunk: PoolChunk,
-        /// The disks whose pieces the commit counts on. One of them that lacks its piece reports that, which becomes a
-        /// ticket.
+        /// The disks whose pieces the commit counts on. One of them that lacks its piece reports that, which
+        /// becomes a ticket.
         counted: Vec<DiskId>,
     },
-    /// Nothing refers to this chunk any more and its grace is over. A piece stays that was promised to an upload which
-    /// may still commit.
+    /// Nothing refers to this chunk any more and its grace is over. A piece stays that was promised to an
+    /// upload which may still commit.
     Deleted(PoolChunk),
     /// A slot of this group has reached its new disk: the one that it came from keeps nothing of the group but what
     /// uploads are promised.

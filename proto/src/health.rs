@@ -5,7 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::capacity::{CapacityLevel, CapacityReport};
-use crate::status::{ClusterStatus, NodeState, NodeStatus};
+use crate::clock::{CLOCK_SLACK_MS, UPLOAD_SKEW_MS};
+use crate::status::{CloneStatus, ClusterStatus, NodeState, NodeStatus};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,7 +34,7 @@ pub struct Finding {
 }
 
 /// All codes there are.
-pub const CODES: [&str; 17] = [
+pub const CODES: [&str; 19] = [
     "CHUNKS_LOST",
     "CHUNKS_UNAVAILABLE",
     "CHUNKS_IN_DANGER",
@@ -51,6 +52,8 @@ pub const CODES: [&str; 17] = [
     "CAPACITY_FULL",
     "CAPACITY_SOON",
     "MEMBERS_SILENT",
+    "CLOCK_SKEW",
+    "NODE_CLONED",
 ];
 /// 0.70 is reached within so many days: it takes time to buy disks.
 const SOON_DAYS: u64 = 30;
@@ -180,15 +183,54 @@ pub fn health(status: &ClusterStatus) -> Vec<Finding> {
         let what = format!("metadata nodes that the leader does not hear: {}", silent.join(", "));
         add("MEMBERS_SILENT", Severity::Warning, what, "start them: with a majority gone nothing is written");
     }
+    let off = status.clocks.iter().filter(|c| c.off_ms.unsigned_abs() > CLOCK_SLACK_MS);
+    let mut clocks: Vec<String> = off.map(|c| format!("{} by {}", c.name, seconds(c.off_ms))).collect();
+    if status.clock_behind_ms > UPLOAD_SKEW_MS {
+        let behind = seconds(-(status.clock_behind_ms.min(i64::MAX as u64) as i64));
+        clocks.push(format!("the cluster's own by {behind}, which it makes up for at a second a second"));
+    }
+    if !clocks.is_empty() {
+        let what = format!("clocks are off: {}", clocks.join("; "));
+        add(
+            "CLOCK_SKEW",
+            Severity::Warning,
+            what,
+            "set these nodes' clocks: `timedatectl`, `chronyc tracking`",
+        );
+    }
+    if !status.clones.is_empty() {
+        let each = |c: &CloneStatus| format!("{} at {}, while it runs at {}", c.name, c.refused, c.address);
+        let what = format!(
+            "refused, since another goes by its name: {}",
+            status.clones.iter().map(each).collect::<Vec<_>>().join("; ")
+        );
+        add(
+            "NODE_CLONED",
+            Severity::Warning,
+            what,
+            "stop one of the two; wipe the disks of a copy before it joins",
+        );
+    }
     findings.sort_by_key(|f| (f.muted, std::cmp::Reverse(f.severity)));
     findings
+}
+
+/// A signed number of milliseconds as people write it.
+fn seconds(ms: i64) -> String {
+    let (sign, ms) = (if ms < 0 { '-' } else { '+' }, ms.unsigned_abs());
+    match ms / 1000 {
+        s @ 0..120 => format!("{sign}{s} s"),
+        s @ 120..7200 => format!("{sign}{} min", s / 60),
+        s @ 7200..172_800 => format!("{sign}{} h", s / 3600),
+        s => format!("{sign}{} d", s / 86_400),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::grade::GradeCounts;
-    use crate::status::{Mute, RepairStatus};
+    use crate::status::{ClockStatus, Mute, RepairStatus};
 
     fn fine() -> ClusterStatus {
         ClusterStatus {
@@ -219,6 +261,9 @@ mod tests {
             jobs_paused: 0,
             mutes: vec![],
             now_ms: 0,
+            clock_behind_ms: 0,
+            clocks: vec![],
+            clones: vec![],
             trash: 0,
             condemned_chunks: 0,
             condemned_bytes: 0,
@@ -230,11 +275,33 @@ mod tests {
         }
     }
 
+    fn clock(off_ms: i64) -> ClockStatus {
+        ClockStatus { name: "data-1".parse().unwrap(), off_ms }
+    }
+
+    fn clone() -> CloneStatus {
+        let at = |port| ([127, 0, 0, 1], port).into();
+        CloneStatus { name: "data-1".parse().unwrap(), address: at(1), refused: at(2) }
+    }
+
+    #[test]
+    fn a_clock_within_the_slack_is_no_finding_and_one_beyond_it_is_named() {
+        let mut status = fine();
+        status.clocks = vec![clock(10_000), clock(-10_000)];
+        assert_eq!(health(&status), []);
+        status.clocks.push(clock(34_560_000_000));
+        assert_eq!(health(&status)[0].what, "clocks are off: data-1 by +400 d");
+        assert_eq!(
+            ["-11 s", "+5 min", "-3 h"],
+            [-11_000, 300_000, -10_800_000].map(seconds).each_ref().map(String::as_str)
+        );
+    }
+
     #[test]
     fn a_healthy_cluster_has_no_findings_and_each_trouble_has_its_code() {
         assert_eq!(health(&fine()), []);
         type Change = fn(&mut ClusterStatus);
-        let changes: [(Change, &str, Severity); 9] = [
+        let changes: [(Change, &str, Severity); 12] = [
             (|s| s.chunks.lost = 1, "CHUNKS_LOST", Severity::Error),
             (|s| s.chunks.unavailable = 1, "CHUNKS_UNAVAILABLE", Severity::Error),
             (|s| s.chunks.danger = 1, "CHUNKS_IN_DANGER", Severity::Error),
@@ -244,6 +311,9 @@ mod tests {
             (|s| s.jobs_paused = 1, "JOBS_PAUSED", Severity::Warning),
             (|s| s.deletion_held = true, "DELETION_HELD", Severity::Warning),
             (|s| s.capacity.level = CapacityLevel::Warning, "CAPACITY_WARNING", Severity::Warning),
+            (|s| s.clocks = vec![clock(-10_001)], "CLOCK_SKEW", Severity::Warning),
+            (|s| s.clock_behind_ms = 3_600_001, "CLOCK_SKEW", Severity::Warning),
+            (|s| s.clones = vec![clone()], "NODE_CLONED", Severity::Warning),
         ];
         let mut all = fine();
         for (change, code, severity) in changes {
@@ -254,7 +324,7 @@ mod tests {
             assert_eq!(found.iter().map(|f| (f.code, f.severity)).collect::<Vec<_>>(), [(code, severity)]);
         }
         let found = health(&all);
-        assert!(found.len() == 9 && found.is_sorted_by_key(|f| std::cmp::Reverse(f.severity)));
+        assert!(found.len() == 11 && found.is_sorted_by_key(|f| std::cmp::Reverse(f.severity)));
         assert!(found.iter().all(|f| CODES.contains(&f.code)));
         assert_eq!(worst(&found), Some(Severity::Error));
         all.mutes = found
@@ -263,7 +333,7 @@ mod tests {
             .map(|f| Mute { code: f.code.into(), until_ms: 1 })
             .collect();
         let found = health(&all);
-        assert_eq!((found.len(), worst(&found)), (9, Some(Severity::Warning)), "shown, and not counted");
-        assert!(!found[0].muted && found[8].muted);
+        assert_eq!((found.len(), worst(&found)), (11, Some(Severity::Warning)), "shown, and not counted");
+        assert!(!found[0].muted && found[10].muted);
     }
 }

@@ -115,14 +115,23 @@ pub struct User {
     pub scopes: Vec<Scope>,
 }
 
-/// Certificates of this holder that were issued before this time are refused everywhere.
+/// Certificates of this holder that were issued by an earlier map are refused everywhere. Versions of the map
+/// only rise, also over restores, so no clock has a say in this.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Revocation {
     /// Whose.
     #[serde(flatten)]
     pub actor: Actor,
-    /// Milliseconds since the Unix epoch.
-    pub before_ms: u64,
+    /// Version of the map that it came with; [`Revocation::FOR_GOOD`] refuses all certificates, also later
+    /// ones.
+    pub before: u64,
+    /// When that was, in milliseconds since the Unix epoch by the cluster's clock.
+    pub at_ms: u64,
+}
+
+impl Revocation {
+    /// For holders that could issue themselves another certificate.
+    pub const FOR_GOOD: u64 = u64::MAX;
 }
 
 /// Names a token without giving away its secret: BLAKE3 of it.
@@ -186,7 +195,7 @@ pub struct TokenRecord {
 pub struct AuditRecord {
     /// Its number, from 1 on without gaps.
     pub number: u64,
-    /// When, by the clock of the metadata leader.
+    /// When, by the cluster's clock.
     pub at_ms: u64,
     /// Who; none for what a token's holder did.
     pub by: Option<Actor>,

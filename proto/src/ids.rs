@@ -221,8 +221,8 @@ random_id!(
     RequestId
 );
 random_id!(
-    /// One life of a disk, drawn when it is formatted. A wiped disk has a new one, and what the
-    /// old one promised is void.
+    /// One life of a disk or of a metadata node, drawn when its folder is made. A wiped one has a new
+    /// incarnation, and what the old one promised is void.
     Incarnation
 );
 

@@ -11,6 +11,7 @@ pub mod access;
 pub mod capacity;
 pub mod challenge;
 pub mod chunk;
+pub mod clock;
 pub mod codec;
 pub mod error;
 pub mod event;

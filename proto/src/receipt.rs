@@ -1,8 +1,8 @@
 //! Receipts: a disk's signed promise that it holds a piece.
 //!
-//! The piece is held until the fence passes the start of the upload that the receipt is for, whatever becomes of the
-//! chunk meanwhile, and the receipt is good exactly as long. It names the disk's incarnation, so a wiped disk's receipts
-//! prove nothing.
+//! The piece is held until the fence passes the start of the upload that the receipt is for, whatever becomes
+//! of the chunk meanwhile, and the receipt is good exactly as long. It names the disk's incarnation, so a
+//! wiped disk's receipts prove nothing.
 
 use bincode::{Decode, Encode};
 use ed25519_zebra::{Signature, SigningKey, VerificationKey};

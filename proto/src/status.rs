@@ -147,6 +147,26 @@ pub struct MemberStatus {
     pub matched: Option<u64>,
 }
 
+/// The clock of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct ClockStatus {
+    /// The node.
+    pub name: NodeName,
+    /// Milliseconds that it is ahead of the median of all, or behind it.
+    pub off_ms: i64,
+}
+
+/// A process that goes by the name of another.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct CloneStatus {
+    /// The name.
+    pub name: NodeName,
+    /// Where the one runs that the cluster knows.
+    pub address: SocketAddr,
+    /// Where the one is that was refused.
+    pub refused: SocketAddr,
+}
+
 /// The cluster in one value.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct ClusterStatus {
@@ -192,8 +212,14 @@ pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
     /// Data nodes.
     pub nodes: Vec<NodeStatus>,
-    /// The leader's clock, in milliseconds since the Unix epoch.
+    /// The cluster's clock, in milliseconds since the Unix epoch.
     pub now_ms: u64,
+    /// How far it is behind what most nodes say, in milliseconds, after a time without a quorum.
+    pub clock_behind_ms: u64,
+    /// The clocks that the leader has heard of lately.
+    pub clocks: Vec<ClockStatus>,
+    /// Processes that were refused, since another goes by their name.
+    pub clones: Vec<CloneStatus>,
     /// Raft index that this was computed at.
     pub index: u64,
 }

@@ -2,6 +2,7 @@
 //! would. The binary is the one that `WMALL_BIN` names, which `make` sets.
 
 pub mod cycles;
+pub mod faketime;
 pub mod flood;
 pub mod fuzz;
 pub mod history;
@@ -339,6 +340,17 @@ impl Cluster {
         stream.read_to_string(&mut text).unwrap();
         let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("{node} has no {name}")).trim().parse::<f64>().unwrap() as u64
+    }
+
+    /// Has a metadata node, whose configuration this is, begin with a snapshot; in the life that another one
+    /// has drawn, if it is not the first. Returns the life, if there are others.
+    pub fn restore_member(&self, config: &str, snapshot: &str, life: Option<&str>) -> Option<String> {
+        let mut args = vec!["--config", config, "meta", "snapshot", "restore", snapshot];
+        args.extend(life.iter().flat_map(|life| ["--life", life]));
+        let restored = wmall(&args);
+        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+        let told = String::from_utf8_lossy(&restored.stdout).into_owned();
+        told.lines().find_map(|line| line.split_once("--life ")).map(|(_, life)| life.trim().to_string())
     }
 
     /// The metadata node that leads.

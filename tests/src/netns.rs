@@ -24,6 +24,8 @@ pub struct Namespaces {
     tag: String,
     subnet: String,
     nodes: Vec<(String, Option<Child>)>,
+    /// The highest Raft id that was ever used.
+    last_id: u64,
 }
 
 /// What is done to a leader.
@@ -58,7 +60,7 @@ impl Namespaces {
         let id = std::process::id();
         let (tag, subnet) = (format!("wm{}", id % 100_000), format!("10.{}.{}", 64 + id % 64, id / 64 % 250));
         let folder = tempfile::tempdir().unwrap();
-        let mut cluster = Self { folder, tag, subnet, nodes: Vec::new() };
+        let mut cluster = Self { folder, tag, subnet, nodes: Vec::new(), last_id: MEMBERS as u64 };
         cluster.make_network();
         cluster.make_nodes();
         for i in 0..cluster.nodes.len() {
@@ -155,11 +157,7 @@ impl Namespaces {
     /// Starts a node's process.
     pub fn start(&mut self, name: &str) {
         let config = self.config_of(name);
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join(format!("{name}.log")))
-            .unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(self.log(name)).unwrap();
         let mut command = match member(name) {
             // `ip netns exec` becomes the program, so signals go to it.
             Some(i) => {
@@ -188,6 +186,41 @@ impl Namespaces {
         let mut child = child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Whether a node's process runs.
+    pub fn runs(&mut self, name: &str) -> bool {
+        let (_, child) = self.nodes.iter_mut().find(|(n, _)| n == name).unwrap();
+        child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// Where a node's log is.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.log"))
+    }
+
+    /// Takes a metadata node in that does not run: the others let go of what it was, and it comes with an
+    /// empty folder, under an id that no member ever had.
+    pub fn take_in(&mut self, name: &str) {
+        let path = self.config_of(name);
+        let mut config: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+        let members = config["members"].as_array_mut().unwrap().iter_mut();
+        let mut members = members.filter_map(toml::Value::as_table_mut);
+        let own = members.find(|m| m["name"].as_str() == Some(name)).unwrap();
+        let (old, address) = (own["id"].as_integer().unwrap(), own["address"].as_str().unwrap().to_string());
+        self.last_id += 1;
+        let id = self.last_id.to_string();
+        own.insert("id".into(), (self.last_id as i64).into());
+        config.insert("join".into(), true.into());
+        // It may have led.
+        self.leader();
+        self.command(&["meta", "member", "rm", &old.to_string()]);
+        std::fs::remove_dir_all(config["data_dir"].as_str().unwrap()).unwrap();
+        std::fs::write(&path, config.to_string()).unwrap();
+        let made = wmall(&["--config", &path, role(name), "init"]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        self.start(name);
+        self.command(&["meta", "member", "add", &format!("{name}={address}"), "--id", &id]);
     }
 
     /// Cuts a metadata node off.

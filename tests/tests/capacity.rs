@@ -27,7 +27,8 @@ fn settled(cluster: &Cluster, bytes_put: u64) -> (f64, String) {
 #[test]
 fn the_alarm_is_raised_writes_stop_in_turn_and_deletes_lead_back() {
     let options = ["--metadata", "1", "--data", "3", "--disk-bytes", "256M", "--condemned-grace", "1s"];
-    let cluster = Cluster::up_with(&options);
+    // What was put a moment ago makes room once its upload is fenced.
+    let cluster = Cluster::up_with(&[&options[..], &["--upload-grace", "10s"]].concat());
     cluster.run(&["bucket", "create", "ledger"]);
     let create =
         ["node", "token", "create", "--role", "validator", "--name", "v1", "--scope", "ledger:write"];

@@ -1,22 +1,27 @@
-//! Names under fire: eight clients put, get, remove and swap while leaders are killed, frozen and, where this runs as
-//! root, cut off; and every answer must be one that a single register could have given.
+//! Names under fire: eight clients put, get, remove and swap while leaders are killed, frozen, wiped and,
+//! where this runs as root, cut off, and members come back with a folder of before; and every answer must be
+//! one that a single register could have given.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tokio::task::JoinSet;
 use wmall_client::{ClientConfig, PutOptions, Source, Store};
 use wmall_proto::rpc::Condition;
 use wmall_proto::{BucketName, ErrorCode, FileId, ObjectName};
-use wmall_tests::Cluster;
 use wmall_tests::history::{Answer, Ask, Operation, is_linearizable};
 use wmall_tests::netns::{Cut, Namespaces};
+use wmall_tests::{Cluster, wait_until, wmall};
 
 const CLIENTS: u64 = 8;
 const NAMES: u64 = 3;
+const MEMBERS: [&str; 3] = ["metadata-1", "metadata-2", "metadata-3"];
 const RUN: Duration = Duration::from_millis(5500);
+const LONG: Duration = Duration::from_secs(30);
 
 type Log = Arc<Mutex<Vec<(u64, Operation)>>>;
 
@@ -117,23 +122,29 @@ impl Client {
     }
 }
 
-/// A cluster whose leader can be disturbed.
+/// A cluster whose members can be disturbed.
 enum Subject {
-    /// Processes side by side: a leader can be killed and frozen.
+    /// Processes side by side: they can be killed and frozen.
     Devnet(Box<Cluster>),
-    /// Metadata nodes in namespaces of their own: it can be cut off as well. Takes root.
+    /// Metadata nodes in namespaces of their own: they can be cut off as well. Takes root.
     Namespaces(Box<Namespaces>),
 }
 
-/// What happens to the leader in the middle of a run.
+/// What happens to a member, mostly the leader, in the middle of a run. One is disturbed at a time, and is
+/// good again before the next.
 #[derive(Debug, Clone, Copy)]
 enum Trouble {
-    /// Killed, and back after a while.
+    /// Killed, and back after a while. Meanwhile its folder is copied.
     Killed,
     /// Frozen until another leads; then it wakes up, still believing that it does.
     Frozen,
     /// Cut off, and later connected again.
     Cut(Cut),
+    /// Killed, and its folder emptied: it comes back as another member.
+    Wiped,
+    /// Killed, and back with the copy: it has forgotten what it acknowledged since. It ends by itself, or is
+    /// brought up by who leads; then it comes back as another member.
+    PutBack,
 }
 
 impl Subject {
@@ -155,60 +166,196 @@ impl Subject {
         }
     }
 
+    /// One is put back after one was killed, since that makes the copy.
     fn trouble(&self, round: u64) -> Trouble {
-        let all =
-            [Trouble::Killed, Trouble::Frozen, Trouble::Cut(Cut::FromMembers), Trouble::Cut(Cut::Alone)];
-        let kinds = if matches!(self, Self::Devnet(_)) { 2 } else { all.len() };
-        all[round as usize % kinds]
+        use Trouble::{Frozen, Killed, PutBack, Wiped};
+        let (members, alone) = (Trouble::Cut(Cut::FromMembers), Trouble::Cut(Cut::Alone));
+        match self {
+            Self::Devnet(_) => [Killed, PutBack, Frozen, Killed, PutBack, Wiped][round as usize % 6],
+            Self::Namespaces(_) => {
+                [Killed, members, PutBack, Frozen, Killed, alone, PutBack, Wiped][round as usize % 8]
+            }
+        }
+    }
+
+    fn leader(&self) -> String {
+        match self {
+            Self::Devnet(cluster) => cluster.leader(),
+            Self::Namespaces(cluster) => cluster.leader(),
+        }
+    }
+
+    fn kill(&mut self, member: &str) {
+        match self {
+            Self::Devnet(cluster) => cluster.devnet("kill", member, &[]),
+            Self::Namespaces(cluster) => cluster.kill(member),
+        }
+    }
+
+    /// Starts a member, which may end at once.
+    fn start(&mut self, member: &str) {
+        match self {
+            Self::Devnet(cluster) => {
+                let net = cluster.folder().display().to_string();
+                wmall(&["devnet", "start", member, "--dir", &net]);
+            }
+            Self::Namespaces(cluster) => cluster.start(member),
+        }
+    }
+
+    fn runs(&mut self, member: &str) -> bool {
+        match self {
+            Self::Devnet(cluster) => entry(cluster, member)["running"] == true,
+            Self::Namespaces(cluster) => cluster.runs(member),
+        }
+    }
+
+    /// Takes a member in anew that does not run, with nothing of what it had.
+    fn take_in(&mut self, member: &str) {
+        // A copy of what it was is of no use to what it will be.
+        let _ = std::fs::remove_dir_all(self.copy_of(member));
+        match self {
+            Self::Devnet(cluster) => {
+                // Returns once nothing is left of the process, its sockets included.
+                cluster.devnet("kill", member, &[]);
+                cluster.devnet("start", member, &["--wipe"]);
+            }
+            Self::Namespaces(cluster) => cluster.take_in(member),
+        }
+    }
+
+    fn signal(&self, member: &str, signal: Signal) {
+        match self {
+            Self::Devnet(cluster) => {
+                let pid = entry(cluster, member)["pid"].as_i64().unwrap() as i32;
+                kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+            }
+            Self::Namespaces(cluster) => cluster.signal(member, signal),
+        }
+    }
+
+    fn said(&self, member: &str) -> String {
+        let log = match self {
+            Self::Devnet(cluster) => cluster.folder().join("logs").join(format!("{member}.log")),
+            Self::Namespaces(cluster) => cluster.log(member),
+        };
+        std::fs::read_to_string(log).unwrap()
+    }
+
+    fn data_of(&self, member: &str) -> PathBuf {
+        self.config().with_file_name("nodes").join(member).join("data")
+    }
+
+    fn copy_of(&self, member: &str) -> PathBuf {
+        self.data_of(member).with_file_name("data-of-before")
+    }
+
+    /// Runs a command as an operator.
+    fn command(&self, args: &[&str]) -> Vec<u8> {
+        let config = self.config().display().to_string();
+        let output = wmall(&[&["--config", &config, "-q", "-o", "json"], args].concat());
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    /// The last entry that is agreed on, and the last one that a member has acknowledged to who leads.
+    fn reached(&self, member: &str) -> (u64, u64) {
+        let status: Value = serde_json::from_slice(&self.command(&["status"])).unwrap();
+        let members = status["members"].as_array().unwrap();
+        let matched = members.iter().find(|m| m["name"] == member).and_then(|m| m["matched"].as_u64());
+        (status["index"].as_u64().unwrap(), matched.unwrap_or(0))
+    }
+
+    /// Waits until a member has acknowledged an entry that came after this call, or has ended by itself.
+    fn takes_part(&mut self, member: &str) -> bool {
+        // Whatever is acknowledged by now comes before this one.
+        let agree = ["bucket", "set", "b", "--max-objects", "1000000"];
+        self.command(&agree);
+        let (before, _) = self.reached(member);
+        self.command(&agree);
+        let mut runs = true;
+        wait_until("the member takes part, or ends", LONG, || {
+            runs = self.runs(member);
+            !runs || self.reached(member).1 > before
+        });
+        runs
+    }
+
+    /// A member whose folder was copied: the leader, if it is one.
+    fn copied(&self) -> Option<String> {
+        let mut members = MEMBERS.map(String::from);
+        let leader = self.leader();
+        members.sort_by_key(|member| *member != leader);
+        members.into_iter().find(|member| self.copy_of(member).exists())
     }
 
     /// Lets it happen, and end. Blocks for as long.
     fn disturb(&mut self, trouble: Trouble) {
         let wait = |ms| std::thread::sleep(Duration::from_millis(ms));
-        let leader = match self {
-            Self::Devnet(cluster) => cluster.leader(),
-            Self::Namespaces(cluster) => cluster.leader(),
-        };
-        match (self, trouble) {
-            (Self::Devnet(cluster), Trouble::Killed) => {
-                cluster.devnet("kill", &leader, &[]);
+        let leader = self.leader();
+        match trouble {
+            Trouble::Killed => {
+                self.kill(&leader);
+                let copy = self.copy_of(&leader);
+                let _ = std::fs::remove_dir_all(&copy);
+                copy_folder(&self.data_of(&leader), &copy);
                 wait(1500);
-                cluster.devnet("start", &leader, &[]);
+                self.start(&leader);
+                assert!(self.runs(&leader), "{leader} does not start again");
             }
-            (Self::Devnet(cluster), _) => {
-                let process = pid(cluster, &leader);
-                kill_process(process, Signal::STOP).unwrap();
+            Trouble::Frozen => {
+                self.signal(&leader, Signal::STOP);
                 wait(3500);
-                kill_process(process, Signal::CONT).unwrap();
+                self.signal(&leader, Signal::CONT);
             }
-            (Self::Namespaces(cluster), Trouble::Killed) => {
-                cluster.kill(&leader);
-                wait(1500);
-                cluster.start(&leader);
-            }
-            (Self::Namespaces(cluster), Trouble::Frozen) => {
-                cluster.signal(&leader, Signal::STOP);
-                wait(3500);
-                cluster.signal(&leader, Signal::CONT);
-            }
-            (Self::Namespaces(cluster), Trouble::Cut(cut)) => {
+            Trouble::Cut(cut) => {
+                let Self::Namespaces(cluster) = self else { panic!("they can't be cut off") };
                 cluster.cut(&leader, cut);
                 wait(2500);
                 assert_ne!(cluster.leader(), leader, "{cut:?}: it was cut off, and another leads");
                 wait(500);
                 cluster.heal();
             }
+            Trouble::Wiped => {
+                self.kill(&leader);
+                self.take_in(&leader);
+            }
+            Trouble::PutBack => self.put_back(),
         }
+    }
+
+    fn put_back(&mut self) {
+        let member = self.copied().expect("a folder was copied in a round before");
+        let (data, said) = (self.data_of(&member), self.said(&member).len());
+        self.kill(&member);
+        std::fs::remove_dir_all(&data).unwrap();
+        copy_folder(&self.copy_of(&member), &data);
+        self.start(&member);
+        // Most end before they take part.
+        wait_until("the member is up, or ends", LONG, || {
+            !self.runs(&member) || self.said(&member)[said..].contains("metadata node up")
+        });
+        if self.runs(&member) && self.takes_part(&member) {
+            self.signal(&member, Signal::TERM);
+            wait_until("it stops", LONG, || !self.runs(&member));
+        } else {
+            let said = self.said(&member).split_off(said);
+            assert!(said.contains("error[unsafe]"), "{member} ended, and not since it was put back: {said}");
+        }
+        self.take_in(&member);
     }
 }
 
-/// The process of a node.
-fn pid(cluster: &Cluster, name: &str) -> Pid {
+fn copy_folder(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+/// A node of a devnet, as its state file has it.
+fn entry(cluster: &Cluster, name: &str) -> Value {
     let net = cluster.folder().display().to_string();
-    let output = wmall_tests::wmall(&["-o", "json", "devnet", "status", "--dir", &net]);
-    let nodes: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let node = nodes.as_array().unwrap().iter().find(|n| n["name"] == name).unwrap();
-    Pid::from_raw(node["pid"].as_i64().unwrap() as i32).unwrap()
+    let output = wmall(&["-o", "json", "devnet", "status", "--dir", &net]);
+    let nodes: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    nodes.into_iter().find(|n| n["name"] == name).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

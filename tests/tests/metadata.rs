@@ -53,6 +53,7 @@ fn metadata_is_saved_checked_and_restored_and_nothing_is_deleted_until_somebody_
         assert_eq!(wmall_fails(&["meta", "snapshot", "verify", &path]).exit, 1, "byte {at}");
     }
     MEMBERS.iter().for_each(|m| cluster.devnet("kill", m, &[]));
+    let mut life = None;
     for member in MEMBERS {
         let config = config_of(&cluster, member);
         let refused = wmall_fails(&["--config", &config, "meta", "snapshot", "restore", &snapshot]);
@@ -62,8 +63,8 @@ fn metadata_is_saved_checked_and_restored_and_nothing_is_deleted_until_somebody_
         foreign[12] ^= 1;
         let foreign = cluster.write("foreign.snap", &foreign);
         wmall_fails(&["--config", &config, "meta", "snapshot", "restore", &foreign]);
-        let restored = wmall(&["--config", &config, "meta", "snapshot", "restore", &snapshot]);
-        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+        life = cluster.restore_member(&config, &snapshot, life.as_deref());
+        assert!(life.is_some());
     }
     MEMBERS.iter().for_each(|m| cluster.devnet("start", m, &[]));
     cluster.wait_status("all nodes are heard of", Duration::from_secs(60), |s| {
@@ -160,6 +161,93 @@ fn a_wiped_metadata_node_comes_back_as_another_and_members_are_added_and_removed
     assert_eq!(cluster.json(&["meta", "member", "ls"]).as_array().unwrap().len(), 2);
     cluster.run(&["bucket", "create", "c"]);
     cluster.assert_content(&cid, &content);
+}
+
+/// Runs a command on a metadata node's folder and parses the JSON on its stdout.
+fn on_folder(config: &str, args: &[&str]) -> Value {
+    let output = wmall(&[&["-o", "json", "--config", config], args].concat());
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Waits until this member has all that the cluster has acknowledged.
+fn wait_for_all_at(cluster: &Cluster, member: &str) {
+    let reached = cluster.json(&["status"])["index"].as_u64().unwrap();
+    cluster.wait_status("the member has all there is", Duration::from_secs(30), |s| {
+        let members = s["members"].as_array().unwrap();
+        members.iter().any(|m| m["name"] == member && m["matched"].as_u64() >= Some(reached))
+    });
+}
+
+/// Two of three are lost for good. With the third one everything is there again, and two others join it.
+#[test]
+fn a_majority_that_is_lost_for_good_is_recovered_from_the_member_that_is_left() {
+    let cluster = Cluster::up_with(&["--data", "3"]);
+    cluster.run(&["bucket", "create", "b"]);
+    let mut files = cluster.put_files(1..4, 300_000, &[]);
+    let named = bytes(9, 2_500_000);
+    let path = cluster.write("named", &named);
+    files.push((cluster.put(&path, &["b/named", "--chunk-size", "1M", "--ack", "all"]), named.clone()));
+    // One that did not lead: it may have entries of which it never heard that they were agreed on.
+    let leader = cluster.leader();
+    let survivor = MEMBERS.into_iter().find(|m| *m != leader).unwrap();
+    wait_for_all_at(&cluster, survivor);
+    let lost: Vec<&str> = MEMBERS.into_iter().filter(|m| *m != survivor).collect();
+    lost.iter().for_each(|m| cluster.devnet("kill", m, &[]));
+    for member in &lost {
+        std::fs::remove_dir_all(data_of(&cluster, member)).unwrap();
+        std::fs::create_dir(data_of(&cluster, member)).unwrap();
+    }
+    // It runs and does not lead: it saves what it has, and nothing else is done to its folder.
+    let running = cluster.path("running.snap");
+    let local = ["meta", "snapshot", "save", "--local", &running];
+    let client = cluster.config();
+    wait_until("a member that none leads saves what it has", Duration::from_secs(60), || {
+        let from = [&["--config", &client], &local[..], &["--from", survivor]].concat();
+        wmall(&from).status.success()
+    });
+    let config = config_of(&cluster, survivor);
+    assert_eq!(on_folder(&config, &["meta", "snapshot", "verify", &running])["files"], 4);
+    let recover = ["--config", &config, "meta", "recover", "--from-survivor"];
+    wmall_fails(&[&recover[..], &["--yes"]].concat()).expect(5, "unsafe");
+    wmall_fails(&[&["--config", &config], &local[..]].concat()).expect(5, "unsafe");
+    cluster.devnet("kill", survivor, &[]);
+    let stopped = cluster.path("stopped.snap");
+    let saved = on_folder(&config, &["meta", "snapshot", "save", "--local", &stopped]);
+    assert_eq!((&saved["files"], &saved["objects"]), (&4.into(), &1.into()), "{saved}");
+    let told = on_folder(&config, &["meta", "recover", "--from-survivor", "--dry-run"]);
+    assert_eq!((told["members"].as_array().unwrap().len(), &told["last"]), (3, &saved["index"]), "{told}");
+    let refused = wmall_fails(&recover);
+    assert!(refused.expect(5, "unsafe").stderr.contains("Lost for good"), "{}", refused.stderr);
+    let recovered = on_folder(&config, &["meta", "recover", "--from-survivor", "--yes"]);
+    let kept = PathBuf::from(recovered["kept"].as_str().unwrap());
+    assert!(kept.join("born.json").exists(), "the folder of before is kept: {recovered}");
+    wmall_fails(&[&recover[..], &["--yes"]].concat()).expect(5, "unsafe");
+    cluster.devnet("start", survivor, &[]);
+    cluster.wait_status("all data nodes are heard of", Duration::from_secs(60), |s| {
+        s["deletion_held"] == true
+            && s["nodes"].as_array().unwrap().iter().all(|n| n["silent_ms"].is_number())
+    });
+    assert_eq!(cluster.json(&["meta", "member", "ls"]).as_array().unwrap().len(), 1);
+    files.iter().for_each(|(cid, content)| cluster.assert_content(cid, content));
+    cluster.assert_content("b/named", &named);
+    files.extend(cluster.put_files(5..6, 300_000, &[]));
+    // The lost ones come as others, and carry the cluster without the one that was left.
+    for member in &lost {
+        cluster.devnet("start", member, &["--wipe"]);
+    }
+    let members = cluster.json(&["meta", "member", "ls"]);
+    let ids: Vec<u64> = members.as_array().unwrap().iter().map(|m| m["id"].as_u64().unwrap()).collect();
+    assert_eq!((ids.len(), ids.iter().filter(|id| **id > 3).count()), (3, 2), "{members}");
+    cluster.devnet("kill", survivor, &[]);
+    cluster.run(&["bucket", "create", "c"]);
+    files.extend(cluster.put_files(6..7, 300_000, &[]));
+    cluster.devnet("start", survivor, &[]);
+    cluster.wait_status("the data nodes have looked", Duration::from_secs(60), |s| {
+        s["chunks"]["stable"] != 0 && s["chunks"]["unavailable"] == 0 && s["chunks"]["lost"] == 0
+    });
+    cluster.run(&["meta", "allow-deletion"]);
+    cluster.assert_deep(&files);
 }
 
 #[test]

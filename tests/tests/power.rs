@@ -178,7 +178,7 @@ fn a_full_file_system_refuses_reads_on_and_recovers_by_deleting() {
         return;
     }
     let options = ["--metadata", "1", "--data", "3", "--disk-bytes", "1G", "--condemned-grace", "1s"];
-    let cluster = Cluster::up_with(&options);
+    let cluster = Cluster::up_with(&[&options[..], &["--upload-grace", "2s"]].concat());
     let disk = LoopDisk::new(300);
     cluster.add_disk("data-1", "disk-2", &disk.path().join("disk-2"), 1 << 30);
     cluster.run(&["pool", "create", "two", "--scheme", "3x", "--pgs", "64"]);

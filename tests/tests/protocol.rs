@@ -8,10 +8,10 @@ use wmall_proto::challenge::Challenge;
 use wmall_proto::range::{Range, RangeClaim, RangeSum};
 use wmall_proto::rpc::{
     Ack, CallKind, CommitRequest, Heartbeat, MemberCommand, NameCommand, PieceCheck, PutRequest, Query,
-    RaftRequest, ReadRequest, Registration, Request, Response, UserCommand,
+    RaftCall, RaftRequest, ReadRequest, Registration, Request, Response, UserCommand,
 };
 use wmall_proto::{
-    ChunkId, DiskId, ErrorCode, FileId, NodeName, PoolId, RequestId, Role, RpcError, UploadId,
+    ChunkId, DiskId, ErrorCode, FileId, Incarnation, NodeName, PoolId, RequestId, Role, RpcError, UploadId,
 };
 use wmall_transport::{Endpoint, Identity, Issuer, Target};
 
@@ -217,6 +217,8 @@ fn one_of_each() -> Vec<Request> {
         CommitRequest::Part { upload: UploadId([0; 16]), pool, part: 0, chunks: vec![], ack: Ack::All };
     let heartbeat = Heartbeat {
         node: name.clone(),
+        process: [0; 16],
+        now_ms: 0,
         disks: vec![],
         topology: 0,
         topology_epoch: 0,
@@ -226,7 +228,13 @@ fn one_of_each() -> Vec<Request> {
     let address = "127.0.0.1:1".parse().unwrap();
     let zone = "z".parse().unwrap();
     let all = vec![
-        Request::Raft(RaftRequest::Vote(Vec::new())),
+        Request::Raft(RaftCall {
+            from: 9,
+            incarnation: Incarnation([9; 16]),
+            to: None,
+            acknowledged: Vec::new(),
+            message: RaftRequest::Vote(Vec::new()),
+        }),
         Request::GetTopology { known: u64::MAX },
         Request::Read { linearizable: false, query: Query::Chunk(chunk) },
         Request::Status,
@@ -234,12 +242,12 @@ fn one_of_each() -> Vec<Request> {
         Request::Name { request, command: NameCommand::Repin(FileId([0; 32])) },
         Request::Administer { request, command: UserCommand::RemoveBucket { name: "none".parse().unwrap() } },
         Request::Member(MemberCommand::Remove { id: 99 }),
-        Request::Snapshot,
+        Request::Snapshot { local: false },
         Request::Renew { csr: vec![] },
         Request::Issuer,
         Request::JoinAddress,
         Request::ListSnapshots,
-        Request::Register(Registration { node: name, zone, address, disks: vec![] }),
+        Request::Register(Registration { node: name, zone, address, process: [0; 16], disks: vec![] }),
         Request::Heartbeat(heartbeat),
         Request::CloseTickets { disk, receipts: vec![], clean: vec![], as_of: 0, epoch: 0 },
         Request::ListMissing { disk, groups: vec![], but: vec![], after: None },

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wmall_proto::rpc::{Request, Response};
 use wmall_proto::{NodeName, Role};
-use wmall_tests::{Cluster, bytes, wait_until, wmall};
+use wmall_tests::{Cluster, bytes, wait_until};
 use wmall_transport::{Endpoint, Identity, Target};
 
 /// Whether a data node's only disk has nothing but pieces that it knows to be committed.
@@ -95,10 +95,10 @@ fn every_committed_file_comes_back_from_data_nodes_alone() {
     assert_eq!(rebuilt["chunks_without_piece"], 0, "{rebuilt}");
     // Every piece was known to be committed, also by a node whose index was closed in an instant.
     assert_eq!(rebuilt["uncertain"], 0, "{rebuilt}");
+    let mut life = None;
     for node in &metadata {
         let config = folder(node).join("metadata-node.toml").display().to_string();
-        let restored = wmall(&["--config", &config, "meta", "snapshot", "restore", &file]);
-        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+        life = cluster.restore_member(&config, &file, life.as_deref());
     }
     for node in &metadata {
         cluster.devnet("start", node, &[]);

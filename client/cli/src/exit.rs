@@ -7,8 +7,9 @@ use std::process::ExitCode;
 
 use wmall_client::ClientError;
 use wmall_devnet::DevnetError;
+use wmall_metadata_node::{InitError, RecoverError, RunError, SurvivorError};
 use wmall_proto::{ErrorCode, RpcError};
-use wmall_runtime::ConfigError;
+use wmall_runtime::{ConfigError, FolderError};
 use wmall_transport::JoinError;
 
 const FAILED: u8 = 1;
@@ -66,9 +67,42 @@ impl Failure {
         Self::new(code, why, FAILED)
     }
 
+    /// A step that may lose data, and was not done.
+    pub(crate) fn refused(why: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Unsafe.as_str(), why, UNSAFE)
+    }
+
     /// A long-running role ended with this error.
     pub(crate) fn role(role: &str, why: &dyn std::error::Error) -> Self {
         Self::new("node_stopped", format!("{role}: {}", chain(why)), FAILED)
+    }
+
+    /// A metadata node's folder was not made.
+    pub(crate) fn metadata_init(why: &InitError) -> Self {
+        match why.hint() {
+            Some(hint) => Self::new(ErrorCode::Unsafe.as_str(), why.to_string(), UNSAFE).hint(hint),
+            None => Self::role("metadata-node init", why),
+        }
+    }
+
+    /// A data node ended with this error.
+    pub(crate) fn data_node(why: &wmall_data_node::RunError) -> Self {
+        match why {
+            wmall_data_node::RunError::Replaced(error) => {
+                Self::new(ErrorCode::Unsafe.as_str(), error.reason.clone(), UNSAFE).hint(error.hint.clone())
+            }
+            _ => Self::role("data-node", why),
+        }
+    }
+
+    /// A metadata node ended with this error.
+    pub(crate) fn metadata_node(why: &RunError) -> Self {
+        match why {
+            RunError::NotAMember(why) => {
+                Self::new(ErrorCode::Unsafe.as_str(), why.to_string(), UNSAFE).hint(why.hint())
+            }
+            _ => Self::role("metadata-node", why),
+        }
     }
 
     pub(crate) fn report(&self) -> ExitCode {
@@ -141,6 +175,44 @@ impl From<DevnetError> for Failure {
         match error {
             DevnetError::Client(error) => error.into(),
             other => Self::new("devnet", chain(&other), FAILED),
+        }
+    }
+}
+
+impl From<SurvivorError> for Failure {
+    fn from(error: SurvivorError) -> Self {
+        let why = chain(&error);
+        match error {
+            SurvivorError::Folder(FolderError::Locked(_)) => Self::refused(why)
+                .hint("stop the metadata node first; `save --local --from NAME` is for one that runs"),
+            SurvivorError::NotInitialised(_) => Self::new(ErrorCode::NotFound.as_str(), why, FAILED)
+                .hint("look at `data_dir` in the configuration"),
+            SurvivorError::NeverTookPart(_) => {
+                Self::refused(why).hint("take a member that has been part of the cluster")
+            }
+            _ => Self::new("local", why, FAILED).hint(
+                "take another member that is left, or a backup: `wmall meta snapshot restore`; with neither, \
+                 `wmall meta rebuild`",
+            ),
+        }
+    }
+}
+
+impl From<RecoverError> for Failure {
+    fn from(error: RecoverError) -> Self {
+        let why = chain(&error);
+        match error {
+            RecoverError::Survivor(error) => error.into(),
+            RecoverError::NotAMember { .. } => Self::refused(why).hint(
+                "take a member that the others did not let go; if there is none, `wmall meta snapshot save \
+                 --local` and `restore` begin again with all that this one has",
+            ),
+            RecoverError::Alone(_) => Self::refused(why).hint("start it: `wmall metadata-node run`"),
+            RecoverError::Exchange { folder, new, .. } => Self::new("local", why, FAILED).hint(format!(
+                "{folder} may be a mount, or its file system can't do that: move all that is in it elsewhere, to \
+                 be kept, and all that is in {new} into it; then start the node"
+            )),
+            _ => Self::new("local", why, FAILED).hint("mend that, and run the same again"),
         }
     }
 }

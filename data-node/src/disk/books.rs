@@ -8,8 +8,8 @@ use wmall_proto::feed::PoolChunk;
 
 use super::index::{Counts, Index};
 
-/// Pieces that may wait to be reported, rotten or absent. Beyond them the disk says that it has lost what it can't name, and
-/// has all its groups looked through.
+/// Pieces that may wait to be reported, rotten or absent. Beyond them the disk says that it has lost what it
+/// can't name, and has all its groups looked through.
 const MAX_ROTTEN: usize = 65_536;
 
 /// Counts and conditions, written by the disk's threads.
@@ -17,6 +17,8 @@ const MAX_ROTTEN: usize = 65_536;
 pub(super) struct Books {
     pieces: AtomicU64,
     bytes: AtomicU64,
+    /// The last record that is in the index.
+    end: Mutex<(u64, u64)>,
     fenced_before_ms: AtomicU64,
     /// Wanted bytes by segment.
     wanted: Mutex<BTreeMap<u64, u64>>,
@@ -39,6 +41,7 @@ impl Books {
     pub(super) fn set(&self, index: &Index) {
         self.pieces.store(index.counts.pieces, Ordering::Relaxed);
         self.bytes.store(index.counts.bytes, Ordering::Relaxed);
+        *lock(&self.end) = index.end;
         self.fenced_before_ms.store(index.fenced_before_ms, Ordering::Relaxed);
         lock(&self.wanted).clone_from(&index.wanted);
     }
@@ -46,6 +49,10 @@ impl Books {
     pub(super) fn counts(&self) -> Counts {
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
         Counts { pieces: load(&self.pieces), bytes: load(&self.bytes) }
+    }
+
+    pub(super) fn end(&self) -> (u64, u64) {
+        *lock(&self.end)
     }
 
     pub(super) fn fenced_before_ms(&self) -> u64 {

@@ -234,7 +234,8 @@ impl Compactor {
         })
     }
 
-    /// Whether a record is what a piece's mark is known from. A later one than the mark is on its way into the index.
+    /// Whether a record is what a piece's mark is known from. A later one than the mark is on its way into
+    /// the index.
     fn marks(&self, held: &Held, header: &PieceHeader) -> bool {
         let started = header.upload.started_ms();
         started >= held.held_until_ms.max(self.books.fenced_before_ms())

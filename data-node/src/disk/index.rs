@@ -2,9 +2,10 @@
 //! journal whenever it can't be trusted; the position up to which it covers the journal travels in every
 //! batch, and so does the place in the feed.
 //!
-//! Two things hold a piece: the commit of its chunk (`live`), and its mark, the latest start of any upload that it was
-//! promised to, until the fence has passed that. A commit leaves the mark as it is, so a receipt is good exactly as
-//! long as its piece is here. A piece that neither holds is trash: invisible, waiting for its tombstone to be durable.
+//! Two things hold a piece: the commit of its chunk (`live`), and its mark, the latest start of any upload
+//! that it was promised to, until the fence has passed that. A commit leaves the mark as it is, so a receipt
+//! is good exactly as long as its piece is here. A piece that neither holds is trash: invisible, waiting for
+//! its tombstone to be durable.
 
 mod held;
 mod layout;
@@ -43,9 +44,11 @@ pub(crate) struct Index {
     pub(crate) wanted: BTreeMap<u64, u64>,
     /// Segments whose wanted bytes have changed since the last batch.
     touched: BTreeSet<u64>,
-    /// Only while the journal is replayed: marks whose piece comes later, since compaction has moved it behind
-    /// them.
-    early: Option<HashMap<PoolChunk, u64>>,
+    /// Only while the journal is replayed: marks whose piece comes later, since compaction has moved it
+    /// behind them.
+    early: Option<HashMap<PoolChunk, (u64, Position)>>,
+    /// Segment and offset of the last record that was entered.
+    pub(crate) end: (u64, u64),
     pub(crate) fenced_before_ms: u64,
 }
 
@@ -75,8 +78,8 @@ impl Index {
             wanted.extend(segment.zip(decode_pair(&value).map(|p| p.0)));
         }
         let (reader, touched) = (IndexReader(store), BTreeSet::new());
-        let early = Some(HashMap::new());
-        Ok((Self { reader, counts, wanted, touched, early, fenced_before_ms }, position))
+        let (early, end) = (Some(HashMap::new()), position.map_or((0, 0), |p| (p.segment, p.offset)));
+        Ok((Self { reader, counts, wanted, touched, early, end, fenced_before_ms }, position))
     }
 
     /// The journal is replayed; what comes from now on is new.
@@ -117,14 +120,19 @@ impl Index {
         match entry {
             Entry::Piece(header) => drop(self.insert(batch, header, position, length)?),
             Entry::Stamp(header) => {
-                self.promise(batch, header)?;
+                self.promise(batch, header, position)?;
             }
             Entry::Copy(header) => self.replay_copy(batch, header, position, length)?,
             Entry::Tombstone(tombstone) => self.bury(batch, &tombstone.key, tombstone.up_to)?,
         }
-        let position = encode_pair(position.segment, position.offset);
-        batch.0.insert(POSITION_KEY.to_vec(), Some(position));
+        self.reach(batch, position);
         Ok(())
+    }
+
+    /// The journal is in the index up to here.
+    fn reach(&mut self, batch: &mut IndexBatch, position: Position) {
+        self.end = (position.segment, position.offset);
+        batch.0.insert(POSITION_KEY.to_vec(), Some(encode_pair(position.segment, position.offset)));
     }
 
     /// Enters a piece at the end of its append. False if the one that is there is by a later row.
@@ -136,7 +144,7 @@ impl Index {
         length: u32,
     ) -> Result<bool, StoreError> {
         let entered = self.insert(batch, header, position, length)?;
-        batch.0.insert(POSITION_KEY.to_vec(), Some(encode_pair(position.segment, position.offset)));
+        self.reach(batch, position);
         Ok(entered)
     }
 
@@ -161,7 +169,7 @@ impl Index {
             }
             // One that was found rotten may have been promised: its mark outlives it.
             Some(trash) => (PieceState::Staged, trash.held_until_ms),
-            None => (PieceState::Staged, self.early.as_mut().and_then(|e| e.remove(&key)).unwrap_or(0)),
+            None => (PieceState::Staged, self.early.as_mut().and_then(|e| e.remove(&key)).map_or(0, |e| e.0)),
         };
         let row_version = header.shard.map_or(0, |_| header.row_version);
         let located =
@@ -176,6 +184,7 @@ impl Index {
         &mut self,
         batch: &mut IndexBatch,
         header: &PieceHeader,
+        position: Position,
     ) -> Result<bool, StoreError> {
         let (key, mark) = (header.key(), header.upload.started_ms());
         match self.held(batch, &key)? {
@@ -188,8 +197,8 @@ impl Index {
             }
             _ => {
                 if let Some(early) = &mut self.early {
-                    let before = early.entry(key).or_insert(0);
-                    *before = mark.max(*before);
+                    let (before, at) = early.entry(key).or_insert((0, position));
+                    (*before, *at) = (mark.max(*before), position.max(*at));
                 }
                 Ok(false)
             }
@@ -283,8 +292,8 @@ impl Index {
         Ok(true)
     }
 
-    /// The chunk is not committed, or not any more. Returns the position to bury up to if the fence has passed the
-    /// piece's mark; it is trash then.
+    /// The chunk is not committed, or not any more. Returns the position to bury up to if the fence has
+    /// passed the piece's mark; it is trash then.
     pub(crate) fn release(
         &mut self,
         batch: &mut IndexBatch,
@@ -324,7 +333,10 @@ impl Index {
         key: &PoolChunk,
         up_to: Position,
     ) -> Result<(), StoreError> {
-        if let Some(early) = &mut self.early {
+        // A promise from after the end is of a piece that came again.
+        if let Some(early) = &mut self.early
+            && early.get(key).is_some_and(|(_, at)| *at <= up_to)
+        {
             early.remove(key);
         }
         let Some(held) = self.held(batch, key)? else { return Ok(()) };

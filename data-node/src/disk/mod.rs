@@ -7,6 +7,7 @@ mod index;
 mod keeper;
 mod piece;
 mod replay;
+mod starts;
 mod store;
 mod superblock;
 #[cfg(feature = "testing")]

@@ -1,9 +1,9 @@
 //! The piece store of one disk.
 //!
-//! Order of a put, none of which is ever skipped: the piece is appended to the journal; the journal's
-//! batch is fdatasync'ed; the index has it; the receipt is signed. A piece that is here already is read and
-//! hashed, and the promise to the new upload goes the same way. The journal's completions feed one thread that
-//! keeps the index (`keeper.rs`), so the index follows the journal in order and in batches.
+//! Order of a put, none of which is ever skipped: the piece is appended to the journal; the journal's batch
+//! is fdatasync'ed; the index has it; the receipt is signed. A piece that is here already is read and hashed,
+//! and the promise to the new upload goes the same way. The journal's completions feed one thread that keeps
+//! the index (`keeper.rs`), so the index follows the journal in order and in batches.
 //!
 //! A failed write fences this disk for the life of the process: its puts fail, its reads go on. A full disk
 //! takes no puts until compaction (`compact.rs`) has made room.
@@ -30,6 +30,7 @@ use super::index::{Counts, Index, IndexReader, Located, PieceState};
 use super::keeper::{Keeper, Work};
 use super::piece::{KIND_PIECE, KIND_STAMP, PieceHeader};
 use super::replay::replay;
+use super::starts;
 use super::superblock::{FormatError, Superblock};
 use super::worth::Tight;
 use crate::config::DiskConfig;
@@ -74,6 +75,8 @@ pub(crate) struct Usage {
     pub(crate) dead_bytes: u64,
     /// Bytes that are kept for compaction.
     pub(crate) reserved_bytes: u64,
+    /// Segment and offset of the last record that is durable.
+    pub(crate) end: (u64, u64),
     /// It failed, and takes nothing more in the life of this process.
     pub(crate) failed: bool,
     /// It takes no puts until there is room.
@@ -88,6 +91,8 @@ pub(crate) struct DiskStore {
     cluster: ClusterId,
     /// Its number, once the metadata nodes have given it.
     id: AtomicU64,
+    /// How often it has been opened, this time included.
+    starts: AtomicU64,
     reader: IndexReader,
     books: Arc<Books>,
     work: mpsc::Sender<Work>,
@@ -129,6 +134,7 @@ impl DiskStore {
         let parts = Parts { superblock, cluster, disk, index, replay_from, segment_bytes };
         let mut store = Self::assemble(config, parts)?;
         store._lock = Some(lock);
+        store.starts = AtomicU64::new(starts::count(&config.path)?);
         store.start_compactor(Ballast::new(config.path.clone(), segment_bytes, KEPT_FREE / 2))?;
         Ok(store)
     }
@@ -160,6 +166,7 @@ impl DiskStore {
             superblock,
             cluster,
             id: AtomicU64::new(NO_ID),
+            starts: AtomicU64::new(1),
             reader,
             books,
             work,
@@ -200,6 +207,20 @@ impl DiskStore {
         u32::try_from(self.id.load(Ordering::Acquire)).ok().map(DiskId)
     }
 
+    /// How often it has been opened, or the number that the metadata nodes had it go on with.
+    pub(crate) fn starts(&self) -> u64 {
+        self.starts.load(Ordering::Acquire)
+    }
+
+    /// Goes on with a number of starts that no copy of the disk has had. Blocking.
+    pub(crate) fn raise_starts(&self, starts: u64) -> std::io::Result<()> {
+        if starts > self.starts() {
+            starts::set(&self.config.path, starts)?;
+            self.starts.store(starts, Ordering::Release);
+        }
+        Ok(())
+    }
+
     pub(crate) fn set_id(&self, id: DiskId) {
         self.id.store(u64::from(id.0), Ordering::Release);
     }
@@ -217,7 +238,8 @@ impl DiskStore {
         let reserved_bytes = segment_size(&self.config);
         let failed = self.journal.fenced().is_some() || self.books.failed();
         let full = self.books.full();
-        Usage { pieces, bytes, segment_bytes, dead_bytes, reserved_bytes, failed, full }
+        let end = self.books.end();
+        Usage { pieces, bytes, segment_bytes, dead_bytes, reserved_bytes, end, failed, full }
     }
 
     /// An index that can't be read is of no more use: the disk fails, and the next start builds the index anew.
@@ -269,8 +291,8 @@ impl DiskStore {
         self.promise(header, length)
     }
 
-    /// Promises an upload to keep a piece that is here, durably. None if the piece is not here any more, or is not what
-    /// it should be.
+    /// Promises an upload to keep a piece that is here, durably. None if the piece is not here any more, or
+    /// is not what it should be.
     pub(crate) async fn stamp(
         self: &Arc<Self>,
         header: PieceHeader,

@@ -470,7 +470,7 @@ pub(crate) fn init_node(layout: &Layout, plan: &NodePlan) -> Result<(), DevnetEr
     match plan.kind {
         NodeKind::MetadataNode { .. } => {
             let config = wmall_metadata_node::Config::load(&config).map_err(|e| failed(&e))?;
-            wmall_metadata_node::init(&config).map_err(|e| failed(&e))
+            wmall_metadata_node::found(&config).map_err(|e| failed(&e))
         }
         NodeKind::DataNode { .. } => {
             let config = wmall_data_node::Config::load(&config).map_err(|e| failed(&e))?;

@@ -1,13 +1,16 @@
-//! Random challenges: the leader has each disk prove, every few seconds, that it has some piece which it is said to have:
-//! 64 KiB of it that nobody could foresee, with the way up to what the piece hashes to, signed with a nonce.
+//! Random challenges: the leader has each disk prove, every few seconds, that it has some piece which it is
+//! said to have: 64 KiB of it that nobody could foresee, with the way up to what the piece hashes to, signed
+//! with a nonce.
 //!
-//! A piece that is not proven becomes a ticket. It counts against its disk only if that has vouched for it: it has heard of
-//! the chunk's commit, by the feed, and did not say that it lacks the piece. A disk that fails several of its last challenges is put into quarantine:
-//! what it says it holds does not count any more, its receipts do not either, and what it should hold is made anew
-//! elsewhere. An answer that does not come counts too as long as the node's heartbeats do: who withholds is of no more
-//! use than who lies. Busy nodes are asked again later.
+//! A piece that is not proven becomes a ticket. It counts against its disk only if that has vouched for it:
+//! it has heard of the chunk's commit, by the feed, and did not say that it lacks the piece. A disk that
+//! fails several of its last challenges is put into quarantine: what it says it holds does not count any
+//! more, its receipts do not either, and what it should hold is made anew elsewhere. An answer that does not
+//! come counts too as long as the node's heartbeats do: who withholds is of no more use than who lies. Busy
+//! nodes are asked again later.
 //!
-//! One task, [`AT_ONCE`] challenges under way. Memory: the last outcomes of each disk; a new leader begins without.
+//! One task, [`AT_ONCE`] challenges under way. Memory: the last outcomes of each disk; a new leader begins
+//! without.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -154,9 +157,7 @@ impl Challenger {
     }
 
     fn leads(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        metrics.current_leader == Some(metrics.id)
+        crate::raft::is_leader(&self.raft)
     }
 
     /// Disks that answer and are believed.

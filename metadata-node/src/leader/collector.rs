@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wmall_proto::RpcError;
-use wmall_runtime::clock::now_ms;
 
+use super::ClusterClock;
 use super::propose::Proposer;
 use crate::command::Command;
 use crate::state::{NO_EPOCH, State};
@@ -16,6 +16,8 @@ use crate::types::Raft;
 
 /// Between rounds.
 const ROUND: Duration = Duration::from_secs(1);
+/// The clock of the last entry is no older than this, in milliseconds.
+const TICK_MS: u64 = 60_000;
 /// Of each kind, in one command: a former version may release a whole file, so these are few.
 const PAGE: usize = 256;
 const CHUNKS: usize = 4096;
@@ -25,8 +27,8 @@ pub(crate) fn new_epoch() -> u64 {
     (u64::from_le_bytes(wmall_runtime::random::bytes()) >> 1) | 1
 }
 
-/// Where the rows of a life of the metadata that begins now go on: above all of lives that began before, since no row
-/// changes 65,536 times in a millisecond.
+/// Where the rows of a life of the metadata that begins now go on: above all of lives that began before,
+/// since no row changes 65,536 times in a millisecond.
 fn rows_from(now_ms: u64) -> u64 {
     now_ms << 16
 }
@@ -45,6 +47,7 @@ pub struct Collector {
     pub(crate) raft: Raft,
     pub(crate) state: Arc<State>,
     pub(crate) proposer: Proposer,
+    pub(crate) clock: Arc<ClusterClock>,
     pub(crate) graces: Graces,
 }
 
@@ -65,18 +68,23 @@ impl Collector {
     }
 
     fn leads(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        metrics.current_leader == Some(metrics.id)
+        crate::raft::is_leader(&self.raft)
     }
 
     /// One round. True if there is more of something.
     async fn round(&self) -> Result<bool, RpcError> {
-        let now = now_ms();
+        let now = self.clock.now_ms();
+        if self.clock.is_pending() {
+            return Ok(false);
+        }
         let (_, counters) = self.state.counters();
         if counters.feed_epoch == NO_EPOCH {
-            let (epoch, rows_from) = (new_epoch(), rows_from(now));
+            // A clock that is behind must not bring back versions of a life before.
+            let (epoch, rows_from) = (new_epoch(), rows_from(now.max(wmall_runtime::clock::now_ms())));
             self.proposer.propose(None, Command::BeginEpoch { epoch, rows_from }).await?;
+        }
+        if now > self.state.clock().now_ms.saturating_add(TICK_MS) {
+            self.proposer.propose(None, Command::Tick).await?;
         }
         let mut more = false;
         let due = self.state.due(now, PAGE).map_err(RpcError::internal)?;

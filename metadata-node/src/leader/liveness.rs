@@ -2,18 +2,22 @@
 //! election, so that a change of leaders makes nobody suspect.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use wmall_proto::rpc::{DiskHeartbeat, Heartbeat};
-use wmall_proto::status::NodeState;
+use wmall_proto::status::{CloneStatus, NodeState};
 use wmall_proto::topology::Topology;
 use wmall_proto::{DiskId, NodeName};
 
 use crate::state::Silent;
 
-/// A node that is heard of for so long has had the time to follow the feed, whatever it says of its place in it.
+/// A node that is heard of for so long has had the time to follow the feed, whatever it says of its place in
+/// it.
 const FOLLOW_GRACE: Duration = Duration::from_secs(600);
+/// A second process asks again every five seconds, so one that has not asked for so long is gone.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
 
 /// The last heartbeat of a node.
 #[derive(Clone)]
@@ -32,6 +36,8 @@ struct Memory {
     leading_since: Option<Instant>,
     // Bounded by the nodes that registered: others are refused before they are noted.
     heard: HashMap<NodeName, Heard>,
+    /// Second processes that were refused, by name, and where they are. As bounded.
+    refused: HashMap<NodeName, (SocketAddr, Instant)>,
 }
 
 /// The table of heartbeats.
@@ -55,7 +61,7 @@ impl Liveness {
     pub fn leads(&self, leads: bool, now: Instant) {
         let mut memory = self.lock();
         if leads != memory.leading_since.is_some() {
-            *memory = Memory { leading_since: leads.then_some(now), heard: HashMap::new() };
+            *memory = Memory { leading_since: leads.then_some(now), ..Memory::default() };
         }
     }
 
@@ -71,6 +77,25 @@ impl Liveness {
     /// Whether a silence of so long is more than the grace.
     pub fn is_down_after(&self, silence: Duration) -> bool {
         silence >= self.down_after
+    }
+
+    /// A second process of this node was refused.
+    pub fn refuse(&self, node: &NodeName, at: SocketAddr, now: Instant) {
+        self.lock().refused.insert(node.clone(), (at, now));
+    }
+
+    /// The processes that were refused lately.
+    pub(crate) fn clones(&self, topology: &Topology, now: Instant) -> Vec<CloneStatus> {
+        let memory = self.lock();
+        let lately =
+            memory.refused.iter().filter(|(_, (_, at))| now.saturating_duration_since(*at) < REFUSED_FOR);
+        let clone = |(name, (refused, _)): (&NodeName, &(SocketAddr, Instant))| {
+            let address = topology.nodes.get(name)?.address;
+            Some(CloneStatus { name: name.clone(), address, refused: *refused })
+        };
+        let mut clones: Vec<CloneStatus> = lately.filter_map(clone).collect();
+        clones.sort_by(|a, b| a.name.cmp(&b.name));
+        clones
     }
 
     /// A node is alive.
@@ -152,6 +177,8 @@ mod tests {
         assert_eq!(liveness.of(&node, at(3)).0, NodeState::Suspect);
         let beat = Heartbeat {
             node: node.clone(),
+            process: [0; 16],
+            now_ms: 0,
             disks: vec![],
             topology: 0,
             topology_epoch: 0,

@@ -2,6 +2,7 @@
 //! heartbeats, looking for what has fallen due, planning repairs, challenging disks. All of it is memory that a new leader starts without.
 
 mod challenge;
+mod clock;
 mod collector;
 mod liveness;
 mod propose;
@@ -10,6 +11,7 @@ mod repair;
 mod space;
 
 pub(crate) use challenge::Challenger;
+pub(crate) use clock::{Clocks, ClusterClock};
 pub(crate) use collector::new_epoch;
 pub use collector::{Collector, Graces};
 pub use liveness::Liveness;

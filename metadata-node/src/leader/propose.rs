@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use wmall_proto::identity::Actor;
 use wmall_proto::rpc::Response;
 use wmall_proto::{ErrorCode, RequestId, RpcError, codec};
-use wmall_runtime::clock::now_ms;
 
+use super::ClusterClock;
 use crate::command::{Batch, Command, Envelope};
 use crate::types::Raft;
 
@@ -52,9 +52,9 @@ pub struct Proposer {
 
 impl Proposer {
     /// Starts the task.
-    pub fn start(raft: Raft) -> Self {
+    pub(crate) fn start(raft: Raft, clock: Arc<ClusterClock>) -> Self {
         let (queue, commands) = mpsc::channel(QUEUE);
-        tokio::spawn(run(raft, commands));
+        tokio::spawn(run(raft, clock, commands));
         Self { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES)) }
     }
 
@@ -95,7 +95,7 @@ impl Proposer {
     }
 }
 
-async fn run(raft: Raft, mut commands: mpsc::Receiver<Waiting>) {
+async fn run(raft: Raft, clock: Arc<ClusterClock>, mut commands: mpsc::Receiver<Waiting>) {
     let places = Arc::new(Semaphore::new(IN_FLIGHT));
     while let Some(first) = commands.recv().await {
         // Waiting for a place first lets the batch grow while the entries before it are written.
@@ -113,7 +113,7 @@ async fn run(raft: Raft, mut commands: mpsc::Receiver<Waiting>) {
             batch.push(next);
         }
         let (envelopes, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|w| (w.envelope, w.reply)).unzip();
-        let payload = Bytes::from(codec::encode(&Batch { now_ms: now_ms(), items: envelopes }));
+        let payload = Bytes::from(codec::encode(&Batch { now_ms: clock.stamp(), items: envelopes }));
         // What an apply could not decode would stop every member for good.
         if payload.len() > CHECKED && codec::decode::<Batch>(&payload).is_err() {
             let code = if replies.len() > 1 { ErrorCode::Busy } else { ErrorCode::OutOfBounds };

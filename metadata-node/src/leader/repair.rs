@@ -13,9 +13,8 @@ use wmall_proto::capacity::{CapacityLevel, CapacityReport, UsageSample};
 use wmall_proto::status::NodeState;
 use wmall_proto::topology::{DiskInfo, Topology};
 use wmall_proto::{DiskId, RpcError};
-use wmall_runtime::clock::now_ms;
 
-use super::{Liveness, Proposer, Space};
+use super::{ClusterClock, Liveness, Proposer, Space};
 use crate::command::{Command, Operate, SlotMove};
 use crate::state::{State, Untold, clean_groups, slots_and_sources};
 use crate::types::Raft;
@@ -40,6 +39,7 @@ pub(crate) struct Repairer {
     budget: Budget,
     /// Between samples for the forecast.
     sample_ms: u64,
+    clock: Arc<ClusterClock>,
     known: Arc<Mutex<Known>>,
 }
 
@@ -61,8 +61,9 @@ impl Repairer {
         policy: Policy,
         budget: Budget,
         sample_ms: u64,
+        clock: Arc<ClusterClock>,
     ) -> Self {
-        Self { raft, state, liveness, policy, budget, sample_ms, known: Arc::default() }
+        Self { raft, state, liveness, policy, budget, sample_ms, clock, known: Arc::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -80,9 +81,7 @@ impl Repairer {
     }
 
     fn leads(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        metrics.current_leader == Some(metrics.id)
+        crate::raft::is_leader(&self.raft)
     }
 
     /// Runs as long as it is not aborted.
@@ -176,7 +175,7 @@ impl Repairer {
 
     /// A sample for the forecast, when it is time for one.
     async fn note_usage(&self, proposer: &Proposer) -> Result<(), RpcError> {
-        let (now, last) = (now_ms(), self.state.samples().last().map_or(0, |s| s.at_ms));
+        let (now, last) = (self.clock.now_ms(), self.state.samples().last().map_or(0, |s| s.at_ms));
         if now < last.saturating_add(self.sample_ms) {
             return Ok(());
         }
@@ -211,7 +210,7 @@ impl Repairer {
             topology.disks.values().filter_map(|disk| Some((disk.id, self.fact(topology, disk, now)?)));
         let disks: BTreeMap<DiskId, DiskFact> = disks.collect();
         let groups = self.state.group_facts(&silent);
-        Snapshot { disks, groups, zones: topology.zone_count(), now_ms: now_ms() }
+        Snapshot { disks, groups, zones: topology.zone_count(), now_ms: self.clock.now_ms() }
     }
 
     fn fact(&self, topology: &Topology, disk: &DiskInfo, now: Instant) -> Option<DiskFact> {
@@ -229,7 +228,7 @@ impl Repairer {
             (NodeState::Down, _) => DiskState::Down,
         };
         // Its silence is expected: it has more time, but for what the next loss would lose.
-        let expected = info.maintenance_until_ms.is_some_and(|until| until > now_ms());
+        let expected = info.maintenance_until_ms.is_some_and(|until| until > self.clock.now_ms());
         let state = match state {
             _ if disk.quarantined_ms.is_some() => DiskState::Down,
             DiskState::Down if expected => DiskState::Suspect,

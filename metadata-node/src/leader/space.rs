@@ -5,7 +5,6 @@ use std::time::Instant;
 use wmall_placement::{DiskSpace, PoolNeed, capacity, forecast};
 use wmall_proto::capacity::{CapacityReport, Forecast, UsageSample};
 use wmall_proto::topology::Topology;
-use wmall_runtime::clock::now_ms;
 
 use super::Liveness;
 use crate::state::Counters;
@@ -50,8 +49,13 @@ impl Space {
     }
 
     /// When it will be full, by these samples of the past.
-    pub(crate) fn forecast(&self, samples: &[UsageSample], report: &CapacityReport) -> Option<Forecast> {
+    pub(crate) fn forecast(
+        &self,
+        samples: &[UsageSample],
+        report: &CapacityReport,
+        now_ms: u64,
+    ) -> Option<Forecast> {
         let space = wmall_placement::Space { disks: &self.disks, pools: &self.pools, report };
-        forecast(samples, space, now_ms())
+        forecast(samples, space, now_ms)
     }
 }

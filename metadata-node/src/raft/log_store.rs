@@ -1,9 +1,11 @@
 //! The Raft log and vote, in the journal.
 //!
-//! Order: an entry is acknowledged to openraft from the journal's completion, that is after its
-//! fdatasync; a vote, a truncation and a purge are awaited. Votes and the purge mark are written again
-//! before the segments that hold their last copies are retired. A failed sync ends the process: Raft has
-//! no use for a member that forgot what it promised.
+//! Order: an entry is acknowledged to openraft from the journal's completion, that is after its fdatasync; a
+//! vote, a truncation and a purge are awaited. A purge waits for a published snapshot that reaches as far:
+//! openraft asks for it while a snapshot that it received is still being checked, and a log that is cut off
+//! before that is durable would leave nothing to start from. Votes and the purge mark are written again
+//! before the segments that hold their last copies are retired. A failed sync ends the process: Raft has no
+//! use for a member that forgot what it promised.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -18,6 +20,7 @@ use openraft::{
     AnyError, ErrorSubject, ErrorVerb, LogId, LogState, OptionalSend, RaftLogReader, StorageError,
     StorageIOError, Vote,
 };
+use tokio::sync::watch;
 use wmall_journal::{AppendError, Disk, Found, Journal, OpenError, Options, Position, RealDisk, Record};
 
 use super::wire::{
@@ -83,9 +86,16 @@ pub struct LogStore {
     index: Arc<Mutex<Index>>,
     /// Ends the process once a write or a sync has failed.
     stop: fn(),
+    /// Index of the newest snapshot that is durable; none where nothing is purged but by a test.
+    published: Option<watch::Receiver<Option<u64>>>,
 }
 
 impl Index {
+    fn last(&self) -> Option<u64> {
+        let purged = self.purged.map(|id| id.index);
+        self.entries.last_key_value().map(|(&index, _)| index).max(purged)
+    }
+
     fn replay(&mut self, found: &Found<'_>, payload: Option<Vec<u8>>) -> Result<(), String> {
         match found.kind {
             BLANK | NORMAL | MEMBERSHIP => {
@@ -170,11 +180,28 @@ impl LogStore {
             let payload = (found.kind == VOTE).then(|| read_payload(&*reader, &found)).transpose();
             index.replay(&found, payload.map_err(|e| e.to_string())?)
         })?;
-        Ok(Self { id, journal: Arc::new(journal), index: Arc::new(Mutex::new(index)), stop })
+        let (journal, index) = (Arc::new(journal), Arc::new(Mutex::new(index)));
+        Ok(Self { id, journal, index, stop, published: None })
     }
 
     fn lock(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Purges only what the newest snapshot that is durable covers, from now on.
+    pub fn purge_behind(mut self, published: watch::Receiver<Option<u64>>) -> Self {
+        self.published = Some(published);
+        self
+    }
+
+    /// Index of the last entry, or of the last that was purged; 0 if there was none.
+    pub fn last(&self) -> u64 {
+        self.lock().last().unwrap_or(0)
+    }
+
+    /// The vote that was written last.
+    pub fn vote(&self) -> Option<Vote<u64>> {
+        self.lock().vote
     }
 
     /// Whether this member has ever taken part.
@@ -246,7 +273,20 @@ fn abort() {
     std::process::abort();
 }
 
-fn write_error(error: &AppendError) -> StorageError<u64> {
+/// Entries that do not follow the last one: openraft, or its leader, believes in a log that is not this one.
+#[derive(Debug, thiserror::Error)]
+#[error("entry {next} of the Raft log does not follow entry {last}")]
+struct Gap {
+    last: u64,
+    next: u64,
+}
+
+/// No snapshot reaches as far as what is to be purged.
+#[derive(Debug, thiserror::Error)]
+#[error("the log is not purged up to entry {0}: no snapshot that reaches as far became durable")]
+struct Uncovered(u64);
+
+fn write_error(error: &(impl std::error::Error + 'static)) -> StorageError<u64> {
     StorageIOError::new(ErrorSubject::Logs, ErrorVerb::Write, AnyError::new(error)).into()
 }
 
@@ -328,6 +368,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             for entry in entries {
                 let (kind, payload) = encode_payload(&entry.payload);
                 let log_id = entry.log_id;
+                // openraft's own storage suite, which purges without snapshots, appends out of order too.
+                let gap = |last: &u64| self.published.is_some() && log_id.index != last + 1;
+                if let Some(last) = index.last().filter(gap) {
+                    return Err(write_error(&Gap { last, next: log_id.index }));
+                }
                 let meta = encode_log_id(&log_id).to_vec();
                 let length = payload.len() as u32;
                 index.cached_bytes += payload.len();
@@ -366,6 +411,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), StorageError<u64>> {
+        if let Some(published) = &mut self.published {
+            let covered =
+                published.wait_for(|reached| reached.is_none_or(|reached| reached >= log_id.index)).await;
+            // A snapshot that could not be taken in fails the state machine as well, and the process ends.
+            covered.ok().and_then(|reached| *reached).ok_or_else(|| write_error(&Uncovered(log_id.index)))?;
+        }
         let meta = encode_log_id(&log_id).to_vec();
         self.write(Record { kind: PURGE, meta, ..Record::default() }).await?;
         let (vote, oldest) = {

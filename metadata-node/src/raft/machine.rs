@@ -115,11 +115,16 @@ impl RaftStateMachine<TypeConfig> for Machine {
         snapshot.flush().await.map_err(|e| failed(ErrorVerb::Write, &e))?;
         let mut received = snapshot.into_std().await;
         let (state, snapshots) = (self.state.clone(), self.snapshots.clone());
+        let folder = snapshots.clone();
         let installed = tokio::task::spawn_blocking(move || {
             let path = snapshots.accept(&mut received)?;
             snapshots.restore(&path, &state)
         })
         .await;
+        // The purge of the log below it waits for it.
+        if !matches!(installed, Ok(Ok(_))) {
+            folder.fail();
+        }
         let installed = installed.map_err(|_| failed(ErrorVerb::Write, &broken_off()))?;
         installed.map(|_| ()).map_err(|e| failed(ErrorVerb::Write, &e))
     }

@@ -1,5 +1,6 @@
 //! openraft's messages over our calls.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
@@ -10,36 +11,36 @@ use openraft::raft::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wmall_proto::rpc::{RaftRequest, RaftResponse, Request, Response};
+use wmall_proto::rpc::{RaftCall, RaftRequest, RaftResponse, Request, Response};
 use wmall_proto::{ErrorCode, RpcError, codec};
-use wmall_transport::{Endpoint, Target};
 
+use super::peers::Peers;
 use super::wire::{Envelope, WireEntry, decode, from_json, from_wire, malformed, to_json, to_wire};
 use crate::types::{Member, Raft, TypeConfig};
 
 /// Makes a [`Peer`] for each member.
 #[derive(Clone)]
-pub struct Network(Endpoint);
+pub struct Network(Arc<Peers>);
 
 impl Network {
-    /// Calls go out from this endpoint.
-    pub fn new(endpoint: Endpoint) -> Self {
-        Self(endpoint)
+    /// Calls go out as this member's.
+    pub fn new(peers: Arc<Peers>) -> Self {
+        Self(peers)
     }
 }
 
 /// The way to one member.
 pub struct Peer {
-    endpoint: Endpoint,
+    peers: Arc<Peers>,
     id: u64,
-    target: Option<Target>,
+    member: Member,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, id: u64, node: &Member) -> Peer {
-        Peer { endpoint: self.0.clone(), id, target: node.target() }
+        Peer { peers: self.0.clone(), id, member: node.clone() }
     }
 }
 
@@ -52,13 +53,16 @@ impl Peer {
         E: std::error::Error + DeserializeOwned,
     {
         let no_name = || RpcError::internal("a member without a valid name");
-        let target = self.target.as_ref().ok_or_else(no_name).map_err(lost)?;
-        let answer = self.endpoint.call(target, &Request::Raft(request), timeout).await;
-        let bytes = match answer.map_err(lost)? {
-            Response::Raft(
-                RaftResponse::Append(bytes) | RaftResponse::Vote(bytes) | RaftResponse::Snapshot(bytes),
-            ) => bytes,
+        let target = self.member.target().ok_or_else(no_name).map_err(lost)?;
+        let call = Request::Raft(self.peers.address(&self.member, request));
+        let answer = self.peers.endpoint().call(&target, &call, timeout).await;
+        let message = match answer.map_err(lost)? {
+            Response::Raft(answer) => self.peers.judge_answer(&self.member, answer).map_err(lost)?,
             other => return Err(lost(malformed(format!("an answer of another kind: {other:?}")))),
+        };
+        let bytes = match message {
+            RaftResponse::Append(bytes) | RaftResponse::Vote(bytes) | RaftResponse::Snapshot(bytes) => bytes,
+            RaftResponse::Hello(_) => return Err(lost(malformed("a greeting in the place of an answer"))),
         };
         let outcome: Result<T, RaftError<u64, E>> = from_json(&bytes).map_err(lost)?;
         outcome.map_err(|error| RPCError::RemoteError(RemoteError::new(self.id, error)))
@@ -79,6 +83,10 @@ impl RaftNetwork<TypeConfig> for Peer {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, Member, RaftError<u64>>> {
+        if self.peers.is_silent() {
+            let aside = RpcError::new(ErrorCode::Unreachable, "this member's clock is too far off to lead");
+            return Err(lost(aside));
+        }
         let AppendEntriesRequest { vote, prev_log_id, entries, leader_commit } = request;
         let head = to_json(&(vote, prev_log_id, leader_commit));
         let tail: Vec<WireEntry> = entries.iter().map(to_wire).collect();
@@ -106,28 +114,32 @@ impl RaftNetwork<TypeConfig> for Peer {
     }
 }
 
-/// Answers a message of another member.
-pub async fn answer(raft: &Raft, request: RaftRequest) -> Result<Response, RpcError> {
-    let response = match request {
+/// Answers a message of another member. Who that is, and whom it means, is judged before openraft hears of
+/// it.
+pub async fn answer(raft: &Raft, peers: &Peers, call: RaftCall) -> Result<Response, RpcError> {
+    peers.judge_call(&call)?;
+    let response = match &call.message {
         RaftRequest::Append(bytes) => {
-            let envelope: Envelope<Vec<WireEntry>> = decode(&bytes)?;
+            let envelope: Envelope<Vec<WireEntry>> = decode(bytes)?;
             let (vote, prev_log_id, leader_commit) = from_json(&envelope.head)?;
+            peers.hear(&call, vote)?;
             let entries = envelope.tail.into_iter().map(from_wire).collect::<Result<_, _>>()?;
             let request = AppendEntriesRequest { vote, prev_log_id, entries, leader_commit };
             RaftResponse::Append(outcome(raft.append_entries(request).await)?)
         }
         RaftRequest::Snapshot(bytes) => {
-            let Envelope { head, tail: data } = decode(&bytes)?;
+            let Envelope { head, tail: data } = decode(bytes)?;
             let (vote, meta, offset, done) = from_json(&head)?;
             let request = InstallSnapshotRequest { vote, meta, offset, data, done };
             RaftResponse::Snapshot(outcome(raft.install_snapshot(request).await)?)
         }
         RaftRequest::Vote(bytes) => {
-            let request: VoteRequest<u64> = from_json(&bytes)?;
+            let request: VoteRequest<u64> = from_json(bytes)?;
             RaftResponse::Vote(outcome(raft.vote(request).await)?)
         }
+        RaftRequest::Hello => RaftResponse::Hello(peers.known(call.from)),
     };
-    Ok(Response::Raft(response))
+    Ok(peers.answer(response))
 }
 
 /// What openraft answered, to be sent back; one that has stopped answers nothing.

@@ -8,6 +8,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use openraft::SnapshotMeta;
+use tokio::sync::watch;
 
 use wmall_runtime::view::StoreError;
 
@@ -54,6 +55,8 @@ pub enum SnapshotError {
 pub struct SnapshotFolder {
     folder: PathBuf,
     cluster: [u8; 16],
+    /// Index of the newest snapshot that is durable; none once one that came could not be taken in.
+    published: watch::Sender<Option<u64>>,
 }
 
 /// Hashes what passes through.
@@ -92,7 +95,21 @@ impl SnapshotFolder {
                 fs::remove_file(path)?;
             }
         }
-        Ok(Self { folder: folder.to_path_buf(), cluster })
+        let opened = Self { folder: folder.to_path_buf(), cluster, published: watch::Sender::new(None) };
+        let reached = opened.list()?.iter().filter_map(|path| index_of(path)).max();
+        opened.published.send_replace(Some(reached.unwrap_or(0)));
+        Ok(opened)
+    }
+
+    /// Index of the newest snapshot that is durable, as it grows; none once one that came could not be taken
+    /// in.
+    pub fn published(&self) -> watch::Receiver<Option<u64>> {
+        self.published.subscribe()
+    }
+
+    /// A snapshot that came could not be taken in: nothing waits for one any more.
+    pub fn fail(&self) {
+        self.published.send_replace(None);
     }
 
     /// Where it is.
@@ -165,6 +182,8 @@ impl SnapshotFolder {
         let path = self.folder.join(name);
         fs::rename(temporary, &path)?;
         File::open(&self.folder)?.sync_all()?;
+        let index = index_of(&path).unwrap_or(0);
+        self.published.send_modify(|reached| *reached = reached.map(|reached| reached.max(index)));
         for old in self.list()?.iter().rev().skip(KEEP) {
             fs::remove_file(old)?;
         }
@@ -273,6 +292,11 @@ fn read_through(
 
 fn file_name(index: u64) -> String {
     format!("{index:020}.snap")
+}
+
+/// The index that a snapshot's name says.
+fn index_of(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.parse().ok()
 }
 
 fn skip_head(reader: &mut impl Read) -> io::Result<[u8; 28]> {

@@ -6,14 +6,14 @@ use openraft::LogId;
 use wmall_proto::feed::FeedItem;
 use wmall_proto::pg::{PgKey, PgRow};
 use wmall_proto::pool::{Bucket, BucketRules};
-use wmall_proto::rpc::{Registration, Response};
-use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
+use wmall_proto::rpc::Response;
+use wmall_proto::topology::PoolTable;
 use wmall_proto::{
     BucketName, DiskId, ErrorCode, PgId, Pool, PoolId, PoolName, RpcError, Scheme, Topology, codec,
 };
 
 use super::acts::act_of;
-use super::derived::{AnswerPage, Derived, NO_EPOCH};
+use super::derived::{AnswerPage, Clock, Derived, NO_EPOCH};
 use super::recent::Part;
 use super::txn::Txn;
 use super::{Applied, State, keys};
@@ -22,8 +22,6 @@ use wmall_runtime::view::{Store, StoreError};
 
 /// Pools that a cluster may have.
 const MAX_POOLS: usize = 64;
-/// Disks that a node may register.
-const MAX_DISKS_PER_NODE: usize = 64;
 
 /// Why a command changed nothing: the map failed, which stops the process, or it was judged and refused,
 /// which is its answer.
@@ -117,7 +115,11 @@ impl<'a> Context<'a> {
 
     fn apply_batch(&mut self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
         let batch: Batch = super::txn::decode(bytes)?;
-        self.now_ms = batch.now_ms;
+        // The clock only rises, whatever a leader of before has proposed.
+        let clock = &mut self.derived.counters.clock;
+        let may_jump = clock.may_jump && batch.now_ms <= clock.now_ms;
+        *clock = Clock { now_ms: clock.now_ms.max(batch.now_ms), may_jump };
+        self.now_ms = clock.now_ms;
         let (mut answers, mut kept) = (Vec::with_capacity(batch.items.len()), AnswerPage::new());
         for item in batch.items {
             let before = item.request.and_then(|r| {
@@ -146,8 +148,10 @@ impl<'a> Context<'a> {
                 self.note(item.by, act, answer.as_ref().err().map(|e| e.code));
                 self.txn.keep();
             }
+            // A refusal that may pass has changed nothing, so the next try is judged anew.
+            let passing = answer.as_ref().is_err_and(|e| e.code.is_transient());
             let answer = codec::encode(&answer);
-            kept.extend(item.request.map(|r| (r, answer.clone())));
+            kept.extend(item.request.filter(|_| !passing).map(|r| (r, answer.clone())));
             answers.push(answer);
         }
         if !kept.is_empty() {
@@ -192,7 +196,9 @@ impl<'a> Context<'a> {
                 self.commit_part(upload, pool, part, chunks, ack)
             }
             Command::CommitFile { file, chunks } => self.commit_file(file, chunks),
-            Command::Register(registration) => self.register(registration),
+            Command::Register { registration, replaces, older } => {
+                self.register(registration, replaces, &older)
+            }
             Command::CloseTickets { disk, incarnation, pieces, clean, as_of } => {
                 self.close_tickets(disk, incarnation, &pieces, &clean, as_of)
             }
@@ -210,7 +216,7 @@ impl<'a> Context<'a> {
             Command::Operate(operate) => self.operate(operate),
             Command::NoteUsage(sample) => self.note_usage(sample),
             Command::Quarantine { disk, incarnation, why } => self.quarantine(disk, incarnation, why),
-            Command::Note { .. } => Ok(Response::Done),
+            Command::Note { .. } | Command::Tick => Ok(Response::Done),
             Command::MarkDirty(disk) => {
                 self.mark_all_dirty(disk);
                 Ok(Response::Done)
@@ -239,13 +245,16 @@ impl<'a> Context<'a> {
         topology
     }
 
-    /// What disks promised in a former life may have been deleted in it. Rows go on from a version that none of them has
-    /// had, so that a receipt tells its life by the row that it names.
+    /// What disks promised in a former life may have been deleted in it. Rows go on from a version that none
+    /// of them has had, so that a receipt tells its life by the row that it names.
     fn begin_epoch(&mut self, epoch: u64, rows_from: u64) {
         let tables = self.derived.topology.pools.values();
         let newest = tables.flat_map(|table| &table.rows).map(|row| row.version).max().unwrap_or(0);
         let rows_from = rows_from.max(newest.saturating_add(1));
         (self.derived.counters.feed_epoch, self.derived.counters.rows_from) = (epoch, rows_from);
+        // So do the versions of the map, by which certificates are revoked.
+        let topology = Arc::make_mut(&mut self.derived.topology);
+        topology.version = topology.version.max(rows_from);
         let mut rows = Vec::new();
         for (&pool, table) in &mut self.change_topology(Part::All).pools {
             for (number, row) in table.rows.iter_mut().enumerate() {
@@ -325,63 +334,6 @@ impl<'a> Context<'a> {
                 .hint(format!("`wmall bucket create {name}` makes it"))
         };
         Ok(self.txn.get::<Bucket>(&keys::bucket(name))?.ok_or_else(missing)?)
-    }
-
-    /// A node comes up. Known disks keep their numbers; one with a new incarnation has lost what it held,
-    /// so every group it is in becomes dirty as of now.
-    fn register(&mut self, registration: Registration) -> Outcome {
-        if registration.disks.is_empty() || registration.disks.len() > MAX_DISKS_PER_NODE {
-            let reason = format!("a node registers 1 to {MAX_DISKS_PER_NODE} disks");
-            return Err(RpcError::new(ErrorCode::OutOfBounds, reason).into());
-        }
-        let Registration { node, zone, address, disks } = registration;
-        let maintenance_until_ms =
-            self.derived.topology.nodes.get(&node).and_then(|n| n.maintenance_until_ms);
-        let info = NodeInfo { name: node.clone(), zone, address, maintenance_until_ms };
-        if self.derived.topology.nodes.get(&node) != Some(&info) {
-            self.txn.put(keys::node(node.as_str()), &info);
-            self.change_topology(Part::Rest).nodes.insert(node.clone(), info);
-        }
-        let mut ids = Vec::with_capacity(disks.len());
-        for disk in disks {
-            let known = self.derived.topology.disks.values();
-            let known = known.filter(|d| d.node == node).find(|d| d.name == disk.name.as_str()).cloned();
-            let id = known.as_ref().map_or_else(|| self.next_disk(), |d| d.id);
-            let new_life = known.as_ref().is_some_and(|d| d.incarnation != disk.incarnation);
-            // What an operator laid out holds until the configuration says something new.
-            let laid_out = known.as_ref().filter(|d| d.configured_weight == disk.weight).map(|d| d.weight);
-            let info = DiskInfo {
-                id,
-                node: node.clone(),
-                name: disk.name.to_string(),
-                weight: laid_out.unwrap_or(disk.weight),
-                configured_weight: disk.weight,
-                max_bytes: disk.max_bytes,
-                incarnation: disk.incarnation,
-                public_key: disk.public_key,
-                draining: known.as_ref().is_some_and(|d| d.draining),
-                drain_paused: known.as_ref().is_some_and(|d| d.drain_paused),
-                successor: known.as_ref().and_then(|d| d.successor),
-                // A wiped disk begins anew; what it did wrong is gone with its content.
-                quarantined_ms: known.as_ref().filter(|_| !new_life).and_then(|d| d.quarantined_ms),
-                // The leader ends that when it hears the disk.
-                down_since_ms: known.as_ref().and_then(|d| d.down_since_ms),
-            };
-            ids.push(id);
-            if known.as_ref() != Some(&info) {
-                self.txn.put(keys::disk(id), &info);
-                self.change_topology(Part::Rest).disks.insert(id, info);
-            }
-            if new_life {
-                self.mark_all_dirty(id);
-            }
-        }
-        Ok(Response::Registered(ids))
-    }
-
-    fn next_disk(&mut self) -> DiskId {
-        self.derived.counters.next_disk += 1;
-        DiskId(self.derived.counters.next_disk)
     }
 
     /// Sets or clears the dirty mark of this disk's slot in a group.

@@ -156,9 +156,7 @@ impl Context<'_> {
             return Ok(());
         }
         let reason = format!("upload {upload} began too long ago; what it brought may be gone");
-        Err(RpcError::new(ErrorCode::UploadFenced, reason)
-            .hint("put the file again; check this machine's clock")
-            .into())
+        Err(RpcError::new(ErrorCode::UploadFenced, reason).hint("put the file again").into())
     }
 
     fn judge_all(&self, pool: PoolId, chunks: &[PromisedChunk], ack: Ack) -> Result<Verdict, Refusal> {

@@ -12,9 +12,10 @@ use wmall_proto::layout::LayoutDraft;
 use wmall_proto::pg::{PgKey, PgRow};
 use wmall_proto::status::Mute;
 use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
-use wmall_proto::{DiskId, PgId, Pool, PoolId, RequestId, Topology};
+use wmall_proto::{DiskId, NodeName, PgId, Pool, PoolId, RequestId, Topology};
 
 use super::feed::FeedRing;
+use super::nodes::NodeStarts;
 use super::recent::RecentChanges;
 use super::txn::decode;
 use super::{Applied, keys};
@@ -46,6 +47,8 @@ pub struct Counters {
     pub condemned: PoolCounters,
     /// No upload that began before this time may commit.
     pub fenced_before_ms: u64,
+    /// The cluster's clock.
+    pub clock: Clock,
     /// All deletion is held back.
     pub deletion_held: bool,
     /// The life of the metadata that indices of the feed belong to.
@@ -66,6 +69,21 @@ pub struct Counters {
     pub halted: bool,
     /// What moves, as far as the event log has yet to tell of it.
     pub moves: Untold,
+}
+
+/// The cluster's clock as of the last entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Clock {
+    /// Milliseconds since the Unix epoch.
+    pub now_ms: u64,
+    /// Whether its next reading may be any later time: in a new cluster, and after a restore.
+    pub may_jump: bool,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { now_ms: 0, may_jump: true }
+    }
 }
 
 /// Moves that have no line in the event log yet: a plan a second would fill it with lines that say little.
@@ -104,6 +122,8 @@ pub(crate) struct Derived {
     pub(crate) answers: Answers,
     pub(crate) feed: FeedRing,
     pub(crate) join_tokens: BTreeMap<TokenId, TokenRecord>,
+    /// The processes of data nodes, and the starts of their disks.
+    pub(crate) starts: BTreeMap<NodeName, NodeStarts>,
     /// At most [`wmall_proto::job::MAX_JOBS`], and those under way.
     pub(crate) jobs: BTreeMap<u64, Job>,
     pub(crate) draft: LayoutDraft,
@@ -162,6 +182,7 @@ impl Derived {
             answers: Answers::default(),
             feed: FeedRing::new(0),
             join_tokens: BTreeMap::new(),
+            starts: BTreeMap::new(),
             jobs: self.jobs.clone(),
             draft: self.draft.clone(),
             mutes: self.mutes.clone(),
@@ -204,6 +225,12 @@ impl Derived {
             join_tokens.insert(token.id, token);
             Ok(())
         })?;
+        let mut starts = BTreeMap::new();
+        each(store, keys::STARTS, |key, value| {
+            let node = keys::parse_starts(key).ok_or_else(|| StoreError("a node without a name".into()))?;
+            starts.insert(node, decode::<NodeStarts>(value)?);
+            Ok(())
+        })?;
         let start = applied.log_id.map_or(0, |id| id.index);
         let feed = FeedRing::new(start);
         let mut derived = Self {
@@ -216,6 +243,7 @@ impl Derived {
             answers,
             feed,
             join_tokens,
+            starts,
             jobs: BTreeMap::new(),
             draft: store.get(keys::LAYOUT_DRAFT)?.map(|b| decode(&b)).transpose()?.unwrap_or_default(),
             mutes: BTreeMap::new(),

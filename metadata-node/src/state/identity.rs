@@ -18,9 +18,6 @@ const MAX_TOKENS: usize = 1024;
 const MAX_REVOKED: usize = 16_384;
 /// No certificate lives longer, so what was revoked before is refused anyway.
 pub(crate) const LONGEST_LIFE_MS: u64 = wmall_transport::LONGEST_LIFE.as_millis() as u64;
-/// A revocation reaches so far ahead: over renewals that are answered while it is agreed on, and over members whose
-/// clocks are ahead. A token lets its holder in behind it all the same.
-const REVOCATION_MARGIN_MS: u64 = 300_000;
 
 impl Context<'_> {
     pub(super) fn create_token(&mut self, token: TokenRecord) -> Outcome {
@@ -113,8 +110,8 @@ impl Context<'_> {
         self.derived.applied.membership.nodes().any(|(_, member)| member.name == name.as_str())
     }
 
-    /// Refuses certificates of before now. A metadata node can issue itself another, so its name is refused
-    /// for good.
+    /// Refuses certificates that were issued by a map of before this entry: one says so of itself in its
+    /// serial number. A metadata node can issue itself another, so its name is refused for good.
     pub(super) fn revoke(&mut self, actor: Actor) -> Outcome {
         if actor.role == Role::Metadata && self.is_member(&actor.name) {
             let reason = format!("{} is a member; the others would lose it", actor.name);
@@ -122,24 +119,19 @@ impl Context<'_> {
                 .hint("let it go first: `wmall meta member ls`, `wmall meta member rm ID`")
                 .into());
         }
-        let before =
-            self.derived.topology.revoked.iter().find(|r| r.actor == actor).map_or(0, |r| r.before_ms);
-        let before_ms = match actor.role {
-            Role::Metadata => u64::MAX,
-            _ => (self.now_ms + REVOCATION_MARGIN_MS).max(before.saturating_add(1)),
+        let known = self.derived.topology.revoked.iter().any(|r| r.actor == actor);
+        let ended = |r: &Revocation| {
+            r.before != Revocation::FOR_GOOD && r.at_ms.saturating_add(LONGEST_LIFE_MS) < self.now_ms
         };
-        let ended = |r: &Revocation| r.before_ms.saturating_add(LONGEST_LIFE_MS) < self.now_ms;
         let revoked = &self.derived.topology.revoked;
         let expired: Vec<Actor> = revoked.iter().filter(|r| ended(r)).map(|r| r.actor.clone()).collect();
-        if before == 0 && revoked.len() - expired.len() >= MAX_REVOKED {
+        if !known && revoked.len() - expired.len() >= MAX_REVOKED {
             let reason = format!("{MAX_REVOKED} holders are refused already");
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason)
                 .hint("entries go 400 days after their revocation; until then, a new CA refuses everybody")
                 .into());
         }
         expired.iter().for_each(|actor| self.txn.remove(keys::revoked(actor)));
-        let revocation = Revocation { actor: actor.clone(), before_ms };
-        self.txn.put(keys::revoked(&actor), &revocation);
         // A token that made this holder, or would, must not make it again.
         let of_actor = |t: &TokenRecord| {
             let used = t.used.as_ref().map(|(name, _)| name);
@@ -148,10 +140,15 @@ impl Context<'_> {
         let tokens = self.derived.join_tokens.values().filter(|t| of_actor(t)).map(|t| t.id);
         let tokens: Vec<TokenId> = tokens.collect();
         tokens.into_iter().for_each(|id| self.remove_token(id));
-        let revoked = &mut self.change_topology(Part::Rest).revoked;
+        let at_ms = self.now_ms;
+        let topology = self.change_topology(Part::Rest);
+        let before = if actor.role == Role::Metadata { Revocation::FOR_GOOD } else { topology.version };
+        let revocation = Revocation { actor: actor.clone(), before, at_ms };
+        let revoked = &mut topology.revoked;
         revoked.retain(|r| r.actor != actor && !expired.contains(&r.actor));
         let at = revoked.partition_point(|r| r.actor < actor);
-        revoked.insert(at, revocation);
+        revoked.insert(at, revocation.clone());
+        self.txn.put(keys::revoked(&actor), &revocation);
         Ok(Response::Done)
     }
 

@@ -187,6 +187,16 @@ pub(super) fn act(number: u64) -> Vec<u8> {
     key(b'z', &[&number.to_be_bytes()])
 }
 
+pub(super) const STARTS: &[u8] = b"S";
+
+pub(super) fn starts(node: &NodeName) -> Vec<u8> {
+    key(b'S', &[node.as_str().as_bytes()])
+}
+
+pub(super) fn parse_starts(key: &[u8]) -> Option<NodeName> {
+    NodeName::new(std::str::from_utf8(key.get(1..)?).ok()?).ok()
+}
+
 pub(super) const EVENTS: &[u8] = b"h";
 
 pub(super) fn event(number: u64) -> Vec<u8> {

@@ -19,6 +19,7 @@ mod keys;
 mod missing;
 mod moves;
 mod names;
+mod nodes;
 mod operations;
 mod query;
 mod ranges;
@@ -47,7 +48,7 @@ use crate::types::Member;
 pub use apply::Entry as StateEntry;
 pub use audit::{Audit, Auditor};
 pub(crate) use derived::Derived;
-pub use derived::{Counters, NO_EPOCH, PoolCounters, Untold};
+pub use derived::{Clock, Counters, NO_EPOCH, PoolCounters, Untold};
 pub(crate) use identity::LONGEST_LIFE_MS;
 pub use missing::Listing;
 pub(crate) use moves::clean_groups;
@@ -121,6 +122,11 @@ impl State {
     /// Where it stands.
     pub fn applied(&self) -> Applied {
         self.read().applied.clone()
+    }
+
+    /// The cluster's clock as of the last entry.
+    pub fn clock(&self) -> Clock {
+        self.read().counters.clock
     }
 
     /// Writes the map out, so that the next start has less to replay. No durability hangs on it.
@@ -230,6 +236,8 @@ impl State {
         let at = *derived.applied.membership.log_id();
         derived.applied.membership = StoredMembership::new(at, members);
         derived.counters.deletion_held = true;
+        // How long ago the file was written, only the nodes' clocks can tell.
+        derived.counters.clock.may_jump = true;
         derived.counters.feed_epoch = NO_EPOCH;
         derived.counters.topology_version += VERSIONS_AHEAD;
         // Slots may have moved since the file was written, and their former disks have dropped what they held. So every
@@ -255,6 +263,11 @@ impl State {
             (keys::COUNTERS.to_vec(), Some(counters)),
         ]);
         changes.extend(rows);
+        // Which processes run now, the snapshot does not know.
+        let starts = derived.starts.iter().map(|(node, starts)| {
+            (keys::starts(node), Some(wmall_proto::codec::encode(&starts.without_process())))
+        });
+        changes.extend(starts);
         // Some of them have been used since the snapshot was taken.
         changes.extend(derived.join_tokens.keys().map(|id| (keys::token(id), None)));
         self.store.apply(&changes)?;

@@ -111,7 +111,8 @@ mod tests {
                         role: wmall_proto::Role::Data,
                         name: format!("data-{n}").parse().unwrap(),
                     },
-                    before_ms: 1,
+                    before: 1,
+                    at_ms: 1,
                 }),
             }
             recent.push(map.version, *part);

@@ -1,5 +1,5 @@
-//! The wall clock, for what people and graces need. What is agreed on never reads it: a leader puts its
-//! time into the command.
+//! This machine's wall clock. What is agreed on never reads it: the cluster has a clock of its own, to which
+//! it contributes one reading among many.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

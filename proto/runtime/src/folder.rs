@@ -1,4 +1,5 @@
-//! The lock on a process's folder: two processes on one folder would destroy it.
+//! The lock on a process's folder, since two processes on one folder would destroy it; and a way to have one
+//! folder take the place of another.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -46,6 +47,13 @@ impl FolderLock {
     }
 }
 
+/// Has two folders of one file system change places, in one step: at no moment is a name without a folder.
+/// Durable once their parents are synced.
+pub fn exchange(one: &Path, other: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +65,18 @@ mod tests {
         assert!(matches!(FolderLock::acquire(folder.path()), Err(FolderError::Locked(_))));
         drop(first);
         FolderLock::acquire(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn two_folders_change_places_or_stay_where_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+        std::fs::create_dir(&one).unwrap();
+        std::fs::write(one.join("file"), b"x").unwrap();
+        assert!(exchange(&one, &other).is_err());
+        assert!(one.join("file").exists());
+        std::fs::create_dir(&other).unwrap();
+        exchange(&one, &other).unwrap();
+        assert!(one.exists() && !one.join("file").exists() && other.join("file").exists());
     }
 }

@@ -419,6 +419,8 @@ pub struct Registration {
     pub zone: ZoneName,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Drawn by each process anew, so that two processes of one name are told apart.
+    pub process: [u8; 16],
     /// Its disks.
     pub disks: Vec<DiskRegistration>,
 }
@@ -436,13 +438,31 @@ pub struct DiskRegistration {
     pub incarnation: Incarnation,
     /// The key that its receipts verify under.
     pub public_key: [u8; 32],
+    /// How often it has been opened: a number that is durable on the disk before the disk is in use. A lower
+    /// one than the metadata nodes know is that of an older copy.
+    pub starts: u64,
+    /// Segment and offset of the last record of its journal.
+    pub end: (u64, u64),
+}
+
+/// What a disk is told when it is registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct RegisteredDisk {
+    /// Its number.
+    pub id: DiskId,
+    /// The least number of starts that it goes on with: above all that any copy of it has had.
+    pub starts: u64,
 }
 
 /// A sign of life.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Heartbeat {
-    /// Who.
+    /// Name of the node.
     pub node: NodeName,
+    /// The process, as it registered.
+    pub process: [u8; 16],
+    /// Its clock, in milliseconds since the Unix epoch.
+    pub now_ms: u64,
     /// Its disks.
     pub disks: Vec<DiskHeartbeat>,
     /// Version of the map that it has.
@@ -472,6 +492,9 @@ pub struct DiskHeartbeat {
     pub reserved_bytes: u64,
     /// Pieces it holds.
     pub pieces: u64,
+    /// Segment and offset of the last record of its journal that is durable. It only rises in the life of a
+    /// disk.
+    pub end: (u64, u64),
     /// Whether it takes writes.
     pub writable: bool,
     /// Whether it failed: what it holds does not count until the node has been restarted and has looked.
@@ -485,6 +508,8 @@ pub struct TopologyReply {
     pub topology: Option<Box<Topology>>,
     /// Nodes that do not answer now; none from a member that does not lead and so does not know.
     pub suspects: Option<Vec<NodeName>>,
+    /// The cluster's clock, in milliseconds since the Unix epoch.
+    pub now_ms: u64,
 }
 
 /// What a data node hears back.
@@ -503,4 +528,7 @@ pub struct HeartbeatReply {
     pub work: Vec<DiskId>,
     /// How full the cluster is: whose writes are taken.
     pub level: CapacityLevel,
+    /// Between an upload's begin and its fence, in milliseconds. A fence is not later than the cluster's
+    /// clock less this.
+    pub upload_grace_ms: u64,
 }

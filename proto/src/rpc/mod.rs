@@ -8,9 +8,10 @@ mod raft;
 pub use data::{Ack, HeldPiece, PieceCheck, PiecePage, PutOutcome, PutRequest, ReadRequest, SlotFailure};
 pub use meta::{
     CommitOutcome, CommitRequest, Condition, DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply,
-    MemberCommand, NameCommand, Query, QueryReply, Registration, SnapshotInfo, TopologyReply, UserCommand,
+    MemberCommand, NameCommand, Query, QueryReply, RegisteredDisk, Registration, SnapshotInfo, TopologyReply,
+    UserCommand,
 };
-pub use raft::{RaftRequest, RaftResponse};
+pub use raft::{Acknowledged, KnownCluster, RaftAnswer, RaftCall, RaftRequest, RaftResponse};
 
 use bincode::{Decode, Encode};
 
@@ -22,8 +23,8 @@ use crate::receipt::SignedReceipt;
 /// Every call there is.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Request {
-    /// Metadata node to metadata node: openraft's messages.
-    Raft(RaftRequest),
+    /// Metadata node to metadata node.
+    Raft(RaftCall),
     /// The map of the cluster, unless the caller's version is the present one. Answered by any member
     /// from its applied state.
     GetTopology {
@@ -63,7 +64,10 @@ pub enum Request {
     /// A change of the metadata nodes themselves.
     Member(MemberCommand),
     /// All metadata, as of now, from the leader.
-    Snapshot,
+    Snapshot {
+        /// From the member that is asked instead, as far as it has got; for when none leads.
+        local: bool,
+    },
     /// A new certificate for who the caller is already, by the caller's own certificate.
     Renew {
         /// As in [`crate::join::JoinRequest`].
@@ -278,7 +282,7 @@ impl Request {
             Self::Name { .. } => CallKind::Name,
             Self::Administer { .. } => CallKind::Administer,
             Self::Member(_) => CallKind::Member,
-            Self::Snapshot => CallKind::Snapshot,
+            Self::Snapshot { .. } => CallKind::Snapshot,
             Self::Renew { .. } => CallKind::Renew,
             Self::Issuer => CallKind::Issuer,
             Self::JoinAddress => CallKind::JoinAddress,
@@ -305,7 +309,7 @@ impl Request {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Response {
     /// To [`Request::Raft`].
-    Raft(RaftResponse),
+    Raft(RaftAnswer),
     /// To [`Request::GetTopology`].
     Topology(TopologyReply),
     /// To [`Request::Read`].
@@ -337,8 +341,8 @@ pub enum Response {
     JoinAddress(Option<crate::join::JoinAddress>),
     /// To [`Request::ListSnapshots`].
     Snapshots(Vec<SnapshotInfo>),
-    /// To [`Request::Register`]: the disks' numbers, in the order of the registration.
-    Registered(Vec<DiskId>),
+    /// To [`Request::Register`]: the disks, in the order of the registration.
+    Registered(Vec<RegisteredDisk>),
     /// To [`Request::Heartbeat`].
     Heartbeat(HeartbeatReply),
     /// To [`Request::ListMissing`].

@@ -49,7 +49,7 @@ impl Credentials {
 }
 
 /// Certificate and key, which must belong together.
-fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, TlsError> {
+pub(crate) fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, TlsError> {
     let key = CertifiedKey::from_der(identity.chain.clone(), identity.key.clone_key(), &provider())?;
     Ok(Arc::new(key))
 }

@@ -1,7 +1,7 @@
 //! Small secret files: readable by their owner only, written durably and never half.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -23,4 +23,14 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), Authority
     fs::rename(&temporary, path).map_err(failed)?;
     let folder = path.parent().map(File::open).transpose().map_err(failed)?;
     folder.map_or(Ok(()), |f| f.sync_all()).map_err(failed)
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn forget(path: &Path) -> Result<(), AuthorityError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(AuthorityError::Write { path: path.display().to_string(), source })
+        }
+        _ => Ok(()),
+    }
 }

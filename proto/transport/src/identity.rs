@@ -13,9 +13,15 @@ use wmall_proto::topology::ClusterId;
 use wmall_proto::{NodeName, Role};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use crate::clock::now_ms;
+use crate::credentials::certified;
+use crate::issuer::CLOCK_SKEW;
+
 /// Names of the files in an identity's folder. The certificate's file has the issuer's behind its own.
 pub(crate) const CA_FILE: &str = "ca.pem";
 pub(crate) const CERT_FILE: &str = "cert.pem";
+/// The certificate before that one, for as long as the clock does not call the newest one valid.
+pub(crate) const FORMER_FILE: &str = "cert.former.pem";
 pub(crate) const KEY_FILE: &str = "key.pem";
 
 /// Why an identity can't be used.
@@ -52,9 +58,14 @@ pub struct Peer {
     pub role: Role,
     /// Its name.
     pub node: NodeName,
-    /// When the certificate was issued, in milliseconds since the Unix epoch: the upper half of its serial
-    /// number. (Its `notBefore` is earlier, for clocks that are slow.)
+    /// Version of the map by which the certificate was issued, from its serial number: revocations go by it.
+    /// 0 for one that was issued without a cluster at hand.
+    pub map_version: u64,
+    /// When the certificate was issued, in milliseconds since the Unix epoch: from its serial number. (Its
+    /// `notBefore` is earlier, for clocks that are slow.)
     pub issued_ms: u64,
+    /// When it begins to be valid, likewise: its `notBefore`.
+    pub begins_ms: u64,
     /// When it ends, likewise.
     pub expires_ms: u64,
 }
@@ -75,10 +86,11 @@ impl Peer {
         });
         let (cluster, role, node) = uri.and_then(parse_uri).ok_or(IdentityError::NoRole)?;
         let serial = parsed.raw_serial();
-        let serial = serial.iter().fold(0u128, |n, &b| n << 8 | u128::from(b));
-        let expires = parsed.validity().not_after.timestamp();
-        let expires_ms = u64::try_from(expires).unwrap_or(0).saturating_mul(1000);
-        Ok(Self { cluster, role, node, issued_ms: (serial >> 64) as u64, expires_ms })
+        let (map_version, issued_ms) = parse_serial(serial);
+        let ms = |seconds: i64| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
+        let begins_ms = ms(parsed.validity().not_before.timestamp());
+        let expires_ms = ms(parsed.validity().not_after.timestamp());
+        Ok(Self { cluster, role, node, map_version, issued_ms, begins_ms, expires_ms })
     }
 
     /// The holder, without regard to which of its certificates this is.
@@ -89,19 +101,51 @@ impl Peer {
     /// Whether this certificate is refused.
     pub fn is_revoked(&self, revoked: &[Revocation]) -> bool {
         let found = revoked.binary_search_by(|r| (r.actor.role, &r.actor.name).cmp(&(self.role, &self.node)));
-        found.is_ok_and(|at| self.issued_ms < revoked[at].before_ms)
+        found.is_ok_and(|at| self.map_version < revoked[at].before)
     }
 
-    /// When, after it was issued, a certificate is due for renewal: two thirds into its life.
-    pub fn renew_at_ms(&self) -> u64 {
-        let life = self.expires_ms.saturating_sub(self.issued_ms);
-        self.issued_ms + life / 3 * 2
+    /// How long until this certificate is due for renewal: two thirds into its life, or at once if it lies
+    /// ahead.
+    pub fn due_in(&self, now_ms: u64) -> Duration {
+        if self.is_ahead(now_ms) {
+            return Duration::ZERO;
+        }
+        // A certificate whose time of issue is far from its beginning was made by two clocks; the earlier one
+        // counts.
+        let issued = self.issued_ms.min(self.begins_ms.saturating_add(CLOCK_SKEW.as_millis() as u64));
+        let life = self.expires_ms.saturating_sub(issued);
+        Duration::from_millis((issued + life / 3 * 2).saturating_sub(now_ms))
+    }
+
+    /// Whether it is due for renewal.
+    pub fn is_due(&self, now_ms: u64) -> bool {
+        self.due_in(now_ms).is_zero()
+    }
+
+    /// Whether it begins only later by this clock: its issuer's clock was ahead by more than the slack, or
+    /// this one is slow.
+    pub fn is_ahead(&self, now_ms: u64) -> bool {
+        self.begins_ms > now_ms
+    }
+
+    /// Whether this clock calls it valid.
+    pub(crate) fn is_valid(&self, now_ms: u64) -> bool {
+        !self.is_ahead(now_ms) && !self.remaining(now_ms).is_zero()
     }
 
     /// How long it is still valid.
     pub fn remaining(&self, now_ms: u64) -> Duration {
         Duration::from_millis(self.expires_ms.saturating_sub(now_ms))
     }
+}
+
+/// Version of the map and time of issue, as [`crate::issuer`] puts them into a serial number: a big-endian
+/// number, so bytes may be missing in front.
+fn parse_serial(serial: &[u8]) -> (u64, u64) {
+    let word = |bytes: &[u8]| bytes.iter().fold(0u64, |n, &b| n << 8 | u64::from(b));
+    let (rest, _random) = serial.split_at(serial.len().saturating_sub(6));
+    let (version, time) = rest.split_at(rest.len().saturating_sub(6));
+    (word(version), word(time))
 }
 
 fn parse_uri(uri: &str) -> Option<(ClusterId, Role, NodeName)> {
@@ -123,18 +167,41 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads `ca.pem`, `cert.pem` and `key.pem` from a folder.
+    /// Reads `ca.pem`, `cert.pem` and `key.pem` from a folder. Where the clock does not call the certificate
+    /// valid, the one before it stands in, if that is.
     pub fn load(folder: &Path) -> Result<Self, IdentityError> {
+        Self::load_at(folder, now_ms())
+    }
+
+    /// The same by another clock.
+    pub(crate) fn load_at(folder: &Path, now_ms: u64) -> Result<Self, IdentityError> {
+        let newest = Self::with(folder, CERT_FILE)?;
+        if newest.peer.is_valid(now_ms) {
+            return Ok(newest);
+        }
+        // One of another holder or key was left there by somebody who put other files beside it.
+        let stands_in = |former: &Self| {
+            former.peer.is_valid(now_ms)
+                && former.peer.actor() == newest.peer.actor()
+                && former.peer.cluster == newest.peer.cluster
+                && certified(former).is_ok()
+        };
+        let former = Self::with(folder, FORMER_FILE).ok().filter(stands_in);
+        Ok(former.unwrap_or(newest))
+    }
+
+    /// The identity with the certificate of this file.
+    pub(crate) fn with(folder: &Path, certificate: &str) -> Result<Self, IdentityError> {
         let malformed = |name: &str, what| IdentityError::Malformed {
             path: folder.join(name).display().to_string(),
             what,
         };
         let ca = CertificateDer::from_pem_slice(&read(folder, CA_FILE)?)
             .map_err(|_| malformed(CA_FILE, "certificate"))?;
-        let pem = read(folder, CERT_FILE)?;
+        let pem = read(folder, certificate)?;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        let chain = chain.map_err(|_| malformed(CERT_FILE, "certificate"))?;
-        let own = chain.first().ok_or_else(|| malformed(CERT_FILE, "certificate"))?;
+        let chain = chain.map_err(|_| malformed(certificate, "certificate"))?;
+        let own = chain.first().ok_or_else(|| malformed(certificate, "certificate"))?;
         let key = PrivateKeyDer::from_pem_slice(&read(folder, KEY_FILE)?)
             .map_err(|_| malformed(KEY_FILE, "private key"))?;
         let peer = Peer::of_certificate(own)?;
@@ -171,3 +238,6 @@ pub(crate) fn read(folder: &Path, name: &str) -> Result<Vec<u8>, IdentityError> 
     let path = folder.join(name);
     fs::read(&path).map_err(|source| IdentityError::Read { path: path.display().to_string(), source })
 }
+
+#[cfg(test)]
+mod tests;

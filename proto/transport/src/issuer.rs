@@ -15,14 +15,14 @@ use wmall_proto::topology::ClusterId;
 use wmall_proto::{ErrorCode, NodeName, Role, RpcError};
 
 use crate::authority::{AuthorityError, cluster_of};
-use crate::files::write_private;
-use crate::identity::{CA_FILE, CERT_FILE, IdentityError, KEY_FILE, read, role_uri};
+use crate::files::{forget, write_private};
+use crate::identity::{CA_FILE, CERT_FILE, FORMER_FILE, IdentityError, KEY_FILE, read, role_uri};
 
 pub(crate) const ISSUER_FILE: &str = "issuer.pem";
 pub(crate) const ISSUER_KEY_FILE: &str = "issuer.key";
 /// No certificate lives longer: what was revoked is forgotten after this.
 pub const LONGEST_LIFE: Duration = Duration::from_secs(400 * 86_400);
-/// Clocks of peers may differ by this much.
+/// Clocks of peers may differ by this much: a certificate begins so long before it is issued.
 pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// Issues certificates of one cluster.
@@ -44,8 +44,9 @@ pub struct Subject {
     pub node: NodeName,
     /// How long it is valid.
     pub lifetime: Duration,
-    /// It counts as issued no earlier than this (milliseconds since the Unix epoch): behind what was revoked.
-    pub not_before_ms: u64,
+    /// Version of the map by which it is issued: a later revocation of its holder refuses it. 0 where no map
+    /// is known.
+    pub map_version: u64,
 }
 
 impl Issuer {
@@ -86,8 +87,18 @@ impl Issuer {
     /// Answers a certificate request (PKCS #10, DER). What it asks for is ignored but for the key, whose
     /// possession its signature proves.
     pub fn answer(&self, csr: &[u8], subject: &Subject) -> Result<IssuedCertificate, RpcError> {
+        self.answer_at(csr, subject, SystemTime::now())
+    }
+
+    /// The same by another clock.
+    pub(crate) fn answer_at(
+        &self,
+        csr: &[u8],
+        subject: &Subject,
+        now: SystemTime,
+    ) -> Result<IssuedCertificate, RpcError> {
         let request = read_request(csr)?;
-        let certificate = self.sign(subject, &request.public_key).map_err(RpcError::internal)?;
+        let certificate = self.sign(subject, &request.public_key, now).map_err(RpcError::internal)?;
         Ok(IssuedCertificate {
             certificate: certificate.to_vec(),
             issuer: self.certificate.to_vec(),
@@ -103,11 +114,22 @@ impl Issuer {
         node: &NodeName,
         lifetime: Duration,
     ) -> Result<(), AuthorityError> {
+        let subject = Subject { role, node: node.clone(), lifetime, map_version: 0 };
+        self.issue_at(folder, &subject, SystemTime::now())
+    }
+
+    /// The same by another clock.
+    pub(crate) fn issue_at(
+        &self,
+        folder: &Path,
+        subject: &Subject,
+        now: SystemTime,
+    ) -> Result<(), AuthorityError> {
         let key = KeyPair::generate()?;
-        let subject = Subject { role, node: node.clone(), lifetime, not_before_ms: 0 };
-        let certificate = self.sign(&subject, &key)?;
+        let certificate = self.sign(subject, &key, now)?;
+        forget(&folder.join(FORMER_FILE))?;
         write_private(&folder.join(KEY_FILE), key.serialize_pem().as_bytes())?;
-        write_chain(folder, &[certificate.as_ref(), self.certificate.as_ref()])?;
+        write_chain(folder, CERT_FILE, &[certificate.as_ref(), self.certificate.as_ref()])?;
         write_private(&folder.join(CA_FILE), pem(&self.ca).as_bytes())
     }
 
@@ -115,8 +137,9 @@ impl Issuer {
         &self,
         subject: &Subject,
         key: &impl PublicKeyData,
+        now: SystemTime,
     ) -> Result<CertificateDer<'static>, rcgen::Error> {
-        let Subject { role, node, lifetime, not_before_ms } = subject;
+        let Subject { role, node, lifetime, map_version } = subject;
         let mut params = CertificateParams::new(vec![node.to_string()])?;
         params.distinguished_name.push(DnType::CommonName, node.to_string());
         let uri = role_uri(&self.cluster, *role, node);
@@ -124,20 +147,21 @@ impl Issuer {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let now = SystemTime::now();
-        let issued = UNIX_EPOCH + Duration::from_millis(*not_before_ms);
-        params.serial_number = Some(serial(now.max(issued)));
+        params.serial_number = Some(serial(*map_version, now));
         params.not_before = (now - CLOCK_SKEW).into();
         params.not_after = (now + (*lifetime).min(LONGEST_LIFE)).into();
         Ok(params.signed_by(key, &self.issuer)?.der().clone())
     }
 }
 
-/// The time of issue, and 64 random bits (as many as CA/Browser Forum BR 7.1 asks for).
-fn serial(issued: SystemTime) -> SerialNumber {
+/// Version of the map (8 bytes), time of issue in milliseconds (6), and 48 random bits; big-endian, and the
+/// 20 bytes that RFC 5280, section 4.1.2.2, allows for.
+fn serial(map_version: u64, issued: SystemTime) -> SerialNumber {
     let since = issued.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-    let mut bytes = since.to_be_bytes().to_vec();
-    let mut random = [0u8; 8];
+    // Versions have 63 bits at most, so the number is positive.
+    let mut bytes = map_version.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&since.to_be_bytes()[2..]);
+    let mut random = [0u8; 6];
     // Without randomness, certificates of one millisecond share a number, which nothing here depends on.
     let _ = rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut random);
     bytes.extend_from_slice(&random);
@@ -164,7 +188,7 @@ pub(crate) fn pem(der: &[u8]) -> String {
 }
 
 /// Writes a certificate with the issuer's behind it: one file, so that a crash leaves the old or the new.
-pub(crate) fn write_chain(folder: &Path, chain: &[&[u8]]) -> Result<(), AuthorityError> {
+pub(crate) fn write_chain(folder: &Path, file: &str, chain: &[&[u8]]) -> Result<(), AuthorityError> {
     let text: String = chain.iter().map(|der| pem(der)).collect();
-    write_private(&folder.join(CERT_FILE), text.as_bytes())
+    write_private(&folder.join(file), text.as_bytes())
 }

@@ -13,10 +13,12 @@ use wmall_proto::join::{IssuedCertificate, JoinReply, JoinRequest, JoinToken, MA
 use wmall_proto::{ErrorCode, NodeName, RpcError, codec};
 
 use crate::authority::AuthorityError;
+use crate::clock::now_ms;
 use crate::endpoint::BindError;
-use crate::files::write_private;
-use crate::identity::{CA_FILE, Identity, IdentityError, KEY_FILE};
+use crate::files::{forget, write_private};
+use crate::identity::{CA_FILE, CERT_FILE, FORMER_FILE, Identity, IdentityError, KEY_FILE};
 use crate::issuer::{pem, write_chain};
+use crate::said::Said;
 use crate::serve::admit;
 use crate::tls::{self, TlsError};
 
@@ -174,9 +176,13 @@ pub async fn join(
     if peer.node != *name || peer.role != token.role || peer.cluster != token.cluster {
         return Err(JoinError::WrongCertificate(name.clone()));
     }
+    if peer.is_ahead(now_ms()) {
+        tracing::warn!("the certificate lies ahead; check the clocks here and on the metadata nodes");
+    }
     write_private(&folder.join(CA_FILE), pem(&issued.ca).as_bytes())?;
+    forget(&folder.join(FORMER_FILE))?;
     // Last: with it the identity is whole.
-    write_chain(folder, &[&issued.certificate, &issued.issuer])?;
+    write_chain(folder, CERT_FILE, &[&issued.certificate, &issued.issuer])?;
     Ok(Identity::load(folder)?)
 }
 
@@ -186,7 +192,7 @@ pub(crate) fn certificate_request(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error
     Ok(CertificateParams::new(Vec::new())?.serialize_request(key)?.der().to_vec())
 }
 
-/// Asks one metadata node after the other, until one has decided.
+/// Asks one metadata node after the other, past every error, until one has issued or their refusal is final.
 async fn ask(token: &JoinToken, request: &JoinRequest) -> Result<IssuedCertificate, JoinError> {
     let mut endpoint =
         quinn::Endpoint::client(SocketAddr::from(([0, 0, 0, 0], 0))).map_err(JoinError::Socket)?;
@@ -194,29 +200,52 @@ async fn ask(token: &JoinToken, request: &JoinRequest) -> Result<IssuedCertifica
     config.transport_config(transport());
     endpoint.set_default_client_config(config);
     let deadline = Instant::now() + JOIN_TIMEOUT;
-    let mut last = RpcError::new(ErrorCode::Unreachable, "no metadata node answers");
+    let mut said = Said::default();
     while Instant::now() < deadline {
-        for member in &token.metadata {
-            let asking = ask_one(&endpoint, member, request);
-            let reply = match tokio::time::timeout(LONGEST, asking).await {
-                Ok(reply) => reply,
-                Err(_) => Err(RpcError::new(ErrorCode::Timeout, format!("{} did not answer", member.join))),
-            };
-            match reply {
+        let mut words = Said::default();
+        for (at, member) in token.metadata.iter().enumerate() {
+            match ask_in_time(&endpoint, member, request).await {
                 Ok(issued) => {
                     endpoint.close(0u32.into(), b"done");
                     endpoint.wait_idle().await;
                     return Ok(issued);
                 }
-                Err(error) if error.code.is_transient() => last = error,
-                Err(error) => return Err(error.into()),
+                Err(error) => words.hear(at, &member.name, error),
             }
         }
+        // Only the leader judges a token. The others have no more to say than who that is.
+        if words.is_final(token.metadata.len()) || words.leader_refused() {
+            return Err(words.error().into());
+        }
+        said.take(words);
         tokio::time::sleep(PAUSE).await;
     }
-    let reason = format!("no metadata node took the token; the last one tried: {}", last.reason);
-    let hint = "check that the join ports of the metadata nodes can be reached from here";
-    Err(RpcError::new(ErrorCode::Unreachable, reason).hint(hint).into())
+    Err(not_taken(&said).into())
+}
+
+/// The error for a joiner that gave up.
+fn not_taken(said: &Said) -> RpcError {
+    let error = said.error();
+    if !error.code.is_transient() {
+        return error;
+    }
+    let reason = format!("no metadata node took the token; {}", said.told());
+    RpcError::new(ErrorCode::Unreachable, reason)
+        .hint("check that the join ports of the metadata nodes can be reached from here, and the clocks")
+}
+
+async fn ask_in_time(
+    endpoint: &quinn::Endpoint,
+    member: &wmall_proto::join::JoinAddress,
+    request: &JoinRequest,
+) -> JoinReply {
+    match tokio::time::timeout(LONGEST, ask_one(endpoint, member, request)).await {
+        Ok(reply) => reply,
+        Err(_) => {
+            let reason = format!("{} at {} did not answer", member.name, member.join);
+            Err(RpcError::new(ErrorCode::Timeout, reason))
+        }
+    }
 }
 
 async fn ask_one(
@@ -236,3 +265,6 @@ async fn ask_one(
     connection.close(0u32.into(), b"done");
     codec::decode::<JoinReply>(&bytes).map_err(|e| failed(&e))?
 }
+
+#[cfg(test)]
+mod tests;

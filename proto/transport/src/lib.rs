@@ -22,8 +22,11 @@ mod members;
 mod outgoing;
 mod pool;
 mod renewal;
+mod said;
 mod serve;
 mod socket;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod tuning;
 

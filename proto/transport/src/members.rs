@@ -1,4 +1,7 @@
 //! Calls to the metadata nodes: to the one that leads, wherever it is now, or to any of them.
+//!
+//! A verdict on the request or on the replicated state is final at once. Any other error may be one member's
+//! own view and leads on to the next member (`said.rs`).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,9 +12,12 @@ use wmall_proto::{ErrorCode, NodeName, Role, RpcError};
 
 use crate::endpoint::Endpoint;
 use crate::outgoing::{Reply, Target};
+use crate::said::Said;
 
-/// How long one member may take to answer: a little more than it gives a proposal itself.
+/// How long one round may take. The first member's part is a little more than it gives a proposal itself.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
+/// The part of a round that is kept for the members not yet asked: one that hangs leaves them a sixteenth.
+const KEPT_FOR_OTHERS: u32 = 16;
 /// Between rounds, growing up to the second number.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(800);
@@ -22,6 +28,14 @@ pub struct Members {
     members: Vec<Target>,
     leader: AtomicUsize,
     next: AtomicUsize,
+}
+
+/// Why a round brought no answer.
+enum Unanswered {
+    /// Every member would say the same.
+    Verdict(RpcError),
+    /// Each has a view of its own.
+    Each(Said),
 }
 
 impl Members {
@@ -35,40 +49,65 @@ impl Members {
 
     /// Asks the member that led last, then whom it names, then the others; each about once.
     pub async fn call(&self, request: &Request) -> Result<Response, RpcError> {
-        Ok(self.round(request, Instant::now() + CALL_TIMEOUT).await?.response)
+        Ok(self.open(request, CALL_TIMEOUT).await?.response)
     }
 
-    /// The same for an answer with bytes behind it, each member having this long for all of it.
+    /// The same for an answer with bytes behind it, all members together having this long for its beginning.
     pub async fn open(&self, request: &Request, timeout: Duration) -> Result<Reply, RpcError> {
-        self.round(request, Instant::now() + timeout).await
-    }
-
-    /// Asks every member; for what each has of its own.
-    pub async fn call_each(&self, request: &Request) -> Vec<(NodeName, Result<Response, RpcError>)> {
-        let mut answers = Vec::with_capacity(self.members.len());
-        for member in &self.members {
-            let answer = self.endpoint.call(member, request, CALL_TIMEOUT / 4).await;
-            answers.push((member.node.clone(), answer));
+        match self.round(request, Instant::now() + timeout).await {
+            Ok(reply) => Ok(reply),
+            Err(Unanswered::Verdict(error)) => Err(error),
+            Err(Unanswered::Each(said)) => Err(said.error()),
         }
-        answers
     }
 
-    /// Goes round until the answer is not a passing fault, or the time is over. Safe for reads and for
-    /// commands with a request id.
+    /// The same of the member with this name and no other.
+    pub async fn open_at(
+        &self,
+        name: &NodeName,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Reply, RpcError> {
+        let missing = || RpcError::not_found(format!("metadata node {name} in the configuration"));
+        let member = self.members.iter().find(|m| m.node == *name).ok_or_else(missing)?;
+        self.endpoint.ask(member, request, timeout).await
+    }
+
+    /// Asks every member for its own answer. It is an error only if none has one; members without are named
+    /// in the log.
+    pub async fn call_each(&self, request: &Request) -> Result<Vec<Response>, RpcError> {
+        let (mut answers, mut said) = (Vec::with_capacity(self.members.len()), Said::default());
+        for (at, member) in self.members.iter().enumerate() {
+            match self.endpoint.call(member, request, CALL_TIMEOUT / 4).await {
+                Ok(answer) => answers.push(answer),
+                Err(error) => said.hear(at, &member.node, error),
+            }
+        }
+        if answers.is_empty() {
+            return Err(said.error());
+        }
+        if said.count() > 0 {
+            tracing::warn!(error = %said.told(), "some metadata nodes have no answer");
+        }
+        Ok(answers)
+    }
+
+    /// Goes round until there is an answer or a verdict, every member has refused, or the time is over. Safe
+    /// for reads and for commands with a request id.
     pub async fn call_until(&self, request: &Request, deadline: Instant) -> Result<Response, RpcError> {
         let mut pause = FIRST_PAUSE;
-        let mut said = nobody();
+        let mut said = Said::default();
         loop {
-            let error = match self.round(request, deadline.min(Instant::now() + CALL_TIMEOUT)).await {
+            match self.round(request, deadline.min(Instant::now() + CALL_TIMEOUT)).await {
                 Ok(reply) => return Ok(reply.response),
-                Err(error) => error,
-            };
-            if !error.code.is_transient() {
-                return Err(error);
+                Err(Unanswered::Verdict(error)) => return Err(error),
+                Err(Unanswered::Each(words)) if words.is_final(self.members.len()) => {
+                    return Err(words.error());
+                }
+                Err(Unanswered::Each(words)) => said.take(words),
             }
-            said = tells_more(said, error);
             if left(deadline) <= pause {
-                return Err(at_the_end(said));
+                return Err(said.given_up());
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -77,48 +116,82 @@ impl Members {
 
     /// Asks any member, each in its turn; for what needs no leader.
     pub async fn call_any(&self, request: &Request, timeout: Duration) -> Result<Response, RpcError> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        self.around(request, timeout, ErrorCode::is_own_view).await
+    }
+
+    /// The same past every error; for what any one member can give and none can refuse for the others.
+    pub async fn call_around(&self, request: &Request, timeout: Duration) -> Result<Response, RpcError> {
+        self.around(request, timeout, |_| true).await
+    }
+
+    async fn around(
+        &self,
+        request: &Request,
+        timeout: Duration,
+        moves_on: fn(ErrorCode) -> bool,
+    ) -> Result<Response, RpcError> {
+        let (first, count) = (self.next.fetch_add(1, Ordering::Relaxed), self.members.len());
         let deadline = Instant::now() + timeout;
-        let mut last = nobody();
-        for i in 0..self.members.len() {
-            let member = &self.members[first.wrapping_add(i) % self.members.len()];
-            // What is left is shared among those that have not been asked, so that a silent one costs its part.
-            let share = left(deadline) / (self.members.len() - i) as u32;
+        let mut said = Said::default();
+        for i in 0..count {
+            let at = first.wrapping_add(i) % count;
+            let member = &self.members[at];
+            // The rest is shared among the members not yet asked, so that a silent one costs its part.
+            let share = left(deadline) / (count - i) as u32;
             match self.endpoint.call(member, request, share).await {
-                Err(error) if error.code.is_transient() => last = error,
+                Err(error) if moves_on(error.code) => said.hear(at, &member.node, error),
                 answer => return answer,
             }
         }
-        Err(last)
+        Err(said.error())
     }
 
-    async fn round(&self, request: &Request, deadline: Instant) -> Result<Reply, RpcError> {
+    async fn round(&self, request: &Request, deadline: Instant) -> Result<Reply, Unanswered> {
         let count = self.members.len();
-        let mut next = self.leader.load(Ordering::Relaxed) % count;
-        let mut last = nobody();
-        for _ in 0..=count {
-            let timeout = left(deadline);
-            if timeout.is_zero() {
+        let (mut said, mut again) = (Said::default(), false);
+        let mut next = Some(self.leader.load(Ordering::Relaxed) % count);
+        while let Some(at) = next {
+            let time = share(left(deadline), count.saturating_sub(said.count()));
+            if time.is_zero() {
                 break;
             }
-            match self.endpoint.ask(&self.members[next], request, timeout).await {
+            let member = &self.members[at];
+            let error = match self.endpoint.ask(member, request, time).await {
                 Ok(reply) => {
-                    self.leader.store(next, Ordering::Relaxed);
+                    self.leader.store(at, Ordering::Relaxed);
                     return Ok(reply);
                 }
-                Err(error) if error.code == ErrorCode::NotLeader => {
-                    let hinted = self.members.iter().position(|m| m.node.as_str() == error.hint);
-                    next = hinted.unwrap_or((next + 1) % count);
-                    last = tells_more(last, error);
-                }
-                Err(error) if error.code.is_transient() && error.code != ErrorCode::Busy => {
-                    next = (next + 1) % count;
-                    last = tells_more(last, error);
-                }
-                Err(error) => return Err(error),
+                Err(error) if !error.code.is_own_view() => return Err(Unanswered::Verdict(error)),
+                Err(error) => error,
+            };
+            if error.code == ErrorCode::Timeout {
+                // It took nearly all of the time. The next round begins with another one.
+                let another = (at + 1) % count;
+                let _ = self.leader.compare_exchange(at, another, Ordering::Relaxed, Ordering::Relaxed);
             }
+            let (busy, hinted) = (error.code == ErrorCode::Busy, self.hinted(&error));
+            said.hear(at, &member.node, error);
+            next = match hinted {
+                // The others can't do what the leader has no room for.
+                _ if busy => None,
+                Some(to) if said.code_of(to).is_none() => Some(to),
+                // It did not lead when it was asked, and may by now. That is looked up once.
+                Some(to) if to != at && !again && said.code_of(to) == Some(ErrorCode::NotLeader) => {
+                    again = true;
+                    Some(to)
+                }
+                _ => (1..count).map(|step| (at + step) % count).find(|&to| said.code_of(to).is_none()),
+            };
         }
-        Err(last)
+        Err(Unanswered::Each(said))
+    }
+
+    /// The member that another one names as the leader.
+    fn hinted(&self, error: &RpcError) -> Option<usize> {
+        if error.code != ErrorCode::NotLeader {
+            return None;
+        }
+        self.members.iter().position(|m| m.node.as_str() == error.hint)
     }
 }
 
@@ -126,26 +199,10 @@ fn left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
 
-fn nobody() -> RpcError {
-    RpcError::new(ErrorCode::Unreachable, "no metadata node answers")
+/// The time for one member out of what is left for all that are `unasked`, itself among them.
+fn share(left: Duration, unasked: usize) -> Duration {
+    if unasked > 1 { left - left / KEPT_FOR_OTHERS } else { left }
 }
 
-/// Of two passing faults the one that a member itself told of; of two such, the later.
-fn tells_more(before: RpcError, now: RpcError) -> RpcError {
-    let silence = |e: &RpcError| matches!(e.code, ErrorCode::Unreachable | ErrorCode::Timeout);
-    if silence(&now) && !silence(&before) { before } else { now }
-}
-
-/// A member's own view of a passing fault is of little use to whoever gave up waiting.
-fn at_the_end(error: RpcError) -> RpcError {
-    match error.code {
-        ErrorCode::NotLeader => RpcError::new(ErrorCode::NoQuorum, "no metadata node leads")
-            .hint("check that a majority of the metadata nodes is up"),
-        ErrorCode::Unreachable | ErrorCode::Timeout => {
-            let reason = format!("no metadata node answers; the last one tried: {}", error.reason);
-            RpcError::new(ErrorCode::Unreachable, reason)
-                .hint("check the addresses in the configuration, and that the metadata nodes are up")
-        }
-        _ => error,
-    }
-}
+#[cfg(test)]
+mod tests;

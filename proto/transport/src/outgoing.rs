@@ -149,7 +149,7 @@ fn broken(target: &Target, error: &dyn std::fmt::Display) -> RpcError {
     RpcError::new(ErrorCode::Unreachable, reason)
 }
 
+/// Garbage tells of the peer that sent it, and not of the request.
 fn malformed(target: &Target, error: &dyn std::fmt::Display) -> RpcError {
-    let reason = format!("{} at {} sent a {error}", target.node, target.address);
-    RpcError::new(ErrorCode::BadRequest, reason)
+    RpcError::internal(format!("{} at {} sent a {error}", target.node, target.address))
 }

@@ -157,8 +157,9 @@ fn unreachable(target: &Target, why: &str) -> RpcError {
 }
 
 fn denied(target: &Target, why: &str) -> RpcError {
-    RpcError::new(ErrorCode::Denied, format!("{} at {}: {why}", target.node, target.address))
-        .hint("check that this identity was issued by the CA of that cluster and is still valid")
+    RpcError::new(ErrorCode::Denied, format!("{} at {}: {why}", target.node, target.address)).hint(
+        "check the clocks, and that this identity was issued by the CA of that cluster and is still valid",
+    )
 }
 
 /// A broken connection, as the caller should see it: a refused certificate is a denial, the rest is a

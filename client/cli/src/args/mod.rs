@@ -1,6 +1,7 @@
 //! The command line.
 
 mod identity;
+mod meta;
 mod operate;
 mod parse;
 
@@ -19,6 +20,7 @@ use crate::output::Format;
 pub(crate) use identity::{
     AuditArgs, ClusterIssueArgs, DataJoinArgs, JoinArgs, MetadataJoinArgs, TokenCommand, UserCommand,
 };
+pub(crate) use meta::{MemberCommand, MetaCommand, RecoverArgs, SnapshotCommand};
 pub(crate) use operate::{
     CapacityCommand, Consent, DiskCommand, DrainArgs, HealthCommand, JobCommand, LayoutCommand, NodeCommand,
     PgCommand,
@@ -349,76 +351,6 @@ pub(crate) enum BucketCommand {
         /// And what was removed from it and could still be had back.
         #[arg(long)]
         purge: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum MetaCommand {
-    /// Snapshot files of all metadata.
-    #[command(subcommand)]
-    Snapshot(SnapshotCommand),
-    /// The metadata nodes.
-    #[command(subcommand)]
-    Member(MemberCommand),
-    /// Make a snapshot file from what data nodes hold, when every metadata node and every backup is lost. Files come
-    /// back by their CIDs; names do not.
-    Rebuild {
-        /// The file to write.
-        file: PathBuf,
-        /// A data node; those that it knows are asked too. Repeatable.
-        #[arg(long = "data", required = true, value_name = "NAME=IP:PORT")]
-        data: Vec<String>,
-        /// Go on without data nodes that do not answer, and without the files that only they can name.
-        #[arg(long)]
-        without_silent: bool,
-    },
-    /// Let data be deleted again, after a restore that one has looked at.
-    AllowDeletion {
-        /// Although chunks can't be read, and what they are made of may be deleted.
-        #[arg(long)]
-        force: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum SnapshotCommand {
-    /// Write all metadata, as of now, to a file.
-    Save {
-        /// The file.
-        file: PathBuf,
-    },
-    /// Check a file, without a cluster.
-    Verify {
-        /// The file.
-        file: PathBuf,
-    },
-    /// Make an empty metadata node, whose configuration --config names, begin with a file. To be done on every
-    /// member, with the same file, before any is started.
-    Restore {
-        /// The file.
-        file: PathBuf,
-    },
-    /// The snapshots and backups that the metadata nodes keep.
-    Ls,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum MemberCommand {
-    /// All metadata nodes.
-    Ls,
-    /// Take a metadata node in that runs, empty, with `join = true` in its configuration.
-    Add {
-        /// Its name and where it listens.
-        #[arg(value_name = "NAME=IP:PORT")]
-        member: String,
-        /// Its Raft id, as in its configuration: one that no member ever had.
-        #[arg(long)]
-        id: u64,
-    },
-    /// Let a metadata node go; its id is never used again.
-    Rm {
-        /// Its Raft id.
-        id: u64,
     },
 }
 

@@ -29,6 +29,22 @@ pub(super) async fn given(
     tokio::task::spawn_blocking(move || ask(&what)).await.map_err(|e| Failure::local("the question", &e))?
 }
 
+/// The same for a step that may lose acknowledged data. A script has to say `--yes`: without a terminal the
+/// step is refused, and the loss is told of.
+pub(super) async fn explicit(yes: bool, what: &str) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        eprintln!("{what}");
+        let why = "this may lose what was acknowledged; nothing was changed";
+        return Err(Failure::refused(why).hint("--yes does it, --dry-run says again what would be lost"));
+    }
+    let what = what.to_string();
+    let asked = tokio::task::spawn_blocking(move || ask(&what)).await;
+    asked.map_err(|e| Failure::local("the question", &e))?.map(|_| ())
+}
+
 fn ask(what: &str) -> Result<bool, Failure> {
     let failed = |e: std::io::Error| Failure::local("cannot ask", &e);
     let mut err = std::io::stderr().lock();

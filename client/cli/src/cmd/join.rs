@@ -118,7 +118,7 @@ pub(super) async fn metadata_node(args: MetadataJoinArgs) -> Result<(), Failure>
     }
     let file = joining.dir.join("metadata-node.toml");
     write_config(&file, &config)?;
-    wmall_metadata_node::init(&checked).map_err(|e| Failure::role("metadata-node init", &e))?;
+    wmall_metadata_node::init(&checked).await.map_err(|e| Failure::metadata_init(&e))?;
     said(&joining.name, "metadata-node", &file)?;
     line(&format!("then take it in: wmall meta member add {}={} --id {id}", joining.name, joining.listen))
 }
@@ -127,7 +127,7 @@ pub(super) async fn metadata_node(args: MetadataJoinArgs) -> Result<(), Failure>
 async fn fetch_issuer(own: &Identity, token: &JoinToken, folder: &Path) -> Result<(), Failure> {
     let endpoint = Endpoint::client(own).map_err(|e| Failure::local("no socket could be had", &e))?;
     let members = Members::new(endpoint.clone(), &token.addresses());
-    let answer = members.call_any(&Request::Issuer, ISSUER_TIMEOUT).await;
+    let answer = members.call_around(&Request::Issuer, ISSUER_TIMEOUT).await;
     endpoint.close().await;
     let Response::Issuer { certificate, key } = answer? else {
         return Err(Failure::check("internal", "the answer is of another kind than the question"));

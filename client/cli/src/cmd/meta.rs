@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use wmall_metadata_node::{Audit, Config, SnapshotSummary, restore, verify_snapshot};
+use wmall_metadata_node::{
+    Audit, Config, InitError, RestoreError, SnapshotSummary, restore, verify_snapshot,
+};
 use wmall_proto::topology::MetadataAddress;
 
 use super::Context;
@@ -18,6 +20,7 @@ pub(crate) async fn run(context: &Context, command: MetaCommand) -> Result<(), F
         MetaCommand::Rebuild { file, data, without_silent } => {
             rebuild(context, &file, &data, without_silent).await
         }
+        MetaCommand::Recover(args) => super::recover::recover(context, &args).await,
         MetaCommand::AllowDeletion { force } => {
             let store = context.connect().await?;
             store.allow_deletion(force).await?;
@@ -29,7 +32,8 @@ pub(crate) async fn run(context: &Context, command: MetaCommand) -> Result<(), F
 
 async fn snapshot(context: &Context, command: SnapshotCommand) -> Result<(), Failure> {
     match command {
-        SnapshotCommand::Save { file } => save(context, &file).await,
+        SnapshotCommand::Save { file, local: true, from: None } => super::recover::save(context, &file).await,
+        SnapshotCommand::Save { file, from, .. } => save(context, &file, from.as_ref()).await,
         SnapshotCommand::Verify { file } => {
             let failed = |e| Failure::local(format!("{} is no good snapshot", file.display()), &e);
             let summary = verify_snapshot(&file).map_err(failed)?;
@@ -39,11 +43,18 @@ async fn snapshot(context: &Context, command: SnapshotCommand) -> Result<(), Fai
                 n => Err(Failure::check("inconsistent", format!("a recount finds {n} differences"))),
             }
         }
-        SnapshotCommand::Restore { file } => {
+        SnapshotCommand::Restore { file, life } => {
             let config = Config::load(context.role_config()?)?;
-            let failed = |e| Failure::local(format!("{} was not restored", file.display()), &e);
-            let summary = restore(&config, &file).await.map_err(failed)?;
+            let failed = |e: RestoreError| match &e {
+                RestoreError::Init(living @ InitError::Living { .. }) => Failure::metadata_init(living),
+                _ => Failure::local(format!("{} was not restored", file.display()), &e),
+            };
+            let (summary, life) = restore(&config, &file, life).await.map_err(failed)?;
             context.format.print(&summary, describe)?;
+            if config.raw.members.len() > 1 {
+                let file = file.display();
+                line(&format!("on the other members: wmall meta snapshot restore {file} --life {life}"))?;
+            }
             line(&format!(
                 "{} is ready; when every member is, start them, look at `wmall status` and at your data, and then \
                  let deletion go on: `wmall meta allow-deletion`",
@@ -65,15 +76,18 @@ async fn snapshot(context: &Context, command: SnapshotCommand) -> Result<(), Fai
     }
 }
 
-/// Under a temporary name until it is whole, on disk, and checked.
-async fn save(context: &Context, file: &Path) -> Result<(), Failure> {
+/// Saves the leader's, or that of one member. Under a temporary name until it is whole, on disk, and checked.
+async fn save(context: &Context, file: &Path, from: Option<&wmall_proto::NodeName>) -> Result<(), Failure> {
     let mut temporary = file.as_os_str().to_owned();
     temporary.push(".part");
     let temporary = PathBuf::from(temporary);
     let failed = |e| Failure::local(format!("cannot write {}", temporary.display()), &e);
     let store = context.connect().await?;
     let mut out = tokio::fs::File::create(&temporary).await.map_err(failed)?;
-    let saved = store.save_snapshot(&mut out).await;
+    let saved = match from {
+        Some(member) => store.save_local_snapshot(member, &mut out).await,
+        None => store.save_snapshot(&mut out).await,
+    };
     store.close().await;
     if let Err(error) = saved {
         let _ = std::fs::remove_file(&temporary);
@@ -86,7 +100,7 @@ async fn save(context: &Context, file: &Path) -> Result<(), Failure> {
     context.format.print(&summary, describe)
 }
 
-fn describe(summary: &SnapshotSummary) -> String {
+pub(super) fn describe(summary: &SnapshotSummary) -> String {
     let SnapshotSummary { cluster, index, audit } = summary;
     let Audit { files, objects, chunks, buckets, troubles } = audit;
     let mut text = format!(

@@ -15,6 +15,7 @@ mod meta;
 mod namespace;
 mod place;
 mod proof;
+mod recover;
 mod role;
 mod show;
 

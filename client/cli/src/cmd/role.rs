@@ -114,12 +114,12 @@ pub(crate) async fn metadata_node(
         }
         RoleCommand::Init(_) => {
             let config = Config::load(file)?;
-            init(&config).map_err(|e| Failure::role("metadata-node init", &e))
+            init(&config).await.map_err(|e| Failure::metadata_init(&e))
         }
         RoleCommand::Run { exit_with_parent } => {
             let config = Config::load(file)?;
             wmall_runtime::logging::init(&config.raw.log);
-            run(config, shutdown(exit_with_parent)?).await.map_err(|e| Failure::role("metadata-node", &e))
+            run(config, shutdown(exit_with_parent)?).await.map_err(|e| Failure::metadata_node(&e))
         }
     }
 }
@@ -144,7 +144,7 @@ pub(crate) async fn data_node(context: &Context, command: RoleCommand<DataJoinAr
         RoleCommand::Run { exit_with_parent } => {
             let config = Config::load(file)?;
             wmall_runtime::logging::init(&config.raw.log);
-            run(config, shutdown(exit_with_parent)?).await.map_err(|e| Failure::role("data-node", &e))
+            run(config, shutdown(exit_with_parent)?).await.map_err(|e| Failure::data_node(&e))
         }
     }
 }

@@ -66,7 +66,7 @@ impl Located {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) located: Located,
-    /// Latest start of any upload that was promised the piece, in milliseconds since the Unix epoch: the piece stays until
-    /// the fence has passed that.
+    /// Latest start of any upload that was promised the piece, in milliseconds since the Unix epoch: the
+    /// piece stays until the fence has passed that.
     pub(crate) held_until_ms: u64,
 }

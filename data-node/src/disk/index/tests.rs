@@ -72,8 +72,8 @@ fn a_piece_is_held_until_the_fence_passes_its_mark_whatever_is_committed_and_del
     insert(&mut index, 1, 5, at(1, 64));
     assert!(change(&mut index, |i, b| i.settle(b, &key(1))).unwrap());
     // Another upload of the same bytes, and an older one that does not lower the mark.
-    assert!(change(&mut index, |i, b| i.promise(b, &header(1, 9))).unwrap());
-    assert!(change(&mut index, |i, b| i.promise(b, &header(1, 4))).unwrap());
+    assert!(change(&mut index, |i, b| i.promise(b, &header(1, 9), at(1, 90))).unwrap());
+    assert!(change(&mut index, |i, b| i.promise(b, &header(1, 4), at(1, 91))).unwrap());
     let release = |index: &mut Index| change(index, |i, b| i.release(b, &key(1))).unwrap();
     assert_eq!(release(&mut index), None);
     assert_eq!(index.reader().get(&key(1)).unwrap().unwrap().state, PieceState::Staged);
@@ -88,7 +88,7 @@ fn a_piece_is_held_until_the_fence_passes_its_mark_whatever_is_committed_and_del
     assert_eq!(index.reader().get(&key(1)).unwrap(), None, "trash is not seen");
     assert_eq!(index.reader().trash(10).unwrap(), [key(1)]);
     assert_eq!((index.counts, index.wanted[&1]), (Counts::default(), 0));
-    assert!(!change(&mut index, |i, b| i.promise(b, &header(1, 11))).unwrap(), "nor promised");
+    assert!(!change(&mut index, |i, b| i.promise(b, &header(1, 11), at(1, 92))).unwrap(), "nor promised");
     assert!(!change(&mut index, |i, b| i.settle(b, &key(1))).unwrap(), "nor committed");
     // A new piece before the tombstone is durable outlives it.
     insert(&mut index, 1, 12, at(1, 200));
@@ -139,11 +139,13 @@ fn a_mark_whose_piece_was_moved_behind_it_outlives_a_rebuild() {
     let (_folder, mut index) = open();
     // The stamp at 7 was given for a piece at 3, which is at 9 now; segment 3 is gone.
     change(&mut index, |i, b| i.enter(b, &Entry::Stamp(header(1, 50)), at(7, 64), 0)).unwrap();
+    // A tombstone of the piece that was there before comes late.
+    change(&mut index, |i, b| i.bury(b, &key(1), at(2, 64))).unwrap();
     change(&mut index, |i, b| i.enter(b, &Entry::Copy(header(1, 5)), at(9, 64), 10)).unwrap();
     index.replayed();
     assert_eq!(index.reader().held(&key(1)).unwrap().unwrap().held_until_ms, 50);
     // Once the journal is replayed, a promise of nothing is nothing.
-    assert!(!change(&mut index, |i, b| i.promise(b, &header(2, 90))).unwrap());
+    assert!(!change(&mut index, |i, b| i.promise(b, &header(2, 90), at(9, 99))).unwrap());
     insert(&mut index, 2, 70, at(9, 128));
     assert_eq!(index.reader().held(&key(2)).unwrap().unwrap().held_until_ms, 70);
 }

@@ -283,3 +283,55 @@ async fn a_leader_that_restarts_does_not_lead() {
     assert_eq!(open(1).read_vote().await.unwrap(), Some(Vote::new(5, 1)), "its own leadership has ended");
     assert_eq!(open(2).read_vote().await.unwrap(), Some(Vote::new_committed(5, 1)), "another's has not");
 }
+
+#[tokio::test]
+async fn a_log_takes_no_entry_over_a_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_published, seen) = watch::channel(Some(0));
+    let mut log = LogStore::open(folder.path(), [1; 16], 1, "test").unwrap().purge_behind(seen);
+    append(&mut log, (5..=6).map(|i| entry(1, i, 10)).collect()).await;
+    use openraft::storage::RaftLogStorageExt;
+    for at in [4, 6, 8] {
+        let refused = log.blocking_append(vec![entry(1, at, 10)]).await;
+        assert!(refused.is_err(), "entry {at} behind entry 6");
+    }
+    append(&mut log, vec![entry(1, 7, 10)]).await;
+    assert_eq!((log.last(), log.try_get_log_entries(..).await.unwrap().len()), (7, 3));
+}
+
+/// A snapshot that is being received covers the log once it is durable, and no sooner: a kill before that
+/// leaves the log.
+#[tokio::test]
+async fn a_log_is_purged_behind_a_snapshot_that_is_durable_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let (published, seen) = watch::channel(Some(0));
+    let open = || LogStore::open(folder.path(), [1; 16], 1, "test").unwrap();
+    let mut log = open().purge_behind(seen);
+    append(&mut log, (1..=9).map(|i| entry(1, i, 10)).collect()).await;
+    let mut purging = log.clone();
+    let purge = tokio::spawn(async move { purging.purge(entry(1, 8, 0).log_id).await.is_ok() });
+    published.send_replace(Some(7));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!purge.is_finished() && log.purged().is_none());
+    assert_eq!(open_copy(folder.path()).purged(), None, "a kill here leaves all of the log");
+    published.send_replace(Some(8));
+    assert!(purge.await.unwrap());
+    assert_eq!(log.purged(), Some(entry(1, 8, 0).log_id));
+    // A state machine that failed purges nothing, and does not hang.
+    let mut purging = log.clone();
+    let purge = tokio::spawn(async move { purging.purge(entry(1, 9, 0).log_id).await.is_ok() });
+    published.send_replace(None);
+    assert!(!purge.await.unwrap());
+}
+
+/// The log as a kill at this moment would leave it.
+fn open_copy(folder: &Path) -> LogStore {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    LogStore::open(copy.path(), [1; 16], 1, "test").unwrap()
+}

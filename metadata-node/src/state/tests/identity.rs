@@ -75,13 +75,19 @@ fn what_is_revoked_stays_so_and_a_metadata_node_for_good() {
     let mut m = Machine::new();
     let version = m.state.topology().version;
     m.run(Command::Revoke(actor(Role::Data, "data-2"))).unwrap();
-    let at = m.index;
+    let (at, first) = (m.index, m.state.topology().version);
     m.run(Command::Revoke(actor(Role::Client, "alice"))).unwrap();
+    let second = m.state.topology().version;
+    assert!(version < first && first < second);
     m.run(Command::Revoke(actor(Role::Metadata, "metadata-1"))).unwrap();
     let expected = [
-        Revocation { actor: actor(Role::Metadata, "metadata-1"), before_ms: u64::MAX },
-        Revocation { actor: actor(Role::Data, "data-2"), before_ms: at + 300_000 },
-        Revocation { actor: actor(Role::Client, "alice"), before_ms: at + 1 + 300_000 },
+        Revocation {
+            actor: actor(Role::Metadata, "metadata-1"),
+            before: Revocation::FOR_GOOD,
+            at_ms: at + 2,
+        },
+        Revocation { actor: actor(Role::Data, "data-2"), before: first, at_ms: at },
+        Revocation { actor: actor(Role::Client, "alice"), before: second, at_ms: at + 1 },
     ];
     let topology = m.state.topology();
     assert_eq!(topology.revoked, expected, "in the order of their holders, which readers rely on");
@@ -89,7 +95,7 @@ fn what_is_revoked_stays_so_and_a_metadata_node_for_good() {
     // Once more, later: one entry a holder.
     m.run(Command::Revoke(actor(Role::Data, "data-2"))).unwrap();
     assert_eq!(m.state.topology().revoked.len(), 3);
-    assert_eq!(m.state.topology().revoked[1].before_ms, m.index + 300_000);
+    assert_eq!(m.state.topology().revoked[1].before, m.state.topology().version);
     m.assert_same_after_reload();
 }
 

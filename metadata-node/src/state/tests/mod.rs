@@ -4,6 +4,7 @@ mod crash;
 mod garbage;
 mod identity;
 mod moves;
+mod nodes;
 mod operations;
 mod rebuild;
 mod simulation;
@@ -70,19 +71,13 @@ impl Machine {
 
     /// Node and disk `i`; zones `z1` and `z2` in turn. `life` tells incarnations apart.
     fn register(&mut self, i: u8, life: u8) -> Result<Response, RpcError> {
-        let disk = DiskRegistration {
-            name: NodeName::new("d").unwrap(),
-            weight: 1,
-            max_bytes: 1 << 30,
-            incarnation: Incarnation([life; 16]),
-            public_key: [i; 32],
-        };
-        self.run(Command::Register(Registration {
-            node: NodeName::new(format!("data-{i}")).unwrap(),
-            zone: format!("z{}", i % 2).parse().unwrap(),
-            address: ([127, 0, 0, 1], u16::from(i)).into(),
-            disks: vec![disk],
-        }))
+        self.register_as(registration(i, life), &[])
+    }
+
+    /// A registration, with disks that the leader has heard further on.
+    fn register_as(&mut self, registration: Registration, older: &[DiskId]) -> Result<Response, RpcError> {
+        let replaces = self.state.process_of(&registration.node);
+        self.run(Command::Register { registration, replaces, older: older.to_vec() })
     }
 
     /// Everything in the map.
@@ -161,6 +156,26 @@ impl Machine {
 
     fn tickets(&self) -> u64 {
         self.state.counters().1.tickets.values().sum()
+    }
+}
+
+/// What node `i` says of itself, by a process and with a disk of this life, which has been opened once.
+fn registration(i: u8, life: u8) -> Registration {
+    let disk = DiskRegistration {
+        name: NodeName::new("d").unwrap(),
+        weight: 1,
+        max_bytes: 1 << 30,
+        incarnation: Incarnation([life; 16]),
+        public_key: [i; 32],
+        starts: 1,
+        end: (0, 0),
+    };
+    Registration {
+        node: NodeName::new(format!("data-{i}")).unwrap(),
+        zone: format!("z{}", i % 2).parse().unwrap(),
+        address: ([127, 0, 0, 1], u16::from(i)).into(),
+        process: [life; 16],
+        disks: vec![disk],
     }
 }
 

@@ -1,11 +1,14 @@
-//! Histories of puts, deaths (some for good), joins, wipes, rot, full disks, drains, quarantine, moves, halts and fills, drawn
-//! from seeds, of purges, deletions, fences and restores, of leaders whose last plan comes when another one leads, and of a client
-//! that repeats every commit ever seen (`replays.rs`); on the real state machine and the real planner with simulated disks. After every step: no piece counts that is not there, no grade is better than a count of the disks themselves, and
-//! the tally is the sum of what is said of each chunk (`oracle.rs`). In the end all are back that can be, and all of it must heal by
-//! itself.
+//! Histories of puts, deaths (some for good), joins, wipes, rot, full disks, drains, quarantine, moves, halts
+//! and fills, drawn from seeds, of purges, deletions, fences and restores, of leaders whose last plan comes
+//! when another one leads, and of a client that repeats every commit ever seen (`replays.rs`); on the real
+//! state machine and the real planner with simulated disks. After every step: no piece counts that is not
+//! there, no grade is better than a count of the disks themselves, and the tally is the sum of what is said
+//! of each chunk (`oracle.rs`). In the end all are back that can be, and all of it must heal by itself.
 //!
 //! `WMALL_HISTORIES=n` and `WMALL_FROM=seed` say how many and which; a failure names its seed.
 
+mod mishaps;
+mod operators;
 mod oracle;
 mod replays;
 
@@ -384,67 +387,6 @@ impl Sim {
         self.m.run(Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).unwrap();
     }
 
-    fn die_or_return(&mut self, disk: DiskId) {
-        let now = self.m.index;
-        let there = self.disks.get_mut(&disk).unwrap();
-        if there.dead {
-            return;
-        }
-        there.alive = !there.alive;
-        there.since_ms = (!there.alive).then_some(now);
-    }
-
-    /// It does not come back: where that leaves enough of everything, by the word of the state machine, nothing may be lost by it. A
-    /// piece that nobody vouches for does not count: its disk may have yet to hear that it is to drop it.
-    fn die_for_good(&mut self, disk: DiskId) {
-        let left = self.disks.iter().filter(|(id, d)| **id != disk && !d.dead).count();
-        let gone: Silent = self.disks.iter().filter(|(id, d)| **id == disk || d.dead).map(|d| *d.0).collect();
-        let grades = self.m.state.grades(&gone).unwrap();
-        let bears = grades.unavailable + grades.lost == 0;
-        if self.disks[&disk].dead || left < self.scheme.width() || !bears {
-            return;
-        }
-        let now = self.m.index;
-        let there = self.disks.get_mut(&disk).unwrap();
-        (there.dead, there.alive, there.since_ms) = (true, false, there.since_ms.or(Some(now)));
-        self.deaths += 1;
-    }
-
-    fn fill_up_or_free(&mut self, disk: DiskId) {
-        let there = self.disks.get_mut(&disk).unwrap();
-        there.full = !there.full;
-        self.full += u64::from(there.full);
-    }
-
-    fn wipe(&mut self, disk: DiskId) {
-        let there = self.disks.get_mut(&disk).unwrap();
-        if there.dead {
-            return;
-        }
-        self.harm += 1;
-        there.life = there.life.wrapping_add(20);
-        there.pieces.clear();
-        there.alive = true;
-        let (life, n) = (there.life, disk.0 as u8);
-        self.m.register(n, life).unwrap();
-        let (index, epoch) = (self.m.index, self.replays.epoch);
-        let there = self.disks.get_mut(&disk).unwrap();
-        (there.feed, there.feed_epoch, there.fenced_before_ms) = (index, epoch, 0);
-    }
-
-    /// Its node finds a piece rotten, and says so.
-    fn rot(&mut self, disk: DiskId) {
-        let there = self.disks.get_mut(&disk).unwrap();
-        let chunk =
-            there.pieces.keys().nth(self.dice.roll(there.pieces.len().max(1) as u64) as usize).copied();
-        if let Some(chunk) = chunk.filter(|_| there.alive) {
-            there.pieces.remove(&chunk);
-            self.harm += 1;
-            self.rotted.insert((disk, chunk));
-            self.m.run(Command::ReportBad { disk, chunks: vec![(SIM, chunk)] }).unwrap();
-        }
-    }
-
     fn plan(&mut self, may_be_late: bool) -> bool {
         let topology = self.m.state.topology();
         let fact = |(id, d): (&DiskId, &SimDisk)| {
@@ -525,77 +467,6 @@ impl Sim {
             31 if !self.strict => self.snapshot_or_restore(),
             _ => {}
         }
-    }
-
-    /// Another node comes, with an empty disk.
-    fn join(&mut self) {
-        let n = self.disks.len() as u8 + 1;
-        if n <= 12 {
-            self.m.register(n, n).unwrap();
-            let (feed, feed_epoch) = (self.m.index, self.replays.epoch);
-            let joined = SimDisk { life: n, alive: true, feed, feed_epoch, ..SimDisk::default() };
-            self.disks.insert(DiskId(u32::from(n)), joined);
-            self.joins += 1;
-        }
-    }
-
-    /// A disk has failed challenges; or somebody has looked at it, and believes it again.
-    fn quarantine_or_release(&mut self, disk: DiskId) {
-        if self.m.state.topology().disks[&disk].quarantined_ms.is_some() {
-            self.m.run(Command::Operate(Operate::Release { what: disk.to_string(), disk })).unwrap();
-        } else {
-            let incarnation = Incarnation([self.disks[&disk].life; 16]);
-            self.m.run(Command::Quarantine { disk, incarnation, why: "it lied".into() }).unwrap();
-            self.quarantines += u64::from(self.m.state.topology().disks[&disk].quarantined_ms.is_some());
-        }
-    }
-
-    /// What a leader of before has planned arrives.
-    fn hear_the_late(&mut self) {
-        let moves = std::mem::take(&mut self.late);
-        if moves.is_empty() {
-            return;
-        }
-        let before = self.m.state.topology();
-        // It may be of rows of before: then nothing may come of it.
-        let _ = self.m.run(Command::MoveSlots(moves.clone()));
-        let after = self.m.state.topology();
-        let row = |topology: &Topology, pg: PgId| topology.pools[&SIM].rows[pg.0 as usize].clone();
-        for planned in &moves {
-            let (then, now) = (row(&before, planned.group.1), row(&after, planned.group.1));
-            self.late_moves += 1;
-            if then.version != planned.row_version {
-                self.stale_moves += 1;
-                assert_eq!(
-                    (then.version, &then.slots),
-                    (now.version, &now.slots),
-                    "a move of a row of before"
-                );
-            }
-        }
-    }
-
-    /// Somebody drains a disk, replaces it, pauses that, or gives it up.
-    fn operate(&mut self, disk: DiskId) {
-        let disks: Vec<DiskId> = self.disks.keys().copied().collect();
-        let successor = disks[self.dice.roll(disks.len() as u64) as usize];
-        let successor = Some(successor).filter(|s| *s != disk && self.dice.one_in(3));
-        let kind = if successor.is_some() { JobKind::Replace } else { JobKind::Drain };
-        let active =
-            self.m.state.jobs().into_iter().find(|j| !j.state.has_ended() && j.disks.contains(&disk));
-        let change = [JobChange::Pause, JobChange::Resume, JobChange::Cancel][self.dice.roll(3) as usize];
-        let operate = match active {
-            Some(job) => Operate::ChangeJob { number: job.number, change },
-            None => {
-                let what = disk.to_string();
-                let based_on = self.m.state.counters().1.jobs;
-                Operate::StartJob { kind, what, disks: vec![disk], successor, slots: 0, bytes: 0, based_on }
-            }
-        };
-        // Another job may be about the successor.
-        let _ = self.m.run(Command::Operate(operate));
-        let ended: Vec<u64> = self.m.state.jobs().iter().map(|j| j.number).collect();
-        self.m.run(Command::Operate(Operate::EndJobs(ended))).unwrap();
     }
 }
 

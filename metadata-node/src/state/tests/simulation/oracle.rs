@@ -43,8 +43,8 @@ impl Sim {
         assert_eq!(self.follower, *now, "seed {seed}: the map by its changes");
     }
 
-    /// Whether a piece that rotted before its chunk was committed counts for as long as its disk has yet to hear of the commit,
-    /// which makes it say so.
+    /// Whether a piece that rotted before its chunk was committed counts for as long as its disk has yet to
+    /// hear of the commit, which makes it say so.
     fn is_unheard(&self, chunk: &ChunkId) -> bool {
         let behind = |disk: &DiskId| self.disks[disk].feed < self.m.index || !self.disks[disk].alive;
         self.rotted

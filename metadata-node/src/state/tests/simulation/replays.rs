@@ -1,5 +1,5 @@
-//! What goes and what comes again: purges, deletions, fences, restores, and a client that repeats every commit and every claim
-//! ever seen. Whatever of that is taken must be there.
+//! What goes and what comes again: purges, deletions, fences, restores, and a client that repeats every
+//! commit and every claim ever seen. Whatever of that is taken must be there.
 
 use super::*;
 use openraft::Membership;

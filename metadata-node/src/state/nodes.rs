@@ -1,0 +1,186 @@
+//! Data nodes and their disks as they come up: their numbers, their incarnations, and how often each has been
+//! opened.
+//!
+//! A disk's number of starts is durable on the disk and here. A disk that comes with a lower one is an older
+//! copy of what it was, and one with the same number in another process is a second copy: what it holds does
+//! not count before it has been looked through. It is told to go on above all numbers that any copy has had,
+//! so the other one is told apart as well.
+
+use std::collections::BTreeMap;
+
+use bincode::{Decode, Encode};
+use wmall_proto::event::EventKind;
+use wmall_proto::rpc::{DiskRegistration, RegisteredDisk, Registration, Response};
+use wmall_proto::topology::{DiskInfo, NodeInfo, Topology};
+use wmall_proto::{DiskId, ErrorCode, NodeName, RpcError};
+
+use super::apply::{Context, Outcome};
+use super::recent::Part;
+use super::{State, keys};
+
+/// Disks that a node may register.
+const MAX_DISKS_PER_NODE: usize = 64;
+
+/// No process: the one that was known is of a former life of the metadata, and has to register again.
+const NO_PROCESS: [u8; 16] = [0; 16];
+
+/// The process that goes by a node's name, and the starts of its disks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct NodeStarts {
+    /// Drawn by the process.
+    pub(crate) process: [u8; 16],
+    /// By disk, the highest number of starts of any copy.
+    pub(crate) disks: BTreeMap<DiskId, u64>,
+}
+
+impl NodeStarts {
+    /// The same disks, and a process that has to register again.
+    pub(super) fn without_process(&self) -> Self {
+        Self { process: NO_PROCESS, disks: self.disks.clone() }
+    }
+
+    /// Whether a disk comes as an older or a second copy of what is known of it.
+    fn is_copy(&self, id: DiskId, process: &[u8; 16], starts: u64) -> bool {
+        let known = self.disks.get(&id).copied().unwrap_or(0);
+        starts < known || (starts == known && self.process != *process)
+    }
+}
+
+impl Context<'_> {
+    /// A node comes up. Known disks keep their numbers; one with a new incarnation has lost what it held,
+    /// so every group it is in becomes dirty as of now.
+    pub(super) fn register(
+        &mut self,
+        registration: Registration,
+        replaces: Option<[u8; 16]>,
+        older: &[DiskId],
+    ) -> Outcome {
+        if registration.disks.is_empty() || registration.disks.len() > MAX_DISKS_PER_NODE {
+            let reason = format!("a node registers 1 to {MAX_DISKS_PER_NODE} disks");
+            return Err(RpcError::new(ErrorCode::OutOfBounds, reason).into());
+        }
+        let runs =
+            self.derived.starts.get(&registration.node).map(|s| s.process).filter(|p| *p != NO_PROCESS);
+        if runs != replaces {
+            let reason = format!("another process of {} registered meanwhile", registration.node);
+            return Err(RpcError::new(ErrorCode::Busy, reason).into());
+        }
+        let Registration { node, zone, address, process, disks } = registration;
+        let maintenance_until_ms =
+            self.derived.topology.nodes.get(&node).and_then(|n| n.maintenance_until_ms);
+        let info = NodeInfo { name: node.clone(), zone, address, maintenance_until_ms };
+        if self.derived.topology.nodes.get(&node) != Some(&info) {
+            self.txn.put(keys::node(node.as_str()), &info);
+            self.change_topology(Part::Rest).nodes.insert(node.clone(), info);
+        }
+        let known = self.derived.starts.get(&node).cloned().unwrap_or_default();
+        let mut now = NodeStarts { process, disks: known.disks.clone() };
+        let mut registered = Vec::with_capacity(disks.len());
+        for disk in disks {
+            let (id, new_life) = self.register_disk(&node, &disk);
+            let mut starts = disk.starts;
+            let is_copy = known.is_copy(id, &process, starts) || older.contains(&id);
+            if !new_life && is_copy {
+                starts = known.disks.get(&id).map_or(starts, |known| starts.max(known.saturating_add(1)));
+                self.emit_copy(id);
+            }
+            now.disks.insert(id, starts);
+            registered.push(RegisteredDisk { id, starts });
+        }
+        if now != known {
+            self.txn.put(keys::starts(&node), &now);
+            self.derived.starts.insert(node, now);
+        }
+        Ok(Response::Registered(registered))
+    }
+
+    /// Nothing that an older copy of a disk holds counts before it has been looked through.
+    fn emit_copy(&mut self, disk: DiskId) {
+        self.distrust(disk);
+        self.tell(EventKind::DiskCopied { disk });
+    }
+
+    /// Enters a disk in the map. Returns its number, and whether it is in another life than it was.
+    fn register_disk(&mut self, node: &NodeName, disk: &DiskRegistration) -> (DiskId, bool) {
+        let known = disk_named(&self.derived.topology, node, disk.name.as_str()).cloned();
+        let id = known.as_ref().map_or_else(|| self.next_disk(), |d| d.id);
+        let new_life = known.as_ref().is_some_and(|d| d.incarnation != disk.incarnation);
+        // What an operator laid out holds until the configuration says something new.
+        let laid_out = known.as_ref().filter(|d| d.configured_weight == disk.weight).map(|d| d.weight);
+        let info = DiskInfo {
+            id,
+            node: node.clone(),
+            name: disk.name.to_string(),
+            weight: laid_out.unwrap_or(disk.weight),
+            configured_weight: disk.weight,
+            max_bytes: disk.max_bytes,
+            incarnation: disk.incarnation,
+            public_key: disk.public_key,
+            draining: known.as_ref().is_some_and(|d| d.draining),
+            drain_paused: known.as_ref().is_some_and(|d| d.drain_paused),
+            successor: known.as_ref().and_then(|d| d.successor),
+            // A wiped disk begins anew; what it did wrong is gone with its content.
+            quarantined_ms: known.as_ref().filter(|_| !new_life).and_then(|d| d.quarantined_ms),
+            // The leader ends that when it hears the disk.
+            down_since_ms: known.as_ref().and_then(|d| d.down_since_ms),
+        };
+        if known.as_ref() != Some(&info) {
+            self.txn.put(keys::disk(id), &info);
+            self.change_topology(Part::Rest).disks.insert(id, info);
+        }
+        if new_life {
+            self.mark_all_dirty(id);
+        }
+        (id, new_life)
+    }
+
+    fn next_disk(&mut self) -> DiskId {
+        self.derived.counters.next_disk += 1;
+        DiskId(self.derived.counters.next_disk)
+    }
+}
+
+fn disk_named<'a>(topology: &'a Topology, node: &NodeName, name: &str) -> Option<&'a DiskInfo> {
+    topology.disks.values().find(|d| d.node == *node && d.name == name)
+}
+
+impl State {
+    /// The process that goes by a node's name; none if it has to register again.
+    pub(crate) fn process_of(&self, node: &NodeName) -> Option<[u8; 16]> {
+        self.read().starts.get(node).map(|starts| starts.process).filter(|process| *process != NO_PROCESS)
+    }
+
+    /// Whether all known disks of a registration have been opened after what is known of them.
+    pub(crate) fn starts_after(&self, registration: &Registration) -> bool {
+        let derived = self.read();
+        let Some(known) = derived.starts.get(&registration.node) else { return true };
+        registration.disks.iter().all(|disk| {
+            let info = disk_named(&derived.topology, &registration.node, disk.name.as_str());
+            let info = info.filter(|info| info.incarnation == disk.incarnation);
+            info.and_then(|info| known.disks.get(&info.id)).is_none_or(|starts| disk.starts > *starts)
+        })
+    }
+
+    /// The answer to a registration that changes nothing, and so costs no entry.
+    pub(crate) fn registered(&self, registration: &Registration) -> Option<Vec<RegisteredDisk>> {
+        let derived = self.read();
+        let node = derived.topology.nodes.get(&registration.node)?;
+        let starts = derived.starts.get(&registration.node)?;
+        if node.zone != registration.zone
+            || node.address != registration.address
+            || starts.process != registration.process
+        {
+            return None;
+        }
+        let same = |disk: &DiskRegistration| {
+            let known = disk_named(&derived.topology, &registration.node, disk.name.as_str())?;
+            let equal = known.configured_weight == disk.weight
+                && known.max_bytes == disk.max_bytes
+                && known.incarnation == disk.incarnation
+                && known.public_key == disk.public_key
+                && starts.disks.get(&known.id) == Some(&disk.starts);
+            equal.then_some(RegisteredDisk { id: known.id, starts: disk.starts })
+        };
+        registration.disks.iter().map(same).collect()
+    }
+}
