@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(150);
 /// Between words in the log about members that do not answer.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
-/// What is to be done by the others' answers.
+/// Next step, by the others' answers.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     /// All have said in which life they are.

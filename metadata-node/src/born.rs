@@ -12,7 +12,7 @@ use wmall_proto::{Incarnation, Role};
 const FILE: &str = "born.json";
 const VERSION: u32 = 2;
 
-/// Which member a folder is of.
+/// The member that a folder is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Born {
     /// Raft id.

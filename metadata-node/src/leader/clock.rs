@@ -18,7 +18,7 @@ use crate::raft::is_leader;
 use crate::state::{Clock, State};
 use crate::types::Raft;
 
-/// What was heard of a clock counts for so long.
+/// A clock that was heard counts for so long.
 const HEARD_FOR: Duration = Duration::from_secs(30);
 
 /// A member whose clock is off by more does not lead: certificates have an hour of slack.
@@ -49,7 +49,7 @@ struct Heard {
 }
 
 impl Heard {
-    /// What the node's clock says now, if it goes on.
+    /// Reading of the node's clock now, if it goes on.
     fn now_ms(&self, now: Instant) -> u64 {
         self.now_ms.saturating_add(now.saturating_duration_since(self.at).as_millis() as u64)
     }
@@ -178,7 +178,7 @@ impl ClusterClock {
         waited || heard * 2 >= topology.nodes.len()
     }
 
-    /// What all clocks say that were heard of lately, this member's own among them; none unless those of a
+    /// Readings of the clocks that were heard of lately, this member's own among them; none unless those of a
     /// majority of the voters are.
     fn readings(&self, memory: &Memory, now: Instant) -> Option<Vec<(String, u64)>> {
         let own = (self.name.to_string(), wmall_runtime::clock::now_ms());

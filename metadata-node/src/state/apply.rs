@@ -82,8 +82,10 @@ impl State {
             outputs.push(context.apply_entry(log_id, entry)?);
         }
         let map_changed = context.topology_changed.then_some(context.derived.topology.version);
+        let clock = context.derived.counters.clock;
         let changes = context.finish();
         self.store.apply(&changes)?;
+        self.show_clock(clock);
         if let Some(version) = map_changed {
             self.map_changed.send_replace(version);
         }

@@ -76,6 +76,8 @@ pub struct State {
     damaged: OnceLock<StoreError>,
     /// Held by whoever changes the map or needs it to stand still for long. Queries go on meanwhile.
     changing: Mutex<()>,
+    /// The clock once more, apart: answers to Raft read it, and must not wait while a snapshot is loaded.
+    clock: Mutex<Clock>,
 }
 
 impl State {
@@ -84,7 +86,8 @@ impl State {
         let derived = Derived::load(&*store)?;
         let map_changed = watch::Sender::new(derived.topology.version);
         let (damaged, changing) = (OnceLock::new(), Mutex::new(()));
-        Ok(Self { store, derived: RwLock::new(derived), map_changed, damaged, changing })
+        let clock = Mutex::new(derived.counters.clock);
+        Ok(Self { store, derived: RwLock::new(derived), map_changed, damaged, changing, clock })
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Derived> {
@@ -126,7 +129,11 @@ impl State {
 
     /// The cluster's clock as of the last entry.
     pub fn clock(&self) -> Clock {
-        self.read().counters.clock
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show_clock(&self, clock: Clock) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
     }
 
     /// Writes the map out, so that the next start has less to replay. No durability hangs on it.
@@ -216,6 +223,7 @@ impl State {
         }
         self.store.apply(&changes)?;
         *derived = Derived::load(&*self.store)?;
+        self.show_clock(derived.counters.clock);
         self.map_changed.send_replace(derived.topology.version);
         self.store.flush();
         self.store.trust();
@@ -272,6 +280,7 @@ impl State {
         changes.extend(derived.join_tokens.keys().map(|id| (keys::token(id), None)));
         self.store.apply(&changes)?;
         *derived = Derived::load(&*self.store)?;
+        self.show_clock(derived.counters.clock);
         Ok(())
     }
 }
