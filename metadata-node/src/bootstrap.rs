@@ -63,7 +63,7 @@ pub(crate) async fn begin(
     log: &LogStore,
     raft: &Raft,
 ) -> Result<(), NotAMember> {
-    let others = crate::init::others(config);
+    let others = crate::init::other_first_members(config);
     let names: Vec<NodeName> = others.iter().map(|(name, _)| name.clone()).collect();
     let mut said = Instant::now();
     while log.is_pristine() {

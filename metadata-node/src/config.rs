@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use wmall_proto::NodeName;
+use wmall_proto::topology::MetadataAddress;
 use wmall_runtime::config::{self, ConfigError};
 use wmall_runtime::logging::LogConfig;
 use wmall_runtime::ops::OpsConfig;
@@ -37,6 +38,10 @@ pub struct RawConfig {
     pub user_certificate_ms: u64,
     /// The members that the cluster starts with, this one among them.
     pub members: Vec<MemberEntry>,
+    /// Other metadata nodes, as the token of a node that joined named them: they are asked whether they know a
+    /// cluster, and for a snapshot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<MetadataAddress>,
     /// Whether this member is new in a cluster that runs: it waits until `wmall meta member add` takes it in.
     #[serde(default)]
     pub join: bool,
@@ -187,6 +192,7 @@ impl RawConfig {
             node_certificate_ms: default_node_certificate_ms(),
             user_certificate_ms: default_user_certificate_ms(),
             members,
+            seeds: Vec::new(),
             join: false,
             backup: None,
             snapshot_entries: default_snapshot_entries(),

@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
-use wmall_proto::{NodeName, Role};
+use wmall_proto::NodeName;
 use wmall_transport::{BindError, Endpoint, Identity, IdentityError, Target};
 
 use crate::born::Born;
@@ -73,17 +73,25 @@ pub fn found(config: &Config) -> Result<(), InitError> {
     finish(config, Born::new(config.id))
 }
 
-/// The other members of the configuration.
-pub(crate) fn others(config: &Config) -> Vec<(NodeName, Target)> {
+/// The other members that the cluster starts with.
+pub(crate) fn other_first_members(config: &Config) -> Vec<(NodeName, Target)> {
     let members = config.raw.members.iter().filter(|m| m.id != config.id);
-    let target = |m: &crate::config::MemberEntry| {
-        (m.name.clone(), Target { role: Role::Metadata, node: m.name.clone(), address: m.address })
-    };
-    members.map(target).collect()
+    members.map(|m| (m.name.clone(), Target::metadata(&m.name, m.address))).collect()
 }
 
-/// Refuses where another member of the configuration runs and knows a cluster. One that joins by a token
-/// names no others in its configuration, and asks nobody.
+/// The other metadata nodes that the configuration names, as members or as seeds.
+pub(crate) fn others(config: &Config) -> Vec<(NodeName, Target)> {
+    let mut others = other_first_members(config);
+    for seed in config.raw.seeds.iter().filter(|seed| seed.name != config.raw.name) {
+        if others.iter().all(|(name, _)| *name != seed.name) {
+            others.push((seed.name.clone(), Target::metadata(&seed.name, seed.address)));
+        }
+    }
+    others
+}
+
+/// Refuses where another metadata node of the configuration runs and knows a cluster that this node was, or
+/// is not to be, part of.
 pub(crate) async fn ask_others(config: &Config) -> Result<(), InitError> {
     let others = others(config);
     if others.is_empty() {

@@ -26,6 +26,7 @@ use wmall_transport::{
 use crate::backup::{self, Backups};
 use crate::born::Born;
 use crate::config::Config;
+use crate::init::others;
 use crate::join::{Door, Lifetimes};
 use crate::leader::{Challenger, ClusterClock, Collector, Graces, Liveness, Proposer, ReadIndex, Repairer};
 use crate::members::Members;
@@ -120,9 +121,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let snapshots = Arc::new(SnapshotFolder::open(&folder.join("snapshots"), cluster.0)?);
     let mut log = log.purge_behind(snapshots.published());
     let opened = match view::open(&folder, &log, &snapshots) {
-        // One that was taken in later knows no others by its configuration, and has to be taken in anew.
-        Err(ViewError::Gap { purged }) if !seeds(&config).is_empty() => {
-            let others = seeds(&config);
+        // One whose configuration names no others has to be taken in anew.
+        Err(ViewError::Gap { purged }) if !others(&config).is_empty() => {
+            let address = |(name, target): (_, Target)| MetadataAddress { name, address: target.address };
+            let others: Vec<_> = others(&config).into_iter().map(address).collect();
             let fetching = catch_up::fetch_snapshot(&endpoint, &others, purged, &snapshots);
             if shutdown.or(fetching).await.is_none() {
                 return Ok(());
@@ -311,18 +313,12 @@ async fn load_identity(config: &Config, renewal: &Renewal) -> Result<Identity, R
     Ok(identity)
 }
 
-/// The other members of the configuration, to be asked for a snapshot.
-fn seeds(config: &Config) -> Vec<MetadataAddress> {
-    let members = config.raw.members.iter().filter(|m| m.id != config.id);
-    members.map(|m| MetadataAddress { name: m.name.clone(), address: m.address }).collect()
-}
-
 /// The other members, by the membership that was applied last and by the configuration.
 fn other_members(config: &Config, state: &State) -> Vec<(NodeName, Target)> {
     let applied = state.applied();
     let known = applied.membership.nodes().filter(|(id, _)| **id != config.id);
     let known = known.filter_map(|(_, member)| member.target()).map(|target| (target.node.clone(), target));
-    let all: BTreeMap<NodeName, Target> = crate::init::others(config).into_iter().chain(known).collect();
+    let all: BTreeMap<NodeName, Target> = others(config).into_iter().chain(known).collect();
     all.into_iter().collect()
 }
 

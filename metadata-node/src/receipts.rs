@@ -11,7 +11,7 @@ use wmall_proto::receipt::{Receipt, SignedReceipt};
 use wmall_proto::rpc::{CommitRequest, Response};
 use wmall_proto::scheme::MAX_WIDTH;
 use wmall_proto::topology::Topology;
-use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RequestId, RpcError, Scheme, UploadId};
+use wmall_proto::{DiskId, ErrorCode, Incarnation, PgId, PoolId, RequestId, RpcError, Scheme, UploadId};
 
 use crate::command::{Command, FetchedPiece};
 use crate::service::{Service, bounded};
@@ -44,8 +44,27 @@ impl Service {
     ) -> Result<Response, RpcError> {
         self.must_lead()?;
         let topology = self.state.topology();
-        drop_void_receipts(&topology, &mut commit);
-        let (upload, pool, chunks) = match &mut commit {
+        if let Err(error) = self.check_commit(&topology, &mut commit).await {
+            return Err(self.confirmed(&topology, error).await);
+        }
+        self.proposer.propose(Some(request), Command::from_commit(commit)).await
+    }
+
+    /// Returns a verdict that was reached by this map if the map is the cluster's, which takes a round to the
+    /// members: one that led once, and has not heard yet that it does not, may have an old one. Returns a
+    /// reason to ask again else.
+    async fn confirmed(&self, topology: &Topology, error: RpcError) -> RpcError {
+        match self.reads.wait().await {
+            Err(no_leader) => no_leader,
+            Ok(()) if self.state.topology().version == topology.version => error,
+            Ok(()) => RpcError::new(ErrorCode::Busy, "the map has changed while receipts were looked at"),
+        }
+    }
+
+    /// Verifies what the commit brings, and drops receipts that don't count.
+    async fn check_commit(&self, topology: &Topology, commit: &mut CommitRequest) -> Result<(), RpcError> {
+        drop_void_receipts(topology, commit);
+        let (upload, pool, chunks) = match commit {
             CommitRequest::Part { upload, pool, chunks, .. } => (*upload, *pool, chunks),
             CommitRequest::File { upload, pool, chunks, chunk_size, .. } => {
                 check_chunk_size(*chunk_size)
@@ -79,12 +98,12 @@ impl Service {
         }
         for few in chunks.chunks_mut(VERIFY_AT_ONCE) {
             for chunk in few {
-                self.verify_receipts(&topology, upload, (pool, scheme), chunk)?;
+                self.verify_receipts(topology, upload, (pool, scheme), chunk)?;
             }
             // Others get their turn: a full part has twelve thousand signatures at three copies.
             tokio::task::yield_now().await;
         }
-        self.proposer.propose(Some(request), Command::from_commit(commit)).await
+        Ok(())
     }
 
     /// Signatures are checked here and never again.
@@ -136,19 +155,33 @@ impl Service {
         bounded(receipts.len())?;
         bounded(clean.len() / 16)?;
         let topology = self.state.topology();
+        let (incarnation, pieces) = match self.fetched(&topology, disk, &receipts) {
+            Ok(fetched) => fetched,
+            Err(error) => return Err(self.confirmed(&topology, error).await),
+        };
+        self.proposer.propose(None, Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).await
+    }
+
+    /// The disk's incarnation, and what its receipts say that it has.
+    fn fetched(
+        &self,
+        topology: &Topology,
+        disk: DiskId,
+        receipts: &[SignedReceipt],
+    ) -> Result<(Incarnation, Vec<FetchedPiece>), RpcError> {
         let info = topology.disks.get(&disk).ok_or_else(|| RpcError::not_found(disk))?;
         let incarnation = info.incarnation;
         let mut pieces = Vec::with_capacity(receipts.len());
-        for signed in &receipts {
+        for signed in receipts {
             if signed.receipt.disk != disk || signed.receipt.incarnation != incarnation {
                 let reason = format!("a receipt is not of {disk} in its present life");
                 return Err(RpcError::new(ErrorCode::BadReceipt, reason));
             }
-            self.verify_receipt(&topology, signed)?;
+            self.verify_receipt(topology, signed)?;
             let Receipt { pool, chunk, slot, digest, .. } = signed.receipt;
             pieces.push(FetchedPiece { pool, chunk, slot, digest });
         }
-        self.proposer.propose(None, Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).await
+        Ok((incarnation, pieces))
     }
 }
 

@@ -342,17 +342,6 @@ impl Cluster {
         line.unwrap_or_else(|| panic!("{node} has no {name}")).trim().parse::<f64>().unwrap() as u64
     }
 
-    /// Has a metadata node, whose configuration this is, begin with a snapshot; in the life that another one
-    /// has drawn, if it is not the first. Returns the life, if there are others.
-    pub fn restore_member(&self, config: &str, snapshot: &str, life: Option<&str>) -> Option<String> {
-        let mut args = vec!["--config", config, "meta", "snapshot", "restore", snapshot];
-        args.extend(life.iter().flat_map(|life| ["--life", life]));
-        let restored = wmall(&args);
-        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
-        let told = String::from_utf8_lossy(&restored.stdout).into_owned();
-        told.lines().find_map(|line| line.split_once("--life ")).map(|(_, life)| life.trim().to_string())
-    }
-
     /// The metadata node that leads.
     pub fn leader(&self) -> String {
         let status = self.json(&["status"]);
@@ -417,6 +406,17 @@ impl Drop for Cluster {
             panic!("devnet down failed: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
+}
+
+/// Has a metadata node, whose configuration this is, begin with a snapshot; in the life that another one
+/// has drawn, if it is not the first. Returns the life, if there are others.
+pub fn restore_member(config: &str, snapshot: &str, life: Option<&str>) -> Option<String> {
+    let mut args = vec!["--config", config, "meta", "snapshot", "restore", snapshot];
+    args.extend(life.iter().flat_map(|life| ["--life", life]));
+    let restored = wmall(&args);
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let told = String::from_utf8_lossy(&restored.stdout).into_owned();
+    told.lines().find_map(|line| line.split_once("--life ")).map(|(_, life)| life.trim().to_string())
 }
 
 /// Bytes that are the same on every machine and that no compression helps with.

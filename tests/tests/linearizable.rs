@@ -1,9 +1,10 @@
 //! Names under fire: eight clients put, get, remove and swap while leaders are killed, frozen, wiped and,
-//! where this runs as root, cut off, and members come back with a folder of before; and every answer must be
-//! one that a single register could have given.
+//! where this runs as root, cut off, members come back with a folder of before, and all of them are restored
+//! from what is left; and every answer must be one that a single register could have given.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,15 @@ use wmall_proto::rpc::Condition;
 use wmall_proto::{BucketName, ErrorCode, FileId, ObjectName};
 use wmall_tests::history::{Answer, Ask, Operation, is_linearizable};
 use wmall_tests::netns::{Cut, Namespaces};
-use wmall_tests::{Cluster, wait_until, wmall};
+use wmall_tests::{Cluster, restore_member, wait_until, wmall};
 
 const CLIENTS: u64 = 8;
 const NAMES: u64 = 3;
 const MEMBERS: [&str; 3] = ["metadata-1", "metadata-2", "metadata-3"];
 const RUN: Duration = Duration::from_millis(5500);
 const LONG: Duration = Duration::from_secs(30);
+/// Commands that a restored cluster has to answer before its round ends.
+const ANSWERS_AFTER: usize = 200;
 
 type Log = Arc<Mutex<Vec<(u64, Operation)>>>;
 
@@ -98,9 +101,13 @@ impl Client {
         Ok(Answer::Value(Some(u64::from_le_bytes(bytes[..8].try_into().unwrap()))))
     }
 
-    async fn run(mut self, bucket: BucketName, round: u64, start: Instant, log: Log) {
+    async fn run(mut self, bucket: BucketName, round: u64, start: Instant, (log, pause): (Log, Arc<Pause>)) {
         let now = || start.elapsed().as_nanos() as u64;
-        while start.elapsed() < RUN {
+        while start.elapsed() < RUN || !pause.disturbed.load(Ordering::Relaxed) {
+            if pause.no_cluster.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
             let name = self.roll(NAMES);
             let object = ObjectName::new(format!("{round}-{name}")).unwrap();
             let ask = self.choose(name);
@@ -120,6 +127,15 @@ impl Client {
             }
         }
     }
+}
+
+/// Tells the clients of a round how far it is.
+#[derive(Default)]
+struct Pause {
+    /// No member runs: each further command would only add an answer that is not known.
+    no_cluster: AtomicBool,
+    /// The trouble of the round is over.
+    disturbed: AtomicBool,
 }
 
 /// A cluster whose members can be disturbed.
@@ -145,6 +161,9 @@ enum Trouble {
     /// Killed, and back with the copy: it has forgotten what it acknowledged since. It ends by itself, or is
     /// brought up by who leads; then it comes back as another member.
     PutBack,
+    /// All are killed, their folders are lost but for a snapshot of the one that has most, and all begin again
+    /// with that.
+    Restored,
 }
 
 impl Subject {
@@ -168,12 +187,15 @@ impl Subject {
 
     /// One is put back after one was killed, since that makes the copy.
     fn trouble(&self, round: u64) -> Trouble {
-        use Trouble::{Frozen, Killed, PutBack, Wiped};
+        use Trouble::{Frozen, Killed, PutBack, Restored, Wiped};
         let (members, alone) = (Trouble::Cut(Cut::FromMembers), Trouble::Cut(Cut::Alone));
         match self {
-            Self::Devnet(_) => [Killed, PutBack, Frozen, Killed, PutBack, Wiped][round as usize % 6],
+            Self::Devnet(_) => {
+                [Killed, PutBack, Restored, Frozen, Killed, PutBack, Wiped][round as usize % 7]
+            }
             Self::Namespaces(_) => {
-                [Killed, members, PutBack, Frozen, Killed, alone, PutBack, Wiped][round as usize % 8]
+                [Killed, members, PutBack, Restored, Frozen, Killed, alone, PutBack, Wiped]
+                    [round as usize % 9]
             }
         }
     }
@@ -246,6 +268,10 @@ impl Subject {
         self.config().with_file_name("nodes").join(member).join("data")
     }
 
+    fn config_of(&self, member: &str) -> String {
+        self.data_of(member).with_file_name("metadata-node.toml").display().to_string()
+    }
+
     fn copy_of(&self, member: &str) -> PathBuf {
         self.data_of(member).with_file_name("data-of-before")
     }
@@ -290,7 +316,7 @@ impl Subject {
     }
 
     /// Lets it happen, and end. Blocks for as long.
-    fn disturb(&mut self, trouble: Trouble) {
+    fn disturb(&mut self, trouble: Trouble, pause: &Pause) {
         let wait = |ms| std::thread::sleep(Duration::from_millis(ms));
         let leader = self.leader();
         match trouble {
@@ -321,6 +347,55 @@ impl Subject {
                 self.take_in(&leader);
             }
             Trouble::PutBack => self.put_back(),
+            Trouble::Restored => {
+                MEMBERS.iter().for_each(|member| self.kill(member));
+                pause.no_cluster.store(true, Ordering::Relaxed);
+                self.restore();
+                pause.no_cluster.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Restores all members, none of which runs. Each command that was acknowledged is in the longest log of
+    /// the latest term, so nothing of it may be lost.
+    fn restore(&mut self) {
+        self.agree_on_members();
+        let ends = MEMBERS.map(|member| {
+            let config = self.config_of(member);
+            let told = json(&["--config", &config, "meta", "recover", "--from-survivor", "--dry-run"]);
+            (told["last_term"].as_u64().unwrap(), told["last"].as_u64().unwrap(), member)
+        });
+        let (.., most) = ends.into_iter().max().unwrap();
+        let snapshot = self.config().with_file_name("left.snap").display().to_string();
+        let _ = std::fs::remove_file(&snapshot);
+        json(&["--config", &self.config_of(most), "meta", "snapshot", "save", "--local", &snapshot]);
+        let mut life = None;
+        for member in MEMBERS {
+            // A copy of what it was is of no use to what it will be.
+            let _ = std::fs::remove_dir_all(self.copy_of(member));
+            std::fs::remove_dir_all(self.data_of(member)).unwrap();
+            life = restore_member(&self.config_of(member), &snapshot, life.as_deref());
+        }
+        MEMBERS.iter().for_each(|member| self.start(member));
+        self.leader();
+    }
+
+    /// Has each member's configuration name all members as they are now: those that were taken in anew have
+    /// other ids than the others' configurations know.
+    fn agree_on_members(&self) {
+        let read = |member: &str| -> toml::Table {
+            std::fs::read_to_string(self.config_of(member)).unwrap().parse().unwrap()
+        };
+        let own = |member: &str| {
+            let members = read(member)["members"].as_array().unwrap().clone();
+            members.into_iter().find(|m| m["name"].as_str() == Some(member)).unwrap()
+        };
+        let all: Vec<toml::Value> = MEMBERS.iter().map(|member| own(member)).collect();
+        for member in MEMBERS {
+            let mut config = read(member);
+            config.insert("members".into(), all.clone().into());
+            config.remove("join");
+            std::fs::write(self.config_of(member), config.to_string()).unwrap();
         }
     }
 
@@ -346,8 +421,20 @@ impl Subject {
     }
 }
 
+/// How many commands have had an answer.
+fn answers(log: &[(u64, Operation)]) -> usize {
+    log.iter().filter(|(_, operation)| operation.answer != Answer::Unknown).count()
+}
+
 fn copy_folder(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+/// Runs a command without a cluster, and parses its stdout.
+fn json(args: &[&str]) -> Value {
+    let output = wmall(&[&["-q", "-o", "json"], args].concat());
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// A node of a devnet, as its state file has it.
@@ -367,17 +454,26 @@ async fn every_answer_is_one_that_a_single_register_could_have_given() {
     let bucket = BucketName::new("b").unwrap();
     let (mut answered, mut unanswered) = (0, 0);
     for round in 0..runs {
-        let (log, start) = (Log::default(), Instant::now());
+        let (log, start, pause) = (Log::default(), Instant::now(), Arc::new(Pause::default()));
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
             let store = Store::connect(&config).await.unwrap();
             let (dice, next, seen) = (round * CLIENTS + number, round << 20, vec![None; NAMES as usize]);
             let client = Client { store, number, dice, next, seen };
-            clients.spawn(client.run(bucket.clone(), round, start, log.clone()));
+            clients.spawn(client.run(bucket.clone(), round, start, (log.clone(), pause.clone())));
         }
         tokio::time::sleep(Duration::from_millis(600)).await;
         let trouble = subject.trouble(round);
-        tokio::task::block_in_place(|| subject.disturb(trouble));
+        tokio::task::block_in_place(|| {
+            subject.disturb(trouble, &pause);
+            if matches!(trouble, Trouble::Restored) {
+                let before = answers(&log.lock().unwrap());
+                wait_until("the restored cluster answers", LONG, || {
+                    answers(&log.lock().unwrap()) > before + ANSWERS_AFTER
+                });
+            }
+        });
+        pause.disturbed.store(true, Ordering::Relaxed);
         while let Some(ended) = clients.join_next().await {
             ended.unwrap();
         }
@@ -386,8 +482,8 @@ async fn every_answer_is_one_that_a_single_register_could_have_given() {
             let of_name: Vec<Operation> = log.iter().filter(|(n, _)| *n == name).map(|(_, o)| *o).collect();
             assert!(is_linearizable(&of_name), "round {round}, {trouble:?}, name {name}: {of_name:#?}");
         }
-        let unknown = log.iter().filter(|(_, o)| o.answer == Answer::Unknown).count();
-        (answered, unanswered) = (answered + log.len() - unknown, unanswered + unknown);
+        answered += answers(&log);
+        unanswered += log.len() - answers(&log);
     }
     println!("{runs} runs, {answered} answers, {unanswered} without one");
     assert!(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use wmall_tests::{Cluster, bytes, wait_until, wmall, wmall_fails};
+use wmall_tests::{Cluster, bytes, restore_member, wait_until, wmall, wmall_fails};
 
 fn config_of(cluster: &Cluster, node: &str) -> String {
     cluster.folder().join("nodes").join(node).join("metadata-node.toml").display().to_string()
@@ -63,7 +63,7 @@ fn metadata_is_saved_checked_and_restored_and_nothing_is_deleted_until_somebody_
         foreign[12] ^= 1;
         let foreign = cluster.write("foreign.snap", &foreign);
         wmall_fails(&["--config", &config, "meta", "snapshot", "restore", &foreign]);
-        life = cluster.restore_member(&config, &snapshot, life.as_deref());
+        life = restore_member(&config, &snapshot, life.as_deref());
         assert!(life.is_some());
     }
     MEMBERS.iter().for_each(|m| cluster.devnet("start", m, &[]));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wmall_proto::rpc::{Request, Response};
 use wmall_proto::{NodeName, Role};
-use wmall_tests::{Cluster, bytes, wait_until};
+use wmall_tests::{Cluster, bytes, restore_member, wait_until};
 use wmall_transport::{Endpoint, Identity, Target};
 
 /// Whether a data node's only disk has nothing but pieces that it knows to be committed.
@@ -98,7 +98,7 @@ fn every_committed_file_comes_back_from_data_nodes_alone() {
     let mut life = None;
     for node in &metadata {
         let config = folder(node).join("metadata-node.toml").display().to_string();
-        life = cluster.restore_member(&config, &file, life.as_deref());
+        life = restore_member(&config, &file, life.as_deref());
     }
     for node in &metadata {
         cluster.devnet("start", node, &[]);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use wmall_proto::rpc::{Request, Response};
 use wmall_proto::topology::MetadataAddress;
-use wmall_proto::{ErrorCode, NodeName, Role, RpcError};
+use wmall_proto::{ErrorCode, NodeName, RpcError};
 
 use crate::endpoint::Endpoint;
 use crate::outgoing::{Reply, Target};
@@ -41,9 +41,7 @@ enum Unanswered {
 impl Members {
     /// Calls go out from this endpoint. `members` is not empty.
     pub fn new(endpoint: Endpoint, members: &[MetadataAddress]) -> Self {
-        let target =
-            |m: &MetadataAddress| Target { role: Role::Metadata, node: m.name.clone(), address: m.address };
-        let members = members.iter().map(target).collect();
+        let members = members.iter().map(|m| Target::metadata(&m.name, m.address)).collect();
         Self { endpoint, members, leader: AtomicUsize::new(0), next: AtomicUsize::new(0) }
     }
 
@@ -169,11 +167,13 @@ impl Members {
                 let another = (at + 1) % count;
                 let _ = self.leader.compare_exchange(at, another, Ordering::Relaxed, Ordering::Relaxed);
             }
-            let (busy, hinted) = (error.code == ErrorCode::Busy, self.hinted(&error));
+            // The others can't do what the leader has no room for. One that another member names leads.
+            let full = error.code == ErrorCode::Busy && said.is_named(&member.node);
+            let hinted = self.hinted(&error);
             said.hear(at, &member.node, error);
             next = match hinted {
-                // The others can't do what the leader has no room for.
-                _ if busy => None,
+                _ if full => None,
+                Some(to) if said.code_of(to) == Some(ErrorCode::Busy) => None,
                 Some(to) if said.code_of(to).is_none() => Some(to),
                 // It did not lead when it was asked, and may by now. That is looked up once.
                 Some(to) if to != at && !again && said.code_of(to) == Some(ErrorCode::NotLeader) => {

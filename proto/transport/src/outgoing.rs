@@ -24,6 +24,13 @@ pub struct Target {
     pub address: SocketAddr,
 }
 
+impl Target {
+    /// A metadata node.
+    pub fn metadata(name: &NodeName, address: SocketAddr) -> Self {
+        Self { role: Role::Metadata, node: name.clone(), address }
+    }
+}
+
 /// A call that is being made: the header is sent, bulk bytes may follow, then the answer comes.
 pub struct Call {
     target: Target,

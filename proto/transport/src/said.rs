@@ -23,6 +23,8 @@ enum Weight {
     Refusal,
     /// A fault that passes, of which the member itself told.
     Passing,
+    /// A member that would serve the call has no room.
+    Full,
     /// A refusal by the member that another one calls the leader.
     Leaders,
 }
@@ -55,6 +57,11 @@ impl Said {
     /// The code of a member's word; none if it was not asked.
     pub(crate) fn code_of(&self, member: usize) -> Option<ErrorCode> {
         self.0.iter().find(|w| w.member == member).map(|w| w.error.code)
+    }
+
+    /// Whether another member has named this one as the leader.
+    pub(crate) fn is_named(&self, node: &NodeName) -> bool {
+        self.0.iter().any(|w| w.error.code == ErrorCode::NotLeader && w.error.hint == node.as_str())
     }
 
     /// Whether each of so many members has refused, and time alone changes nothing about it.
@@ -115,11 +122,11 @@ impl Said {
     }
 
     fn weight(&self, word: &Word) -> Weight {
-        let names_it = |w: &Word| w.error.code == ErrorCode::NotLeader && w.error.hint == word.node.as_str();
         match word.error.code {
             code if is_silence(code) => Weight::Silence,
+            ErrorCode::Busy => Weight::Full,
             code if code.is_transient() => Weight::Passing,
-            _ if self.0.iter().any(names_it) => Weight::Leaders,
+            _ if self.is_named(&word.node) => Weight::Leaders,
             _ => Weight::Refusal,
         }
     }

@@ -108,6 +108,7 @@ pub(super) async fn metadata_node(args: MetadataJoinArgs) -> Result<(), Failure>
     let config = RawConfig {
         join_listen,
         join: true,
+        seeds: joining.token.addresses(),
         ops: joining.ops.clone(),
         ..RawConfig::new(joining.name.clone(), data, identity.clone(), joining.listen, vec![member])
     };

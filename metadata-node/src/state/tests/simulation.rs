@@ -92,6 +92,7 @@ impl SimDisk {
 }
 
 struct Sim {
+    seed: u64,
     m: Machine,
     dice: Dice,
     scheme: Scheme,
@@ -113,6 +114,8 @@ struct Sim {
     halts: u64,
     /// Wipes, pieces that rotted, restores.
     harm: u64,
+    /// Chunks of which pieces were wiped, rotted, or deleted behind the back of a snapshot.
+    damaged: BTreeSet<ChunkId>,
     /// Pieces that rotted.
     rotted: BTreeSet<(DiskId, ChunkId)>,
     /// The map of a data node that hears of changes.
@@ -145,6 +148,7 @@ impl Sim {
             |i: u32| (DiskId(i), SimDisk { life: i as u8, alive: true, feed: m.index, ..SimDisk::default() });
         let disks = (1..=topology.disks.len() as u32).map(disk).collect();
         Self {
+            seed,
             m,
             dice,
             scheme,
@@ -163,6 +167,7 @@ impl Sim {
             full: 0,
             halts: 0,
             harm: 0,
+            damaged: BTreeSet::new(),
             rotted: BTreeSet::new(),
             follower: Topology::empty(),
             followed: 0,
@@ -268,7 +273,11 @@ impl Sim {
         // What a disk lets go of is there without it.
         for chunk in removed.iter().filter(|c| self.committed.contains(c)) {
             let (left, needed) = (self.existing(chunk), self.scheme.needed());
-            assert!(left >= needed || self.harm > 0, "{disk} dropped one of the last pieces of {chunk}");
+            assert!(
+                left >= needed || self.harm > 0,
+                "seed {}: {disk} dropped one of the last pieces of {chunk}",
+                self.seed
+            );
         }
     }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use wmall_proto::NodeName;
+use wmall_proto::{NodeName, Role};
 
 use super::*;
 use crate::identity::Identity;
@@ -147,10 +147,26 @@ async fn each_member_is_asked_once_and_the_leaders_word_counts() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_busy_leader_is_not_passed_over() {
     let place = Place::new();
-    let (leader, other) = (Says::new(no(ErrorCode::Busy, "full")), follower("metadata-1"));
-    let members = members(&place, &[&leader, &other]);
-    assert_eq!(members.call(&Request::Status).await, no(ErrorCode::Busy, "full"));
-    assert_eq!((leader.asked(), other.asked()), (1, 0));
+    let full = || Says::new(no(ErrorCode::Busy, "full"));
+    let (leader, other, third) = (full(), follower("metadata-1"), follower("metadata-1"));
+    let first_asked = members(&place, &[&leader, &other, &third]);
+    assert_eq!(first_asked.call(&Request::Status).await.unwrap_err().code, ErrorCode::Busy);
+    assert_eq!((leader.asked(), other.asked(), third.asked()), (1, 1, 0));
+    let (other, leader, third) = (follower("metadata-2"), full(), follower("metadata-2"));
+    let then_asked = members(&place, &[&other, &leader, &third]);
+    assert_eq!(then_asked.call(&Request::Status).await.unwrap_err().code, ErrorCode::Busy);
+    assert_eq!((other.asked(), leader.asked(), third.asked()), (1, 1, 0));
+}
+
+/// A member that was cut off while it led takes calls in until it has no room, and never answers them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_leader_of_before_is_passed_over() {
+    let place = Place::new();
+    let (former, leader) = (Says::new(no(ErrorCode::Busy, "full")), Says::new(Ok(Response::Done)));
+    let follower = follower("metadata-3");
+    let members = members(&place, &[&former, &follower, &leader]);
+    assert_eq!(members.call(&Request::Status).await, Ok(Response::Done));
+    assert_eq!((former.asked(), follower.asked(), leader.asked()), (1, 1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,6 +43,7 @@ impl Sim {
         }
         self.harm += 1;
         there.life = there.life.wrapping_add(20);
+        self.damaged.extend(there.pieces.keys());
         there.pieces.clear();
         there.alive = true;
         let (life, n) = (there.life, disk.0 as u8);
@@ -61,6 +62,7 @@ impl Sim {
             there.pieces.remove(&chunk);
             self.harm += 1;
             self.rotted.insert((disk, chunk));
+            self.damaged.insert(chunk);
             self.m.run(Command::ReportBad { disk, chunks: vec![(SIM, chunk)] }).unwrap();
         }
     }

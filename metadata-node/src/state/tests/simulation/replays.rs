@@ -37,12 +37,18 @@ impl SimDisk {
 }
 
 impl Sim {
-    /// A commit goes out; true if it is taken.
+    /// A commit goes out; true if it is taken. All of its chunks can be read then, unless a mishap is known
+    /// that took their pieces.
     pub(super) fn send(&mut self, commit: Command) -> bool {
         let Command::CommitFile { chunks, .. } = &commit else { panic!("no commit") };
         let ids: Vec<ChunkId> = chunks.iter().map(|c| c.id).collect();
         let taken = matches!(self.m.run(commit), Ok(Response::Committed(_)));
         if taken {
+            for chunk in ids.iter().filter(|chunk| !self.damaged.contains(chunk)) {
+                let there = self.existing(chunk);
+                let enough = there >= self.scheme.needed();
+                assert!(enough, "seed {}: {chunk} is committed with {there} pieces", self.seed);
+            }
             self.committed.extend(ids);
         }
         taken
@@ -126,6 +132,8 @@ impl Sim {
         // What was deleted since is gone, and what was put is not known.
         self.harm += 1;
         self.committed = committed;
+        let gone = self.committed.iter().filter(|chunk| self.existing(chunk) < self.scheme.needed());
+        self.damaged.extend(gone.copied().collect::<Vec<_>>());
         self.late.clear();
         // A data node drops the map of another life.
         self.follower = Topology::empty();
