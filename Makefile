@@ -7,6 +7,8 @@ SHELL := /bin/bash
 
 CARGO   ?= cargo
 PROFILE := --profile ci
+# All of the workspace with one set of features: a part alone has another, and is built anew.
+WMALL   := --workspace --bin wmall
 BIN     := $(CURDIR)/target/ci/wmall
 RELEASE := $(CURDIR)/target/release/wmall
 DENY    := 0.20.2
@@ -27,20 +29,22 @@ demo: tools ## See it work: files in, a node killed, files out, proven
 	$(RELEASE) devnet demo $(FILES)
 
 test: tools check ## Everything that must hold
-	$(CARGO) build $(PROFILE) -p wmall-cli
-	WMALL_BIN=$(BIN) $(CARGO) test $(PROFILE) --workspace
+	$(CARGO) build $(PROFILE) $(WMALL)
+	@failed=0; \
+	WMALL_BIN=$(BIN) $(CARGO) test $(PROFILE) --workspace --no-fail-fast 2>&1 | tee target/test.log || failed=$$?; \
+	awk -f tests/times.awk target/test.log; exit $$failed
 
 test-real: tools ## The same round trip with files of yours: make test-real DATA=folder
 	@test -n "$(DATA)" || { echo "name a folder of files: make test-real DATA=folder" >&2; exit 2; }
-	$(CARGO) build $(PROFILE) -p wmall-cli
+	$(CARGO) build $(PROFILE) $(WMALL)
 	WMALL_BIN=$(BIN) WMALL_DATA=$(abspath $(DATA)) \
-	  $(CARGO) test $(PROFILE) -p wmall-tests --test real_data -- --ignored --nocapture
+	  $(CARGO) test $(PROFILE) --workspace --test real_data -- --ignored --nocapture
 
 quick: ## The inner loop: lints, and all tests but those of whole clusters
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings
 	$(CARGO) test $(PROFILE) --workspace --exclude wmall-tests
-	$(CARGO) test $(PROFILE) -p wmall-tests --test repository
+	$(CARGO) test $(PROFILE) --workspace --test repository
 
 check: ## Formatting and lints; changes nothing
 	$(CARGO) fmt --all --check
@@ -61,14 +65,14 @@ bench: tools ## How fast, against references in the same run; docs/benchmarks.md
 
 soak: tools ## The long versions of the tests; docs/soak.md keeps the figures
 	WMALL_HISTORIES=$(HISTORIES) $(CARGO) test $(PROFILE) -p wmall-metadata-node --lib histories
-	$(CARGO) build $(PROFILE) -p wmall-cli
+	$(CARGO) build $(PROFILE) $(WMALL)
 	WMALL_BIN=$(BIN) WMALL_ROUNDS=$(ROUNDS) \
-	  $(CARGO) test $(PROFILE) -p wmall-tests --test soak -- --ignored --nocapture
-	WMALL_BIN=$(BIN) WMALL_CUTS=$(CUTS) $(CARGO) test $(PROFILE) -p wmall-tests --test power fifty -- --nocapture
-	WMALL_BIN=$(BIN) WMALL_RUNS=$(ROUNDS) $(CARGO) test $(PROFILE) -p wmall-tests --test linearizable -- --nocapture
+	  $(CARGO) test $(PROFILE) --workspace --test soak -- --ignored --nocapture
+	WMALL_BIN=$(BIN) WMALL_CUTS=$(CUTS) $(CARGO) test $(PROFILE) --workspace --test power fifty -- --nocapture
+	WMALL_BIN=$(BIN) WMALL_RUNS=$(ROUNDS) $(CARGO) test $(PROFILE) --workspace --test linearizable -- --nocapture
 	rm -f target/soak.txt; \
 	WMALL_SEEDS=$(SEEDS) WMALL_FROM=$(FROM) WMALL_SUMMARY=$(CURDIR)/target/soak.txt \
-	  $(CARGO) test $(PROFILE) -p wmall-tests --test rbft no_seed -- --nocapture; \
+	  $(CARGO) test $(PROFILE) --workspace --test rbft no_seed -- --nocapture; \
 	  failed=$$?; cat target/soak.txt && exit $$failed
 
 fuzz: ## Every fuzz target for a minute (SECONDS=n for longer)
