@@ -235,14 +235,14 @@ fn flipped(bytes: &Bytes) -> Bytes {
 impl Handler for Service {
     async fn handle(&self, call: Incoming) {
         let Incoming { peer, request, mut body, mut replier } = call;
-        let (kind, started) = (request.kind(), Instant::now());
+        let (kind, started, holder) = (request.kind(), Instant::now(), Arc::new(peer.actor()));
         // Relays are part of a client's put; reads by other data nodes are backfill themselves.
         if peer.role != Role::Data || matches!(request, Request::Put(_)) {
             self.traffic.note(started);
         }
         let ok = match request {
             Request::Put(put) => {
-                let answer = self.intake.put(peer.role, put, &mut body).await.map(Response::Put);
+                let answer = self.intake.put(&holder, put, &mut body).await.map(Response::Put);
                 let ok = answer.is_ok();
                 replier.send(answer).await;
                 ok

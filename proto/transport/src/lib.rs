@@ -35,7 +35,7 @@ mod tls;
 mod tuning;
 
 pub use authority::{AuthorityError, create_authority, create_issuer};
-pub use body::{Body, collect};
+pub use body::{Body, check_length, collect};
 pub use endpoint::{BindError, Endpoint};
 pub use holders::{Answers, Holder, is_privileged};
 pub use identity::{Identity, IdentityError, Peer};
