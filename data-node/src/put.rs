@@ -16,10 +16,10 @@ use wmall_proto::rpc::{Ack, PieceCheck, PutOutcome, PutRequest, Request, Respons
 use wmall_proto::{ErrorCode, PgRow, Role, RpcError, Scheme};
 use wmall_transport::{Body, Endpoint, Holder, Members, check_length};
 
-use crate::disk::{DiskStore, PieceHeader};
+use crate::disk::{DiskStore, PieceHeader, PieceState};
 use crate::map::{Known, Map};
 use crate::relay::Relays;
-use crate::room::{Berth, IntakeRoom, LOOK, STEP};
+use crate::room::{ANNOUNCED, Berth, IntakeRoom, LOOK, RELAYED, STEP};
 
 /// How long the bytes of a chunk may take to come.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -44,7 +44,7 @@ impl Intake {
         map: Arc<Map>,
         disks: Arc<Vec<Arc<DiskStore>>>,
     ) -> Self {
-        let (room, relay_room) = (IntakeRoom::new(), IntakeRoom::new());
+        let (room, relay_room) = (IntakeRoom::new(ANNOUNCED), IntakeRoom::new(RELAYED));
         let asking = tokio::sync::Mutex::new(());
         Self { endpoint, map, disks, metadata, asking, room, relay_room }
     }
@@ -81,7 +81,7 @@ impl Intake {
         let mut relays = Relays::new(self.endpoint.clone(), berth.clone(), begun);
         let (shard, parts, crc) = if cuts {
             let chunk = receive(&request, body, &relays, &berth).await?;
-            berth.reach(u64::from(request.length) + pieces).await?;
+            berth.reach(u64::from(request.length) + pieces).await;
             let (pieces, shards) = cut(scheme, chunk.parts).await?;
             relays.start(&request, scheme.piece_length(request.length), (&known, row), &shards);
             relays.feed_each(&pieces);
@@ -106,7 +106,7 @@ impl Intake {
             shard,
         };
         let cold = !scheme.is_asked_first(&request.chunk, request.slot);
-        let mut receipts = vec![write(&disk, header, (parts, crc), cold).await?];
+        let mut receipts = vec![write(&disk, header, (parts, crc), cold, cuts).await?];
         let wanted = if request.ack == Ack::All { usize::MAX } else { scheme.quorum() };
         let failures = relays.receipts(&mut receipts, wanted).await;
         Ok(PutOutcome { receipts, failures })
@@ -193,7 +193,7 @@ async fn take_in(
     loop {
         if received == room && room < length {
             room = length.min(room + STEP);
-            berth.reach(room as u64).await?;
+            berth.reach(room as u64).await;
         }
         // One byte beyond the end would be one too many, and is asked for so that it is seen.
         let most = (room - received).max(1);
@@ -257,12 +257,14 @@ fn check_upload(disk: &DiskStore, request: &PutRequest, now_ms: u64) -> Result<(
     Ok(())
 }
 
-/// Writes the piece, or promises the good one that is there already.
+/// Writes the piece, or promises the good one that is there already. `certain` says that this node has cut the chunk itself, and
+/// so knows that the piece is the only right one.
 async fn write(
     disk: &Arc<DiskStore>,
     header: PieceHeader,
     (parts, crc): (Vec<Bytes>, u32),
     cold: bool,
+    certain: bool,
 ) -> Result<SignedReceipt, RpcError> {
     let Some(there) = disk.locate(&header.key())? else {
         return disk.put(header, parts, crc, cold).await;
@@ -270,9 +272,15 @@ async fn write(
     if let Some(receipt) = disk.stamp(header).await? {
         return Ok(receipt);
     }
-    // Cutting a chunk has one result. Of two shards for one slot one is wrong, and which, this node can't tell; the one
-    // that somebody may have been promised stays, as long as it is what it was.
-    if header.shard.is_some() && there.slot == header.slot && there.digest(&header.key()) != header.digest() {
+    // Cutting a chunk has one result. Of two shards for one slot one is wrong, and which, this node can't tell unless it has cut
+    // the chunk itself: then no commit stands on the one that was staged before, whoever was promised it. Otherwise that one
+    // stays, as long as it is what it was, and whoever brings the whole chunk here settles it.
+    let differs =
+        header.shard.is_some() && there.slot == header.slot && there.digest(&header.key()) != header.digest();
+    if differs && certain && there.state == PieceState::Staged {
+        tracing::warn!(disk = %disk.name, chunk = %header.chunk, "a wrong shard that was staged is replaced");
+        disk.note_replaced(header.key());
+    } else if differs {
         let (store, key) = (disk.clone(), header.key());
         let looked =
             tokio::task::spawn_blocking(move || store.check(&key)).await.map_err(RpcError::internal)?;
@@ -282,4 +290,71 @@ async fn write(
         }
     }
     disk.put(header, parts, crc, cold).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DiskConfig;
+    use crate::disk::Superblock;
+    use wmall_proto::feed::FeedItem;
+    use wmall_proto::topology::ClusterId;
+    use wmall_proto::{ChunkId, DiskId, PoolId, UploadId};
+
+    const CHUNK: ChunkId = ChunkId([7; 32]);
+
+    fn shard(content: &[u8]) -> PieceHeader {
+        let shard = Shard { digest: *blake3::hash(content).as_bytes(), chunk_length: 64 };
+        let upload = UploadId::new(5, [1; 10]);
+        PieceHeader { pool: PoolId(1), chunk: CHUNK, slot: 2, upload, row_version: 1, shard: Some(shard) }
+    }
+
+    async fn write_shard(
+        disk: &Arc<DiskStore>,
+        content: &'static [u8],
+        certain: bool,
+    ) -> Result<[u8; 32], ErrorCode> {
+        let parts = (vec![Bytes::from_static(content)], crc32c::crc32c(content));
+        let written = write(disk, shard(content), parts, false, certain).await;
+        written.map(|signed| signed.receipt.digest).map_err(|e| e.code)
+    }
+
+    fn held(disk: &DiskStore) -> [u8; 32] {
+        let key = shard(b"").key();
+        disk.locate(&key).unwrap().unwrap().digest(&key)
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_is_known_to_be_right_replaces_a_staged_one_and_no_committed_one() {
+        let folder = tempfile::tempdir().unwrap();
+        Superblock::format(folder.path()).unwrap();
+        let (name, path) = ("d1".parse().unwrap(), folder.path().to_path_buf());
+        let config = DiskConfig { name, path, max_bytes: 256 << 20, weight: 100 };
+        let disk = Arc::new(DiskStore::open(&config, ClusterId([1; 16])).unwrap());
+        disk.set_id(DiskId(4));
+        let digest = |content: &[u8]| *blake3::hash(content).as_bytes();
+        assert_eq!(write_shard(&disk, b"staged first", false).await, Ok(digest(b"staged first")));
+        let relayed = write_shard(&disk, b"relayed", false).await;
+        assert_eq!((relayed, held(&disk)), (Err(ErrorCode::BadReceipt), digest(b"staged first")));
+        assert_eq!(write_shard(&disk, b"right", true).await, Ok(digest(b"right")));
+        assert_eq!(held(&disk), digest(b"right"));
+        // A commit that stands on the promise of before is held against what is here now.
+        let chunk = shard(b"").key();
+        disk.follow(vec![FeedItem::Committed { chunk, counted: vec![DiskId(4)] }], None);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let doubted = loop {
+            match disk.take_doubted(9) {
+                none if none.is_empty() => tokio::task::yield_now().await,
+                some => break some,
+            }
+            assert!(Instant::now() < deadline, "the commit is not noticed");
+        };
+        assert_eq!(doubted.iter().map(|d| (d.key, d.slot, d.digest)).collect::<Vec<_>>(), [(
+            chunk,
+            2,
+            digest(b"right")
+        )]);
+        assert_eq!(write_shard(&disk, b"another", true).await, Err(ErrorCode::BadReceipt), "it is committed");
+        assert_eq!(held(&disk), digest(b"right"));
+    }
 }

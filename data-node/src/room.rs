@@ -12,6 +12,7 @@
 //! put waits for nothing but that room and its disk, never for a put.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,9 @@ use wmall_transport::{Bounds, Holder, Place, Room};
 const MIB: u64 = 1 << 20;
 
 /// What puts of one holder may have announced, chunks and their pieces together. There is no bound for all.
-const ANNOUNCED: Bounds = Bounds { room: u64::MAX, most: 40 * MIB, kept: 0, first: 0, reserve: 0 };
+pub(crate) const ANNOUNCED: u64 = 40 * MIB;
+/// The same of relayed puts, whose holder is their primary: one of its users must not use up what it has for all.
+pub(crate) const RELAYED: u64 = 4 * ANNOUNCED;
 /// Bytes that have come, and pieces that were cut of them.
 const ARRIVED: Bounds = Bounds { room: 48 * MIB, most: 48 * MIB, kept: 8 * MIB, first: 8 * MIB, reserve: 0 };
 /// What room is taken for at once.
@@ -53,6 +56,7 @@ struct Queue {
 /// The room of one kind of puts.
 pub(crate) struct IntakeRoom {
     announced: Room<Holder>,
+    most_announced: u64,
     arrived: Room<Holder>,
     queue: Mutex<Queue>,
 }
@@ -63,14 +67,18 @@ pub(crate) struct Berth {
     holder: Holder,
     number: u64,
     begun: Instant,
+    /// Milliseconds that it has waited for room: its sender is not to blame for them.
+    waited_ms: AtomicU64,
     _announced: Place<Holder>,
     arrived: Place<Holder>,
 }
 
 impl IntakeRoom {
-    pub(crate) fn new() -> Arc<Self> {
-        let (announced, arrived) = (Room::new(ANNOUNCED), Room::new(ARRIVED));
-        Arc::new(Self { announced, arrived, queue: Mutex::default() })
+    /// In which one holder may have announced so much.
+    pub(crate) fn new(most_announced: u64) -> Arc<Self> {
+        let announced = Bounds { room: u64::MAX, most: most_announced, kept: 0, first: 0, reserve: 0 };
+        let (announced, arrived) = (Room::new(announced), Room::new(ARRIVED));
+        Arc::new(Self { announced, most_announced, arrived, queue: Mutex::default() })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -80,7 +88,7 @@ impl IntakeRoom {
     /// Lets a put begin that will need so much: once its own holder's other puts leave room for it.
     pub(crate) async fn begin(self: &Arc<Self>, holder: &Holder, bytes: u64) -> Result<Arc<Berth>, RpcError> {
         // A chunk that takes more than that with all its pieces has the room to itself.
-        let bytes = bytes.min(ANNOUNCED.most);
+        let bytes = bytes.min(self.most_announced);
         let announced = self.announced.take(holder.clone(), false, bytes, ROOM_TIMEOUT).await;
         let busy = |_| {
             let reason = format!("{holder} has too many puts under way at this data node");
@@ -93,26 +101,31 @@ impl IntakeRoom {
         queue.growing.insert(number, holder.clone());
         drop(queue);
         let (room, holder, begun) = (self.clone(), holder.clone(), Instant::now());
-        Ok(Arc::new(Berth { room, holder, number, begun, _announced, arrived }))
+        let waited_ms = AtomicU64::new(0);
+        Ok(Arc::new(Berth { room, holder, number, begun, waited_ms, _announced, arrived }))
     }
 }
 
 impl Berth {
     /// Takes room up to so many bytes in all, waiting for others to end if there is none.
-    pub(crate) async fn reach(&self, bytes: u64) -> Result<(), RpcError> {
+    pub(crate) async fn reach(&self, bytes: u64) {
         let more = bytes.saturating_sub(self.arrived.size());
         if more == 0 || self.arrived.grow(more).is_ok() {
-            return Ok(());
+            return;
         }
-        let _waiting = Waiting::new(self);
+        let (_waiting, since) = (Waiting::new(self), Instant::now());
+        self.wait_for(more).await;
+        self.waited_ms.fetch_add(since.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    async fn wait_for(&self, more: u64) {
         loop {
             let given = self.room.arrived.given();
             if self.arrived.grow(more).is_ok() {
-                return Ok(());
+                return;
             }
             if self.may_force() {
-                self.arrived.force(more);
-                return Ok(());
+                return self.arrived.force(more);
             }
             // A put that has all it needs gives nothing back yet, and still makes another one the oldest.
             let _ = tokio::time::timeout(LOOK, given).await;
@@ -122,7 +135,8 @@ impl Berth {
     /// Refuses a sender that is too slow for those who wait.
     pub(crate) fn check_pace(&self, received: u64) -> Result<(), RpcError> {
         let others_wait = self.room.queue().waiting.keys().any(|holder| *holder != self.holder);
-        if !is_too_slow(received, self.begun.elapsed(), others_wait) {
+        let waited = Duration::from_millis(self.waited_ms.load(Ordering::Relaxed));
+        if !is_too_slow(received, self.begun.elapsed().saturating_sub(waited), others_wait) {
             return Ok(());
         }
         let reason = format!("a chunk comes at less than {} KiB a second while others wait", PACE >> 10);
@@ -197,7 +211,7 @@ mod tests {
 
     #[tokio::test]
     async fn lengths_that_are_only_announced_keep_nobody_out() {
-        let room = IntakeRoom::new();
+        let room = IntakeRoom::new(ANNOUNCED);
         let (liar, other) = (holder("liar"), holder("other"));
         let mut berths = Vec::new();
         for _ in 0..2 {
@@ -206,26 +220,26 @@ mod tests {
         let third = tokio::time::timeout(Duration::from_millis(50), room.begin(&liar, 16 * MIB)).await;
         assert!(third.is_err(), "it waits for its own");
         for berth in &berths {
-            berth.reach(STEP as u64).await.unwrap();
+            berth.reach(STEP as u64).await;
         }
         let put = room.begin(&other, 40 * MIB).await.unwrap();
-        put.reach(40 * MIB).await.unwrap();
+        put.reach(40 * MIB).await;
         assert_eq!(room.arrived.standing(&liar).room, 40 * MIB + 2 * STEP as u64);
     }
 
     #[tokio::test]
     async fn puts_that_wait_for_each_other_end_one_after_the_other() {
-        let room = IntakeRoom::new();
+        let room = IntakeRoom::new(ANNOUNCED);
         let mut running = tokio::task::JoinSet::new();
         let (all, barrier) = (8, Arc::new(tokio::sync::Barrier::new(8)));
         for n in 0..all {
             let (room, barrier) = (room.clone(), barrier.clone());
             running.spawn(async move {
                 let berth = room.begin(&holder(&format!("user-{n}")), 16 * MIB).await.unwrap();
-                berth.reach(5 * MIB).await.unwrap();
+                berth.reach(5 * MIB).await;
                 // All have a part by now, and what all of them want is more than there is.
                 barrier.wait().await;
-                berth.reach(16 * MIB).await.unwrap();
+                berth.reach(16 * MIB).await;
                 let taken = room.arrived.standing(&berth.holder).room;
                 assert!(taken <= ARRIVED.room + 16 * MIB, "{taken}");
                 berth.has_all();
@@ -239,11 +253,11 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_is_slow_gives_its_place_up_when_another_one_waits() {
-        let room = IntakeRoom::new();
+        let room = IntakeRoom::new(ANNOUNCED);
         let mut slow = room.begin(&holder("slow"), 40 * MIB).await.unwrap();
-        slow.reach(40 * MIB).await.unwrap();
+        slow.reach(40 * MIB).await;
         let more = room.begin(&holder("more"), 16 * MIB).await.unwrap();
-        more.reach(8 * MIB).await.unwrap();
+        more.reach(8 * MIB).await;
         let late = room.begin(&holder("late"), 4 * MIB).await.unwrap();
         Arc::get_mut(&mut slow).unwrap().begun = Instant::now().checked_sub(Duration::from_secs(9)).unwrap();
         assert!(slow.check_pace(0).is_ok(), "nobody waits");
@@ -254,6 +268,6 @@ mod tests {
         assert_eq!(slow.check_pace(1).unwrap_err().code, ErrorCode::Busy);
         assert!(slow.check_pace(1 << 30).is_ok(), "a fast one stays");
         drop(slow);
-        waiting.await.unwrap().unwrap();
+        waiting.await.unwrap();
     }
 }

@@ -7,6 +7,7 @@ use ed25519_zebra::VerificationKey;
 use wmall_manifest::check_chunk_size;
 use wmall_proto::chunk::{ChunkCommit, MAX_PIECES_PER_COMMIT};
 use wmall_proto::clock::UPLOAD_SKEW_MS;
+use wmall_proto::identity::Actor;
 use wmall_proto::receipt::{Receipt, SignedReceipt};
 use wmall_proto::rpc::{CommitRequest, Response};
 use wmall_proto::scheme::MAX_WIDTH;
@@ -40,6 +41,7 @@ impl Service {
     pub(crate) async fn commit(
         &self,
         request: RequestId,
+        by: Actor,
         mut commit: CommitRequest,
     ) -> Result<Response, RpcError> {
         self.must_lead()?;
@@ -84,7 +86,8 @@ impl Service {
             // Others get their turn: a full part has twelve thousand signatures at three copies.
             tokio::task::yield_now().await;
         }
-        self.proposer.propose(Some(request), Command::from_commit(commit)).await
+        let command = Command::from_commit(by.clone(), commit);
+        self.proposer.propose_for(Some(request), by, command).await
     }
 
     /// Signatures are checked here and never again.
@@ -127,6 +130,7 @@ impl Service {
 
     pub(crate) async fn close_tickets(
         &self,
+        by: Actor,
         disk: DiskId,
         receipts: Vec<SignedReceipt>,
         clean: Vec<(PoolId, PgId)>,
@@ -148,7 +152,8 @@ impl Service {
             let Receipt { pool, chunk, slot, digest, .. } = signed.receipt;
             pieces.push(FetchedPiece { pool, chunk, slot, digest });
         }
-        self.proposer.propose(None, Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).await
+        let command = Command::CloseTickets { disk, incarnation, pieces, clean, as_of };
+        self.proposer.propose_for(None, by, command).await
     }
 }
 
