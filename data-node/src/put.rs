@@ -349,11 +349,10 @@ mod tests {
             }
             assert!(Instant::now() < deadline, "the commit is not noticed");
         };
-        assert_eq!(doubted.iter().map(|d| (d.key, d.slot, d.digest)).collect::<Vec<_>>(), [(
-            chunk,
-            2,
-            digest(b"right")
-        )]);
+        assert_eq!(
+            doubted.iter().map(|d| (d.key, d.slot, d.digest)).collect::<Vec<_>>(),
+            [(chunk, 2, digest(b"right"))]
+        );
         assert_eq!(write_shard(&disk, b"another", true).await, Err(ErrorCode::BadReceipt), "it is committed");
         assert_eq!(held(&disk), digest(b"right"));
     }

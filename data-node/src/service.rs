@@ -56,7 +56,9 @@ impl ReadRooms {
 /// A turn of one's own, or of the cluster's nodes, after those before it.
 async fn turn(room: &Room<Holder>, holder: &Holder) -> Result<Place<Holder>, RpcError> {
     let turn = room.take(holder.clone(), is_privileged(holder.role), 1, TURN).await;
-    let busy = |_| RpcError::new(ErrorCode::Busy, format!("{holder} has too many reads under way at this data node"));
+    let busy = |_| {
+        RpcError::new(ErrorCode::Busy, format!("{holder} has too many reads under way at this data node"))
+    };
     turn.map_err(busy).map_err(|e| e.hint("ask for less at once, and try again"))
 }
 

@@ -11,8 +11,8 @@ use wmall_proto::join::JoinAddress;
 use wmall_proto::layout::{MAX_WEIGHT, is_weight};
 use wmall_proto::pg::MAX_PG_BITS;
 use wmall_proto::rpc::{
-    DoubtedPiece, Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, QueryReply, Registration, Request,
-    Response, TopologyReply, UserCommand,
+    DoubtedPiece, Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, QueryReply, Registration,
+    Request, Response, TopologyReply, UserCommand,
 };
 use wmall_proto::status::NodeState;
 use wmall_proto::topology::{ClusterId, DiskInfo, Topology};

@@ -139,12 +139,24 @@ impl Hostile {
     }
 
     /// Has a piece checked against a wrong digest, that often. Returns how often that was answered.
-    pub async fn lie_about(&self, target: &Target, pool: PoolId, chunk: ChunkId, disk: DiskId, times: usize) -> usize {
+    pub async fn lie_about(
+        &self,
+        target: &Target,
+        pool: PoolId,
+        chunk: ChunkId,
+        disk: DiskId,
+        times: usize,
+    ) -> usize {
         let (endpoint, mut calls) = (self.endpoint(), JoinSet::new());
         for n in 0..times {
             let (endpoint, target) = (endpoint.clone(), target.clone());
-            let check =
-                Request::CheckPiece { pool, chunk, disk: Some(disk), slot: None, digest: Some([n as u8; 32]) };
+            let check = Request::CheckPiece {
+                pool,
+                chunk,
+                disk: Some(disk),
+                slot: None,
+                digest: Some([n as u8; 32]),
+            };
             calls.spawn(async move { endpoint.call(&target, &check, PATIENCE).await.is_ok() });
         }
         calls.join_all().await.into_iter().filter(|ok| *ok).count()

@@ -76,8 +76,7 @@ fn nobody_pays_for_a_hostile_neighbour() {
     // A map of some mebibytes, and a pool of shards.
     cluster.run(&["pool", "create", "wide", "--scheme", "3x", "--pgs", "16384"]);
     cluster.run(&["pool", "create", "rs", "--scheme", "rs:2+1", "--pgs", "16"]);
-    let (config, config_hostile) =
-        (user(&cluster, "honest", &["*:write"]), user(&cluster, "hostile", &[]));
+    let (config, config_hostile) = (user(&cluster, "honest", &["*:write"]), user(&cluster, "hostile", &[]));
     let member = &config.metadata[0];
     let leader = Target { role: Role::Metadata, node: member.name.clone(), address: member.address };
     let runtime = Runtime::new().unwrap();

@@ -71,7 +71,9 @@ impl WaitingParts {
     fn admit(&self, owner: &Actor, upload: (UploadId, PoolId), bytes: u64) -> Result<PartOwner, RpcError> {
         let uploads = self.holders.get(owner).map(|own| &own.uploads);
         if uploads.is_some_and(|u| u.len() >= MAX_UPLOADS && !u.contains_key(&upload)) {
-            let reason = format!("{owner} has {MAX_UPLOADS} uploads whose parts wait; that is as many as one may have");
+            let reason = format!(
+                "{owner} has {MAX_UPLOADS} uploads whose parts wait; that is as many as one may have"
+            );
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason).hint(HINT));
         }
         let part = WAITING.admit(self.standing(owner), is_privileged(owner.role), bytes);
@@ -81,11 +83,13 @@ impl WaitingParts {
                 Ok(PartOwner { owner: owner.clone(), bytes, reserved })
             }
             Err(Refusal::Own) => {
-                let reason = format!("the waiting parts of {owner} would be more than {} bytes", WAITING.most);
+                let reason =
+                    format!("the waiting parts of {owner} would be more than {} bytes", WAITING.most);
                 Err(RpcError::new(ErrorCode::OutOfBounds, reason).hint(HINT))
             }
             Err(Refusal::All) => {
-                let reason = format!("the waiting parts of all uploads would be more than {} bytes", WAITING.room);
+                let reason =
+                    format!("the waiting parts of all uploads would be more than {} bytes", WAITING.room);
                 Err(RpcError::new(ErrorCode::Busy, reason).hint("try again later"))
             }
         }
@@ -116,7 +120,8 @@ impl WaitingParts {
 }
 
 /// What helps who has too much waiting.
-const HINT: &str = "commit the files that the parts belong to, choose larger chunks, or wait until the uploads are fenced";
+const HINT: &str =
+    "commit the files that the parts belong to, choose larger chunks, or wait until the uploads are fenced";
 
 impl Context<'_> {
     /// Refuses a part for which its owner has no room. The same part again takes none.

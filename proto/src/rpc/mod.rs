@@ -5,7 +5,9 @@ mod data;
 mod meta;
 mod raft;
 
-pub use data::{Ack, DoubtedPiece, HeldPiece, PieceCheck, PiecePage, PutOutcome, PutRequest, ReadRequest, SlotFailure};
+pub use data::{
+    Ack, DoubtedPiece, HeldPiece, PieceCheck, PiecePage, PutOutcome, PutRequest, ReadRequest, SlotFailure,
+};
 pub use meta::{
     CommitOutcome, CommitRequest, Condition, DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply,
     MemberCommand, NameCommand, Query, QueryReply, RegisteredDisk, Registration, SnapshotInfo, TopologyReply,

@@ -124,7 +124,9 @@ impl Client {
 
     fn busy(&self, refusal: Refusal, what: &str, bounds: Bounds) -> RpcError {
         let reason = match refusal {
-            Refusal::Own => format!("{} has too many {what} at this node; {} at most", self.holder, bounds.most),
+            Refusal::Own => {
+                format!("{} has too many {what} at this node; {} at most", self.holder, bounds.most)
+            }
             Refusal::All => format!("this node has too many {what}; {} at most", bounds.room),
         };
         RpcError::new(ErrorCode::Busy, reason).hint("let what is under way end, and try again")
@@ -149,7 +151,8 @@ impl Answers {
     /// let others wait.
     pub async fn room(&self, bytes: usize) -> Result<Place<Holder>, RpcError> {
         let Client { holder, privileged, holders } = &self.client;
-        let waiting = holders.answers.take(holder.clone(), *privileged, bytes as u64, crate::serve::TAKING_NOTHING);
+        let waiting =
+            holders.answers.take(holder.clone(), *privileged, bytes as u64, crate::serve::TAKING_NOTHING);
         waiting.await.map_err(|refusal| self.not_read(refusal))
     }
 

@@ -179,7 +179,8 @@ pub(crate) fn connection_error(target: &Target, error: &ConnectionError) -> RpcE
                 .hint("ask an operator for a new token: `wmall node token create`");
             }
             Ok(CLOSED_TOO_MANY) => {
-                let reason = format!("{} at {} has no room for more connections", target.node, target.address);
+                let reason =
+                    format!("{} at {} has no room for more connections", target.node, target.address);
                 return RpcError::new(ErrorCode::Busy, reason)
                     .hint("end other processes that use this certificate, and try again");
             }

@@ -290,12 +290,7 @@ async fn serve_call_in_time<H: Handler>(
     }
 }
 
-async fn serve_call<H: Handler>(
-    replier: Replier,
-    mut receive: RecvStream,
-    caller: Caller,
-    handler: Arc<H>,
-) {
+async fn serve_call<H: Handler>(replier: Replier, mut receive: RecvStream, caller: Caller, handler: Arc<H>) {
     let Caller { peer, client, _place } = caller;
     let reading = read_request(&mut receive, &client);
     let (request, _header) = match tokio::time::timeout(HEADER_TIMEOUT, reading).await {

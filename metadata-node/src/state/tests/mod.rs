@@ -393,7 +393,8 @@ fn parts_belong_to_their_upload_and_pool_and_show_only_with_the_file() {
     let last =
         |parts| Command::CommitFile { file: FileCommit { parts, ..whole.clone() }, chunks: rest.clone() };
     assert_eq!(code(m.run(last(1))), Err(ErrorCode::NotFound), "the part has not come");
-    let part = |pool| Command::CommitPart { owner: user(), upload, pool, part: 0, chunks: first.clone(), ack };
+    let part =
+        |pool| Command::CommitPart { owner: user(), upload, pool, part: 0, chunks: first.clone(), ack };
     assert_eq!(code(m.run(part(PoolId(9)))), Err(ErrorCode::NotFound));
     m.run(part(POOL)).unwrap();
     assert!(m.state.query(&Query::File { id: file_id, first: 0 }, &Silent::new()).is_err());
