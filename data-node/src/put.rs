@@ -19,7 +19,7 @@ use wmall_transport::{Body, Endpoint, Holder, Members, check_length};
 use crate::disk::{DiskStore, PieceHeader, PieceState};
 use crate::map::{Known, Map};
 use crate::relay::Relays;
-use crate::room::{ANNOUNCED, Berth, IntakeRoom, LOOK, RELAYED, STEP};
+use crate::room::{Berth, IntakeRoom, LOOK, STEP};
 
 /// How long the bytes of a chunk may take to come.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -44,7 +44,7 @@ impl Intake {
         map: Arc<Map>,
         disks: Arc<Vec<Arc<DiskStore>>>,
     ) -> Self {
-        let (room, relay_room) = (IntakeRoom::new(ANNOUNCED), IntakeRoom::new(RELAYED));
+        let (room, relay_room) = (IntakeRoom::of_users(), IntakeRoom::of_relays());
         let asking = tokio::sync::Mutex::new(());
         Self { endpoint, map, disks, metadata, asking, room, relay_room }
     }

@@ -7,9 +7,11 @@
 //! Why nothing locks up: puts that have come in part hold what they have and wait for more, so they could wait for each other.
 //! The oldest put that still needs room is therefore never refused any. It ends at the pace of its sender, and one that is
 //! slower than [`PACE`] while another holder waits gives its place up; then the next is the oldest. Only one put at a time has
-//! more than there is room for: the next one waits until that has ended, which takes a disk and relays, and no room. So all of
-//! it is at most [`ARRIVED`] and one chunk with its pieces. A primary waits for its relays: relays have a room of their own, and a relayed
-//! put waits for nothing but that room and its disk, never for a put.
+//! more than there is room for, and the next one waits until that has ended. So all of it is at most [`ARRIVED`] and one chunk
+//! with its pieces. A primary waits for its relays, so these have a room of their own: no put of a user takes what a relay needs.
+//! The bytes of a relayed put come only as fast as its primary finds room for them. One that is held up that way gives its
+//! place up like any slow sender, and in this room for a relay of the same primary, too: else a primary's put could wait for
+//! a relay that waits behind a relay of a put that waits for the first one.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,9 +24,9 @@ use wmall_transport::{Bounds, Holder, Place, Room};
 const MIB: u64 = 1 << 20;
 
 /// What puts of one holder may have announced, chunks and their pieces together. There is no bound for all.
-pub(crate) const ANNOUNCED: u64 = 40 * MIB;
+const ANNOUNCED: u64 = 40 * MIB;
 /// The same of relayed puts, whose holder is their primary: one of its users must not use up what it has for all.
-pub(crate) const RELAYED: u64 = 4 * ANNOUNCED;
+const RELAYED: u64 = 4 * ANNOUNCED;
 /// Bytes that have come, and pieces that were cut of them.
 const ARRIVED: Bounds = Bounds { room: 48 * MIB, most: 48 * MIB, kept: 8 * MIB, first: 8 * MIB, reserve: 0 };
 /// What room is taken for at once.
@@ -57,6 +59,8 @@ struct Queue {
 pub(crate) struct IntakeRoom {
     announced: Room<Holder>,
     most_announced: u64,
+    /// A holder stands for many senders: they are slow for each other as well.
+    relayed: bool,
     arrived: Room<Holder>,
     queue: Mutex<Queue>,
 }
@@ -74,15 +78,26 @@ pub(crate) struct Berth {
 }
 
 impl IntakeRoom {
-    /// In which one holder may have announced so much.
-    pub(crate) fn new(most_announced: u64) -> Arc<Self> {
+    pub(crate) fn of_users() -> Arc<Self> {
+        Self::new(ANNOUNCED, false)
+    }
+
+    pub(crate) fn of_relays() -> Arc<Self> {
+        Self::new(RELAYED, true)
+    }
+
+    fn new(most_announced: u64, relayed: bool) -> Arc<Self> {
         let announced = Bounds { room: u64::MAX, most: most_announced, kept: 0, first: 0, reserve: 0 };
         let (announced, arrived) = (Room::new(announced), Room::new(ARRIVED));
-        Arc::new(Self { announced, most_announced, arrived, queue: Mutex::default() })
+        Arc::new(Self { announced, most_announced, relayed, arrived, queue: Mutex::default() })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn others_wait(&self, holder: &Holder) -> bool {
+        self.queue().waiting.keys().any(|waiting| self.relayed || waiting != holder)
     }
 
     /// Lets a put begin that will need so much: once its own holder's other puts leave room for it.
@@ -134,7 +149,7 @@ impl Berth {
 
     /// Refuses a sender that is too slow for those who wait.
     pub(crate) fn check_pace(&self, received: u64) -> Result<(), RpcError> {
-        let others_wait = self.room.queue().waiting.keys().any(|holder| *holder != self.holder);
+        let others_wait = self.room.others_wait(&self.holder);
         let waited = Duration::from_millis(self.waited_ms.load(Ordering::Relaxed));
         if !is_too_slow(received, self.begun.elapsed().saturating_sub(waited), others_wait) {
             return Ok(());
@@ -211,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn lengths_that_are_only_announced_keep_nobody_out() {
-        let room = IntakeRoom::new(ANNOUNCED);
+        let room = IntakeRoom::of_users();
         let (liar, other) = (holder("liar"), holder("other"));
         let mut berths = Vec::new();
         for _ in 0..2 {
@@ -222,14 +237,14 @@ mod tests {
         for berth in &berths {
             berth.reach(STEP as u64).await;
         }
-        let put = room.begin(&other, 40 * MIB).await.unwrap();
-        put.reach(40 * MIB).await;
-        assert_eq!(room.arrived.standing(&liar).room, 40 * MIB + 2 * STEP as u64);
+        let put = room.begin(&other, 39 * MIB).await.unwrap();
+        put.reach(39 * MIB).await;
+        assert_eq!(room.arrived.standing(&liar).room, 39 * MIB + 2 * STEP as u64);
     }
 
     #[tokio::test]
     async fn puts_that_wait_for_each_other_end_one_after_the_other() {
-        let room = IntakeRoom::new(ANNOUNCED);
+        let room = IntakeRoom::of_users();
         let mut running = tokio::task::JoinSet::new();
         let (all, barrier) = (8, Arc::new(tokio::sync::Barrier::new(8)));
         for n in 0..all {
@@ -253,7 +268,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_is_slow_gives_its_place_up_when_another_one_waits() {
-        let room = IntakeRoom::new(ANNOUNCED);
+        let room = IntakeRoom::of_users();
         let mut slow = room.begin(&holder("slow"), 40 * MIB).await.unwrap();
         slow.reach(40 * MIB).await;
         let more = room.begin(&holder("more"), 16 * MIB).await.unwrap();
@@ -269,5 +284,15 @@ mod tests {
         assert!(slow.check_pace(1 << 30).is_ok(), "a fast one stays");
         drop(slow);
         waiting.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn relays_of_one_primary_are_slow_for_each_other() {
+        let primary = holder("data-1");
+        for (room, slow_for_its_own) in [(IntakeRoom::of_users(), false), (IntakeRoom::of_relays(), true)] {
+            *room.queue().waiting.entry(primary.clone()).or_insert(0) += 1;
+            assert_eq!(room.others_wait(&primary), slow_for_its_own);
+            assert!(room.others_wait(&holder("data-2")));
+        }
     }
 }

@@ -335,3 +335,6 @@ async fn read_request(
     let request = codec::decode(&bytes).map_err(|e| bad(e.to_string()))?;
     Ok((request, place))
 }
+
+#[cfg(test)]
+mod tests;
