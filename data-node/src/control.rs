@@ -360,10 +360,10 @@ impl Control {
                 self.metadata.call(&Request::ReportLoss { disk: id }).await?;
                 disk.loss_reported();
             }
-            let rotten = disk.take_rotten(REPORT_PAGE);
-            if !rotten.is_empty() {
+            let (rotten, doubted) = (disk.take_rotten(REPORT_PAGE), disk.take_doubted(REPORT_PAGE));
+            if !rotten.is_empty() || !doubted.is_empty() {
                 let chunks = rotten.iter().map(|k| (k.pool, k.chunk)).collect();
-                let told = self.metadata.call(&Request::ReportBad { disk: id, chunks }).await;
+                let told = self.metadata.call(&Request::ReportBad { disk: id, chunks, doubted }).await;
                 told.inspect_err(|_| disk.report_later(rotten))?;
             }
         }

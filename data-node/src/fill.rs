@@ -226,7 +226,7 @@ impl Filler {
             let Some(Failed { pieces, .. }) = failed.get(group).filter(few) else { continue };
             tracing::warn!(pieces = pieces.len(), "pieces that can't be had are set aside");
             let chunks = pieces.iter().map(|p| (p.pool, p.chunk)).collect();
-            self.metadata.call(&Request::ReportBad { disk, chunks }).await?;
+            self.metadata.call(&Request::ReportBad { disk, chunks, doubted: vec![] }).await?;
             failed.remove(group);
         }
         Ok(())
@@ -338,11 +338,12 @@ fn committed(receipt: &SignedReceipt, own: DiskId) -> FeedItem {
 
 /// Tells the metadata nodes about pieces that turned out bad; they become tickets, and are filled.
 pub(crate) async fn report_bad(metadata: Arc<Members>, mut bad: mpsc::Receiver<BadPiece>) {
-    while let Some((disk, pool, chunk)) = bad.recv().await {
+    while let Some(BadPiece { disk, key, doubted }) = bad.recv().await {
         let Some(disk) = disk.id() else { continue };
-        let request = Request::ReportBad { disk, chunks: vec![(pool, chunk)] };
+        let chunks = if doubted.is_none() { vec![(key.pool, key.chunk)] } else { vec![] };
+        let request = Request::ReportBad { disk, chunks, doubted: doubted.into_iter().collect() };
         if let Err(error) = metadata.call(&request).await {
-            tracing::warn!(%error, %chunk, "a bad piece could not be reported; its next reader will");
+            tracing::warn!(%error, chunk = %key.chunk, "a bad piece could not be reported; its next reader will");
         }
     }
 }

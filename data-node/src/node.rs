@@ -27,7 +27,7 @@ use crate::metrics::ScrubMetrics;
 use crate::put::Intake;
 use crate::ranges::Ranges;
 use crate::scrub::Scrubber;
-use crate::service::Service;
+use crate::service::{ReadRooms, Service};
 use crate::traffic::Traffic;
 use crate::turns::Turns;
 
@@ -92,7 +92,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let service = Arc::new(Service {
         disks: disks.clone(),
         intake: Intake::new(endpoint.clone(), metadata.clone(), map, disks.clone()),
-        reads: Service::read_places(),
+        rooms: ReadRooms::new(),
         calls: metrics.calls(&CallKind::ALL.map(CallKind::as_str)),
         bad,
         traffic,

@@ -2,30 +2,25 @@
 //!
 //! Copies are relayed while the chunk comes. Shards are made here, once the whole chunk is known to be what it should be.
 //!
-//! Bounds: [`IN_FLIGHT_BYTES`] of chunks and their pieces at once, half of it for clients' puts and half for relayed ones;
-//! a put that finds no room waits [`ROOM_TIMEOUT`] and is then told that the node is busy.
+//! Bounds: the room of chunks and their pieces that are under way (`room.rs`), one for clients' puts and one for relayed ones.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wmall_manifest::Stripe;
 use wmall_proto::chunk::{MAX_CHUNK_SIZE, Shard};
 use wmall_proto::clock::UPLOAD_SKEW_MS;
 use wmall_proto::receipt::SignedReceipt;
 use wmall_proto::rpc::{Ack, PieceCheck, PutOutcome, PutRequest, Request, Response};
 use wmall_proto::{ErrorCode, PgRow, Role, RpcError, Scheme};
-use wmall_transport::{Body, Endpoint, Members, collect};
+use wmall_transport::{Body, Endpoint, Holder, Members, check_length};
 
-use crate::disk::{DiskStore, PieceHeader};
+use crate::disk::{DiskStore, PieceHeader, PieceState};
 use crate::map::{Known, Map};
 use crate::relay::Relays;
+use crate::room::{Berth, IntakeRoom, LOOK, STEP};
 
-/// Bytes of chunks that are being taken in.
-const IN_FLIGHT_BYTES: usize = 96 << 20;
-/// How long a put waits for room.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the bytes of a chunk may take to come.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -36,10 +31,10 @@ pub(crate) struct Intake {
     disks: Arc<Vec<Arc<DiskStore>>>,
     metadata: Arc<Members>,
     asking: tokio::sync::Mutex<()>,
-    room: Arc<Semaphore>,
+    room: Arc<IntakeRoom>,
     /// For what other data nodes relay: a primary waits for its relays, so relays must never wait for
     /// primaries.
-    relay_room: Arc<Semaphore>,
+    relay_room: Arc<IntakeRoom>,
 }
 
 impl Intake {
@@ -49,18 +44,19 @@ impl Intake {
         map: Arc<Map>,
         disks: Arc<Vec<Arc<DiskStore>>>,
     ) -> Self {
-        let room = || Arc::new(Semaphore::new(IN_FLIGHT_BYTES / 2));
+        let (room, relay_room) = (IntakeRoom::of_users(), IntakeRoom::of_relays());
         let asking = tokio::sync::Mutex::new(());
-        Self { endpoint, map, disks, metadata, asking, room: room(), relay_room: room() }
+        Self { endpoint, map, disks, metadata, asking, room, relay_room }
     }
 
     /// Takes in a chunk for one of this node's slots and relays it to those that the caller names.
     pub(crate) async fn put(
         &self,
-        from: Role,
+        holder: &Holder,
         request: PutRequest,
         body: &mut Body,
     ) -> Result<PutOutcome, RpcError> {
+        let from = holder.role;
         if request.length == 0 || request.length > MAX_CHUNK_SIZE {
             let reason = format!("a chunk of {} bytes; 1 to {MAX_CHUNK_SIZE}", request.length);
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
@@ -79,10 +75,13 @@ impl Intake {
         check_upload(&disk, &request, self.map.now_ms())?;
         disk.check_room()?;
         let cuts = scheme.is_striped() && request.shard.is_none();
-        let room = self.room_for(from, request.length, cuts.then_some(scheme)).await?;
-        let mut relays = Relays::new(self.endpoint.clone(), room, begun);
+        let pieces = if cuts { scheme.stored_bytes(u64::from(request.length)) } else { 0 };
+        let room = if from == Role::Data { &self.relay_room } else { &self.room };
+        let berth = room.begin(holder, u64::from(request.length) + pieces).await?;
+        let mut relays = Relays::new(self.endpoint.clone(), berth.clone(), begun);
         let (shard, parts, crc) = if cuts {
-            let chunk = receive(&request, body, &relays).await?;
+            let chunk = receive(&request, body, &relays, &berth).await?;
+            berth.reach(u64::from(request.length) + pieces).await;
             let (pieces, shards) = cut(scheme, chunk.parts).await?;
             relays.start(&request, scheme.piece_length(request.length), (&known, row), &shards);
             relays.feed_each(&pieces);
@@ -93,9 +92,10 @@ impl Intake {
             (shards.get(own).copied(), vec![piece], crc)
         } else {
             relays.start(&request, request.length, (&known, row), &[]);
-            let Received { parts, crc } = receive(&request, body, &relays).await?;
+            let Received { parts, crc } = receive(&request, body, &relays, &berth).await?;
             (request.shard, parts, crc)
         };
+        berth.has_all();
         relays.close();
         let header = PieceHeader {
             pool: request.pool,
@@ -106,27 +106,10 @@ impl Intake {
             shard,
         };
         let cold = !scheme.is_asked_first(&request.chunk, request.slot);
-        let mut receipts = vec![write(&disk, header, (parts, crc), cold).await?];
+        let mut receipts = vec![write(&disk, header, (parts, crc), cold, cuts).await?];
         let wanted = if request.ack == Ack::All { usize::MAX } else { scheme.quorum() };
         let failures = relays.receipts(&mut receipts, wanted).await;
         Ok(PutOutcome { receipts, failures })
-    }
-
-    /// Memory for a chunk, and for its pieces if it is to be cut.
-    async fn room_for(
-        &self,
-        from: Role,
-        length: u32,
-        cut: Option<Scheme>,
-    ) -> Result<Arc<OwnedSemaphorePermit>, RpcError> {
-        let room = if from == Role::Data { &self.relay_room } else { &self.room };
-        let pieces = cut.map_or(0, |scheme| scheme.stored_bytes(u64::from(length)));
-        let bytes = (u64::from(length) + pieces).min(IN_FLIGHT_BYTES as u64 / 2) as u32;
-        let permit = room.clone().acquire_many_owned(bytes);
-        match tokio::time::timeout(ROOM_TIMEOUT, permit).await {
-            Ok(Ok(room)) => Ok(Arc::new(room)),
-            _ => Err(RpcError::new(ErrorCode::Busy, "the data node has too many puts under way")),
-        }
     }
 
     /// The cluster's clock.
@@ -173,10 +156,15 @@ struct Received {
 }
 
 /// Receives exactly the announced bytes in time, hands each part to the relays, and checks the hash.
-async fn receive(request: &PutRequest, body: &mut Body, relays: &Relays) -> Result<Received, RpcError> {
+async fn receive(
+    request: &PutRequest,
+    body: &mut Body,
+    relays: &Relays,
+    berth: &Berth,
+) -> Result<Received, RpcError> {
     let mut hasher = blake3::Hasher::new();
     let (mut crc, mut held) = (0, None::<Bytes>);
-    let receiving = collect(body, request.length as usize, |part: &Bytes| {
+    let receiving = take_in(body, request.length as usize, berth, |part: &Bytes| {
         hasher.update(part);
         crc = crc32c::crc32c_append(crc, part);
         // The last part waits for the verdict on the whole, so that no relay completes on bad bytes.
@@ -192,6 +180,40 @@ async fn receive(request: &PutRequest, body: &mut Body, relays: &Relays) -> Resu
     }
     held.iter().for_each(|last| relays.feed_all(last));
     Ok(Received { parts, crc })
+}
+
+/// Reads what was announced, never more than there is room for, and gives up on a sender that is too slow for others.
+async fn take_in(
+    body: &mut Body,
+    length: usize,
+    berth: &Berth,
+    mut each: impl FnMut(&Bytes) + Send,
+) -> Result<Vec<Bytes>, RpcError> {
+    let (mut parts, mut received, mut room) = (Vec::new(), 0, 0);
+    loop {
+        if received == room && room < length {
+            room = length.min(room + STEP);
+            berth.reach(room as u64).await;
+        }
+        // One byte beyond the end would be one too many, and is asked for so that it is seen.
+        let most = (room - received).max(1);
+        let next = match tokio::time::timeout(LOOK, body.next_of(most)).await {
+            Ok(next) => next?,
+            Err(_) => {
+                berth.check_pace(received as u64)?;
+                continue;
+            }
+        };
+        berth.check_pace(received as u64)?;
+        let Some(part) = next else { break };
+        received += part.len();
+        if received > length {
+            break;
+        }
+        each(&part);
+        parts.push(part);
+    }
+    check_length(received, length).map(|()| parts)
 }
 
 /// Cuts a chunk that is known to be what it should be, on a thread that may work for long.
@@ -235,12 +257,14 @@ fn check_upload(disk: &DiskStore, request: &PutRequest, now_ms: u64) -> Result<(
     Ok(())
 }
 
-/// Writes the piece, or promises the good one that is there already.
+/// Writes the piece, or promises the good one that is there already. `certain` says that this node has cut the chunk itself, and
+/// so knows that the piece is the only right one.
 async fn write(
     disk: &Arc<DiskStore>,
     header: PieceHeader,
     (parts, crc): (Vec<Bytes>, u32),
     cold: bool,
+    certain: bool,
 ) -> Result<SignedReceipt, RpcError> {
     let Some(there) = disk.locate(&header.key())? else {
         return disk.put(header, parts, crc, cold).await;
@@ -248,9 +272,15 @@ async fn write(
     if let Some(receipt) = disk.stamp(header).await? {
         return Ok(receipt);
     }
-    // Cutting a chunk has one result. Of two shards for one slot one is wrong, and which, this node can't tell; the one
-    // that somebody may have been promised stays, as long as it is what it was.
-    if header.shard.is_some() && there.slot == header.slot && there.digest(&header.key()) != header.digest() {
+    // Cutting a chunk has one result. Of two shards for one slot one is wrong, and which, this node can't tell unless it has cut
+    // the chunk itself: then no commit stands on the one that was staged before, whoever was promised it. Otherwise that one
+    // stays, as long as it is what it was, and whoever brings the whole chunk here settles it.
+    let differs =
+        header.shard.is_some() && there.slot == header.slot && there.digest(&header.key()) != header.digest();
+    if differs && certain && there.state == PieceState::Staged {
+        tracing::warn!(disk = %disk.name, chunk = %header.chunk, "a wrong shard that was staged is replaced");
+        disk.note_replaced(header.key());
+    } else if differs {
         let (store, key) = (disk.clone(), header.key());
         let looked =
             tokio::task::spawn_blocking(move || store.check(&key)).await.map_err(RpcError::internal)?;
@@ -260,4 +290,70 @@ async fn write(
         }
     }
     disk.put(header, parts, crc, cold).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DiskConfig;
+    use crate::disk::Superblock;
+    use wmall_proto::feed::FeedItem;
+    use wmall_proto::topology::ClusterId;
+    use wmall_proto::{ChunkId, DiskId, PoolId, UploadId};
+
+    const CHUNK: ChunkId = ChunkId([7; 32]);
+
+    fn shard(content: &[u8]) -> PieceHeader {
+        let shard = Shard { digest: *blake3::hash(content).as_bytes(), chunk_length: 64 };
+        let upload = UploadId::new(5, [1; 10]);
+        PieceHeader { pool: PoolId(1), chunk: CHUNK, slot: 2, upload, row_version: 1, shard: Some(shard) }
+    }
+
+    async fn write_shard(
+        disk: &Arc<DiskStore>,
+        content: &'static [u8],
+        certain: bool,
+    ) -> Result<[u8; 32], ErrorCode> {
+        let parts = (vec![Bytes::from_static(content)], crc32c::crc32c(content));
+        let written = write(disk, shard(content), parts, false, certain).await;
+        written.map(|signed| signed.receipt.digest).map_err(|e| e.code)
+    }
+
+    fn held(disk: &DiskStore) -> [u8; 32] {
+        let key = shard(b"").key();
+        disk.locate(&key).unwrap().unwrap().digest(&key)
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_is_known_to_be_right_replaces_a_staged_one_and_no_committed_one() {
+        let folder = tempfile::tempdir().unwrap();
+        Superblock::format(folder.path()).unwrap();
+        let (name, path) = ("d1".parse().unwrap(), folder.path().to_path_buf());
+        let config = DiskConfig { name, path, max_bytes: 256 << 20, weight: 100 };
+        let disk = Arc::new(DiskStore::open(&config, ClusterId([1; 16])).unwrap());
+        disk.set_id(DiskId(4));
+        let digest = |content: &[u8]| *blake3::hash(content).as_bytes();
+        assert_eq!(write_shard(&disk, b"staged first", false).await, Ok(digest(b"staged first")));
+        let relayed = write_shard(&disk, b"relayed", false).await;
+        assert_eq!((relayed, held(&disk)), (Err(ErrorCode::BadReceipt), digest(b"staged first")));
+        assert_eq!(write_shard(&disk, b"right", true).await, Ok(digest(b"right")));
+        assert_eq!(held(&disk), digest(b"right"));
+        // A commit that stands on the promise of before is held against what is here now.
+        let chunk = shard(b"").key();
+        disk.follow(vec![FeedItem::Committed { chunk, counted: vec![DiskId(4)] }], None);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let doubted = loop {
+            match disk.take_doubted(9) {
+                none if none.is_empty() => tokio::task::yield_now().await,
+                some => break some,
+            }
+            assert!(Instant::now() < deadline, "the commit is not noticed");
+        };
+        assert_eq!(
+            doubted.iter().map(|d| (d.key, d.slot, d.digest)).collect::<Vec<_>>(),
+            [(chunk, 2, digest(b"right"))]
+        );
+        assert_eq!(write_shard(&disk, b"another", true).await, Err(ErrorCode::BadReceipt), "it is committed");
+        assert_eq!(held(&disk), digest(b"right"));
+    }
 }

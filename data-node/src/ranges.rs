@@ -93,7 +93,7 @@ impl Ranges {
         let missing: Vec<_> = wanted.iter().filter(|c| !live.contains(c)).map(|c| (range.pool, *c)).collect();
         if !missing.is_empty() {
             tracing::error!(disk = %disk.name, pieces = missing.len(), "pieces are missing that nobody had missed");
-            self.metadata.call(&Request::ReportBad { disk: id, chunks: missing }).await?;
+            self.metadata.call(&Request::ReportBad { disk: id, chunks: missing, doubted: vec![] }).await?;
         }
         let wanted: BTreeSet<_> = wanted.iter().collect();
         let surplus: Vec<PoolChunk> = live

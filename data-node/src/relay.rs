@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use wmall_proto::chunk::Shard;
 use wmall_proto::receipt::SignedReceipt;
@@ -16,6 +16,7 @@ use wmall_proto::{ErrorCode, PgRow, RpcError};
 use wmall_transport::{Endpoint, Target};
 
 use crate::map::Known;
+use crate::room::Berth;
 
 /// How long a put with its relays may take, from its beginning: less than the client waits for its answer.
 const RELAY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,7 +29,7 @@ const STRAGGLER_GRACE: Duration = Duration::from_millis(300);
 pub(crate) struct Relays {
     endpoint: Endpoint,
     /// Kept by every relay until it ends.
-    room: Arc<OwnedSemaphorePermit>,
+    room: Arc<Berth>,
     begun: Instant,
     feeds: Vec<Feed>,
     running: JoinSet<(u8, Result<SignedReceipt, RpcError>)>,
@@ -42,7 +43,7 @@ struct Feed {
 }
 
 impl Relays {
-    pub(crate) fn new(endpoint: Endpoint, room: Arc<OwnedSemaphorePermit>, begun: Instant) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, room: Arc<Berth>, begun: Instant) -> Self {
         Self { endpoint, room, begun, feeds: Vec::new(), running: JoinSet::new(), failures: Vec::new() }
     }
 

@@ -1,17 +1,19 @@
-//! Answers calls. Reads go to the page cache or the disk on blocking threads, at most [`READS`] at once.
+//! Answers calls. Reads go to the page cache or the disk on blocking threads, as many at once as [`READS`] says.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use wmall_proto::challenge::Challenge;
 use wmall_proto::chunk::PieceDigest;
 use wmall_proto::feed::PoolChunk;
-use wmall_proto::rpc::{PieceCheck, ReadRequest, Request, Response, TopologyReply};
-use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, Role, RpcError};
+use wmall_proto::rpc::{DoubtedPiece, PieceCheck, ReadRequest, Request, Response, TopologyReply};
+use wmall_proto::{DiskId, ErrorCode, Role, RpcError};
 use wmall_runtime::metrics::CallMetrics;
-use wmall_transport::{Handler, Incoming, Replier};
+use wmall_transport::{
+    Answers, Bounds, Handler, Holder, Incoming, Place, Rate, Rates, Replier, Room, is_privileged,
+};
 
 use crate::challenge;
 use crate::disk::{DiskStore, Located};
@@ -19,29 +21,58 @@ use crate::inventory;
 use crate::put::Intake;
 use crate::traffic::Traffic;
 
-/// Reads under way.
-const READS: usize = 64;
+/// Parts that are read at once.
+const READS: Bounds = Bounds { room: 64, most: 40, kept: 24, first: 4, reserve: 16 };
+/// Pieces that are read whole and hashed at once, because somebody asked for it.
+const CHECKS: Bounds = Bounds { room: 16, most: 4, kept: 8, first: 2, reserve: 4 };
+/// How long one of these waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
+/// Doubts of callers about pieces that are what the disk wrote, as they are passed on to the metadata nodes.
+const DOUBTS: Rate = Rate { a_second: 5, burst: 100 };
 /// Bytes that are read and sent at once.
 const READ_PART: usize = 1 << 20;
 
-/// A piece that turned out to be bad.
-pub(crate) type BadPiece = (Arc<DiskStore>, PoolId, ChunkId);
+/// A piece that turned out to be bad, or that somebody doubts.
+pub(crate) struct BadPiece {
+    pub(crate) disk: Arc<DiskStore>,
+    pub(crate) key: PoolChunk,
+    /// Where the metadata nodes have to say whether it is bad.
+    pub(crate) doubted: Option<DoubtedPiece>,
+}
+
+/// Turns at the disks.
+pub(crate) struct ReadRooms {
+    reads: Room<Holder>,
+    checks: Room<Holder>,
+    doubts: Mutex<Rates<()>>,
+}
+
+impl ReadRooms {
+    pub(crate) fn new() -> Self {
+        Self { reads: Room::new(READS), checks: Room::new(CHECKS), doubts: Mutex::default() }
+    }
+}
+
+/// A turn of one's own, or of the cluster's nodes, after those before it.
+async fn turn(room: &Room<Holder>, holder: &Holder) -> Result<Place<Holder>, RpcError> {
+    let turn = room.take(holder.clone(), is_privileged(holder.role), 1, TURN).await;
+    let busy = |_| {
+        RpcError::new(ErrorCode::Busy, format!("{holder} has too many reads under way at this data node"))
+    };
+    turn.map_err(busy).map_err(|e| e.hint("ask for less at once, and try again"))
+}
 
 /// Everything a call may need.
 pub(crate) struct Service {
     pub(crate) disks: Arc<Vec<Arc<DiskStore>>>,
     pub(crate) intake: Intake,
-    pub(crate) reads: Arc<Semaphore>,
+    pub(crate) rooms: ReadRooms,
     pub(crate) calls: Option<CallMetrics>,
     pub(crate) bad: mpsc::Sender<BadPiece>,
     pub(crate) traffic: Arc<Traffic>,
 }
 
 impl Service {
-    pub(crate) fn read_places() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(READS))
-    }
-
     /// The disk that has a piece of this chunk, of this slot if one is named. Copies are the same in every slot.
     /// The piece on the disk that was asked for, and on whichever has one if none was. A disk whose number is not known yet
     /// may be that one.
@@ -61,7 +92,12 @@ impl Service {
         Ok(None)
     }
 
-    async fn read(&self, request: &ReadRequest, replier: &mut Replier) -> Result<(), RpcError> {
+    async fn read(
+        &self,
+        holder: &Holder,
+        request: &ReadRequest,
+        replier: &mut Replier,
+    ) -> Result<(), RpcError> {
         let key = PoolChunk { pool: request.pool, chunk: request.chunk };
         self.deny(&key)?;
         let found = self.find(&key, request.disk, request.slot)?;
@@ -75,13 +111,20 @@ impl Service {
         // The first part is read before anything is said, so that a disk's error is still an answer.
         let mut at = request.offset;
         let end = request.offset + length;
-        let mut next = self.read_part(&key, &disk, located, at, end).await?;
+        let answers = replier.answers();
+        let reader = (holder, &answers);
+        let mut next = self.read_part(reader, &key, &disk, located, at, end).await?;
         replier.start(Response::Piece { length, piece_length: located.length }).await?;
-        while let Some(part) = next.take() {
+        while let Some((part, room)) = next.take() {
             at += part.len() as u32;
+            let sending = async {
+                let sent = replier.write(part).await;
+                drop(room);
+                sent
+            };
             // Reading ahead by one part keeps disk and network busy together.
-            let (sent, read) =
-                tokio::join!(replier.write(part), self.read_part(&key, &disk, located, at, end));
+            let reading = self.read_part(reader, &key, &disk, located, at, end);
+            let (sent, read) = tokio::join!(sending, reading);
             sent?;
             next = read?;
         }
@@ -98,17 +141,16 @@ impl Service {
         Ok(())
     }
 
-    async fn challenge(&self, challenge: Challenge) -> Result<Response, RpcError> {
+    async fn challenge(&self, holder: &Holder, challenge: Challenge) -> Result<Response, RpcError> {
         let key = PoolChunk { pool: challenge.pool, chunk: challenge.chunk };
         self.deny(&key)?;
         let disk = self.disk(challenge.disk)?.clone();
-        let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
-        let _place = self.reads.acquire().await.map_err(stopping)?;
+        let _turn = turn(&self.rooms.reads, holder).await?;
         let store = disk.clone();
         let answering = move || challenge::answer(&store, &challenge);
         let answer = tokio::task::spawn_blocking(answering).await.map_err(RpcError::internal)?;
         if answer.as_ref().is_err_and(|e| e.code == ErrorCode::Corrupt) {
-            self.report(disk, key.pool, key.chunk);
+            self.report(disk, key, None);
         }
         #[cfg(feature = "testing")]
         let answer = answer.map(|mut answer| {
@@ -138,6 +180,7 @@ impl Service {
 
     async fn check(
         &self,
+        holder: &Holder,
         key: PoolChunk,
         disk: Option<DiskId>,
         slot: Option<u8>,
@@ -147,28 +190,34 @@ impl Service {
             self.report_if_ours(key, disk, slot);
             return Ok(Response::Checked(PieceCheck::Absent));
         };
-        let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
-        let _place = self.reads.acquire().await.map_err(stopping)?;
+        let _turn = turn(&self.rooms.checks, holder).await?;
         let store = disk.clone();
         let looked = tokio::task::spawn_blocking(move || store.check(&key)).await;
-        let mut found = looked.map_err(RpcError::internal)??;
-        // A shard that is what its own header says may be another one than was committed. Whoever lies here makes the disk
-        // look once more: it holds the shard against what the metadata nodes say.
-        if found == PieceCheck::Good
-            && digest.is_some_and(|d| located.shard.is_some() && d != located.digest(&key))
-        {
-            found = PieceCheck::Bad;
-        }
+        let found = looked.map_err(RpcError::internal)??;
         if found == PieceCheck::Bad {
             tracing::error!(disk = %disk.name, chunk = %key.chunk, "a piece is rotten");
-            self.report(disk, key.pool, key.chunk);
+            self.report(disk, key, None);
+        } else if located.shard.is_some() && digest.is_some_and(|d| d != located.digest(&key)) {
+            // A shard that is what its own header says may be another one than was committed. The caller gets the answer to
+            // its own question. What becomes of the shard, the metadata nodes say by what was committed.
+            self.doubt(disk, key, &located);
+            return Ok(Response::Checked(PieceCheck::Bad));
         }
         Ok(Response::Checked(found))
     }
 
+    /// Has the metadata nodes hold a piece against what was committed; not for every question of a caller who asks many.
+    fn doubt(&self, disk: Arc<DiskStore>, key: PoolChunk, located: &Located) {
+        let mut doubts = self.rooms.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        if doubts.take(&(), DOUBTS) {
+            let doubted = DoubtedPiece { key, slot: located.slot, digest: located.digest(&key) };
+            self.report(disk, key, Some(doubted));
+        }
+    }
+
     /// A full queue is no loss: whoever reads the piece next reports it again.
-    fn report(&self, disk: Arc<DiskStore>, pool: PoolId, chunk: ChunkId) {
-        let _ = self.bad.try_send((disk, pool, chunk));
+    fn report(&self, disk: Arc<DiskStore>, key: PoolChunk, doubted: Option<DoubtedPiece>) {
+        let _ = self.bad.try_send(BadPiece { disk, key, doubted });
     }
 
     /// A piece is not here. If the row says that it should be, the metadata nodes decide whether its chunk
@@ -183,7 +232,7 @@ impl Service {
             own.is_some_and(|own| !striped || slot.is_none_or(|slot| slot == own))
         };
         if let Some(disk) = self.disks.iter().find(ours) {
-            self.report(disk.clone(), key.pool, key.chunk);
+            self.report(disk.clone(), key, None);
         }
     }
 
@@ -191,17 +240,18 @@ impl Service {
     /// caller takes it. A piece that cannot be read is reported like a rotten one.
     async fn read_part(
         &self,
+        (holder, answers): (&Holder, &Answers),
         key: &PoolChunk,
         disk: &Arc<DiskStore>,
         located: Located,
         at: u32,
         end: u32,
-    ) -> Result<Option<Bytes>, RpcError> {
+    ) -> Result<Option<(Bytes, Place<Holder>)>, RpcError> {
         if at >= end {
             return Ok(None);
         }
-        let stopping = |_| RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping");
-        let _place = self.reads.acquire().await.map_err(stopping)?;
+        let room = answers.room(READ_PART.min((end - at) as usize)).await?;
+        let _turn = turn(&self.rooms.reads, holder).await?;
         let (store, key) = (disk.clone(), *key);
         let reading = tokio::task::spawn_blocking(move || {
             let length = READ_PART.min((end - at) as usize);
@@ -217,9 +267,9 @@ impl Service {
         let read = reading.await.map_err(|e| failed(e.to_string()))?;
         #[cfg(feature = "testing")]
         let read = read.map(|bytes| if crate::lies::told().wrong_bytes { flipped(&bytes) } else { bytes });
-        read.map(Some).map_err(|error| {
+        read.map(|bytes| Some((bytes, room))).map_err(|error| {
             tracing::error!(%error, disk = %disk.name, chunk = %key.chunk, "a piece cannot be read");
-            self.report(disk.clone(), key.pool, key.chunk);
+            self.report(disk.clone(), key, None);
             failed(error.to_string())
         })
     }
@@ -235,20 +285,20 @@ fn flipped(bytes: &Bytes) -> Bytes {
 impl Handler for Service {
     async fn handle(&self, call: Incoming) {
         let Incoming { peer, request, mut body, mut replier } = call;
-        let (kind, started) = (request.kind(), Instant::now());
+        let (kind, started, holder) = (request.kind(), Instant::now(), Arc::new(peer.actor()));
         // Relays are part of a client's put; reads by other data nodes are backfill themselves.
         if peer.role != Role::Data || matches!(request, Request::Put(_)) {
             self.traffic.note(started);
         }
         let ok = match request {
             Request::Put(put) => {
-                let answer = self.intake.put(peer.role, put, &mut body).await.map(Response::Put);
+                let answer = self.intake.put(&holder, put, &mut body).await.map(Response::Put);
                 let ok = answer.is_ok();
                 replier.send(answer).await;
                 ok
             }
             Request::ReadPiece(read) => {
-                let sent = self.read(&read, &mut replier).await;
+                let sent = self.read(&holder, &read, &mut replier).await;
                 replier.conclude(sent).await
             }
             Request::Attest { disk, slot, pool, chunk, nonce } => {
@@ -258,7 +308,7 @@ impl Handler for Service {
                 ok
             }
             Request::Challenge(challenge) => {
-                let answer = self.challenge(challenge).await;
+                let answer = self.challenge(&holder, challenge).await;
                 let ok = answer.is_ok();
                 replier.send(answer).await;
                 ok
@@ -280,7 +330,7 @@ impl Handler for Service {
                 ok
             }
             Request::CheckPiece { pool, chunk, disk, slot, digest } => {
-                let answer = self.check(PoolChunk { pool, chunk }, disk, slot, digest).await;
+                let answer = self.check(&holder, PoolChunk { pool, chunk }, disk, slot, digest).await;
                 let ok = answer.is_ok();
                 replier.send(answer).await;
                 ok

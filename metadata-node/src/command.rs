@@ -286,6 +286,8 @@ pub enum Command {
     },
     /// A part of a large file.
     CommitPart {
+        /// Whose it is.
+        owner: Actor,
         /// The upload.
         upload: UploadId,
         /// Where its chunks live.
@@ -411,11 +413,11 @@ impl PromisedChunk {
 
 impl Command {
     /// The command that a client's commit becomes.
-    pub fn from_commit(commit: CommitRequest) -> Self {
+    pub fn from_commit(owner: Actor, commit: CommitRequest) -> Self {
         let strip = |chunks: Vec<ChunkCommit>| chunks.into_iter().map(PromisedChunk::from_commit).collect();
         match commit {
             CommitRequest::Part { upload, pool, part, chunks, ack } => {
-                Self::CommitPart { upload, pool, part, chunks: strip(chunks), ack }
+                Self::CommitPart { owner, upload, pool, part, chunks: strip(chunks), ack }
             }
             CommitRequest::File {
                 upload,

@@ -160,7 +160,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let watch = tokio::spawn(watch_leadership(raft.clone(), liveness.clone()));
     let aside = tokio::spawn(step_aside(raft.clone(), clock.clone(), peers.clone()));
     let metrics = Metrics::new();
-    let proposer = Proposer::start(raft.clone(), clock.clone());
+    let proposer = Proposer::start(raft.clone(), clock.clone(), config.raw.name.clone());
     let repair = config.raw.repair;
     let repairer = Repairer::new(
         raft.clone(),

@@ -7,6 +7,7 @@ use ed25519_zebra::VerificationKey;
 use wmall_manifest::check_chunk_size;
 use wmall_proto::chunk::{ChunkCommit, MAX_PIECES_PER_COMMIT};
 use wmall_proto::clock::UPLOAD_SKEW_MS;
+use wmall_proto::identity::Actor;
 use wmall_proto::receipt::{Receipt, SignedReceipt};
 use wmall_proto::rpc::{CommitRequest, Response};
 use wmall_proto::scheme::MAX_WIDTH;
@@ -40,6 +41,7 @@ impl Service {
     pub(crate) async fn commit(
         &self,
         request: RequestId,
+        by: Actor,
         mut commit: CommitRequest,
     ) -> Result<Response, RpcError> {
         self.must_lead()?;
@@ -47,7 +49,8 @@ impl Service {
         if let Err(error) = self.check_commit(&topology, &mut commit).await {
             return Err(self.confirmed(&topology, error).await);
         }
-        self.proposer.propose(Some(request), Command::from_commit(commit)).await
+        let command = Command::from_commit(by.clone(), commit);
+        self.proposer.propose_for(Some(request), by, command).await
     }
 
     /// Returns a verdict that was reached by this map if the map is the cluster's, which takes a round to the
@@ -146,6 +149,7 @@ impl Service {
 
     pub(crate) async fn close_tickets(
         &self,
+        by: Actor,
         disk: DiskId,
         receipts: Vec<SignedReceipt>,
         clean: Vec<(PoolId, PgId)>,
@@ -159,7 +163,8 @@ impl Service {
             Ok(fetched) => fetched,
             Err(error) => return Err(self.confirmed(&topology, error).await),
         };
-        self.proposer.propose(None, Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).await
+        let command = Command::CloseTickets { disk, incarnation, pieces, clean, as_of };
+        self.proposer.propose_for(None, by, command).await
     }
 
     /// The disk's incarnation, and what its receipts say that it has.

@@ -11,8 +11,8 @@ use wmall_proto::join::JoinAddress;
 use wmall_proto::layout::{MAX_WEIGHT, is_weight};
 use wmall_proto::pg::MAX_PG_BITS;
 use wmall_proto::rpc::{
-    Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, QueryReply, Registration, Request,
-    Response, TopologyReply, UserCommand,
+    DoubtedPiece, Heartbeat, HeartbeatReply, MemberCommand, NameCommand, Query, QueryReply, Registration,
+    Request, Response, TopologyReply, UserCommand,
 };
 use wmall_proto::status::NodeState;
 use wmall_proto::topology::{ClusterId, DiskInfo, Topology};
@@ -100,7 +100,7 @@ impl Service {
             Request::GetTopology { known } => Ok(Response::Topology(self.topology(known))),
             Request::Read { linearizable, query } => self.read(linearizable, &query).await,
             Request::Status => self.cluster_status().await,
-            Request::Commit { request, commit } => self.commit(request, commit).await,
+            Request::Commit { request, commit } => self.commit(request, peer.actor(), commit).await,
             Request::Name { request, command } => self.name(request, peer.actor(), command).await,
             Request::Administer { request, command } => self.administer(request, peer.actor(), command).await,
             Request::Member(command) => self.change_member(peer.actor(), command).await,
@@ -114,7 +114,7 @@ impl Service {
             Request::Snapshot { .. } => Err(RpcError::internal("a snapshot is not an answer of one message")),
             Request::Register(registration) => {
                 own_name(peer, registration.node.as_str())?;
-                self.register(registration).await
+                self.register(peer.actor(), registration).await
             }
             Request::Heartbeat(heartbeat) => {
                 own_name(peer, heartbeat.node.as_str())?;
@@ -126,7 +126,7 @@ impl Service {
                     let reason = "the listing is from before the metadata were restored";
                     return Err(RpcError::new(ErrorCode::PreconditionFailed, reason).hint("list again"));
                 }
-                self.close_tickets(disk, receipts, clean, as_of).await
+                self.close_tickets(peer.actor(), disk, receipts, clean, as_of).await
             }
             Request::ListMissing { disk, groups, but, after } => {
                 self.own_disk(peer, disk)?;
@@ -143,10 +143,10 @@ impl Service {
                 let known = self.state.pieces_known(disk, &chunks).map_err(|e| store_failed(&e))?;
                 Ok(Response::PiecesKnown(known))
             }
-            Request::ReportBad { disk, chunks } => {
+            Request::ReportBad { disk, chunks, doubted } => {
                 self.own_disk(peer, disk)?;
-                bounded(chunks.len())?;
-                self.report_bad(disk, chunks).await
+                bounded(chunks.len().max(doubted.len()))?;
+                self.report_bad(peer.actor(), disk, chunks, doubted).await
             }
             Request::CheckRange(claim) => {
                 self.own_disk(peer, claim.disk)?;
@@ -159,7 +159,7 @@ impl Service {
             Request::ReportLoss { disk } => {
                 self.own_disk(peer, disk)?;
                 self.must_lead()?;
-                self.proposer.propose(None, Command::MarkDirty(disk)).await
+                self.proposer.propose_for(None, peer.actor(), Command::MarkDirty(disk)).await
             }
             Request::Put(_)
             | Request::ReadPiece(_)
@@ -286,7 +286,7 @@ impl Service {
         let command = Command::Name(command);
         match for_good {
             true => self.proposer.propose_act(Some(request), by, command).await,
-            false => self.proposer.propose(Some(request), command).await,
+            false => self.proposer.propose_for(Some(request), by, command).await,
         }
     }
 
@@ -400,7 +400,7 @@ impl Service {
     }
 
     /// A node that comes up again as it was changes nothing, and so costs no entry.
-    async fn register(&self, registration: Registration) -> Result<Response, RpcError> {
+    async fn register(&self, by: Actor, registration: Registration) -> Result<Response, RpcError> {
         if registration.disks.is_empty() || registration.disks.len() > MAX_DISKS {
             let reason = format!("a node registers 1 to {MAX_DISKS} disks");
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
@@ -416,7 +416,8 @@ impl Service {
         }
         let replaces = self.refuse_clone(&registration)?;
         let older = self.older_copies(&registration);
-        self.proposer.propose(None, Command::Register { registration, replaces, older }).await
+        let command = Command::Register { registration, replaces, older };
+        self.proposer.propose_for(None, by, command).await
     }
 
     /// Refuses a second process of a name whose first one runs elsewhere, and returns the one that it takes
@@ -508,16 +509,28 @@ impl Service {
     }
 
     /// Chunks that nobody has committed cost no entry: whoever asks about random ids makes no log grow.
-    async fn report_bad(&self, disk: DiskId, chunks: Vec<(PoolId, ChunkId)>) -> Result<Response, RpcError> {
+    /// Nor do pieces that somebody doubts and that are what was committed.
+    async fn report_bad(
+        &self,
+        by: Actor,
+        disk: DiskId,
+        chunks: Vec<(PoolId, ChunkId)>,
+        doubted: Vec<DoubtedPiece>,
+    ) -> Result<Response, RpcError> {
         self.reads.wait().await?;
-        let asked: Vec<PoolChunk> =
+        let mut asked: Vec<PoolChunk> =
             chunks.into_iter().map(|(pool, chunk)| PoolChunk { pool, chunk }).collect();
+        for piece in doubted {
+            if self.state.contradicts(&piece).map_err(|e| store_failed(&e))? {
+                asked.push(piece.key);
+            }
+        }
         let known = self.state.pieces_known(disk, &asked).map_err(|e| store_failed(&e))?;
         if known.committed.is_empty() {
             return Ok(Response::Done);
         }
         let chunks = known.committed.into_iter().map(|c| (c.pool, c.chunk)).collect();
-        self.proposer.propose(None, Command::ReportBad { disk, chunks }).await
+        self.proposer.propose_for(None, by, Command::ReportBad { disk, chunks }).await
     }
 
     /// Spares a follower the work on a command that it would have to refuse.

@@ -6,6 +6,7 @@ pub mod faketime;
 pub mod flood;
 pub mod fuzz;
 pub mod history;
+pub mod hostile;
 pub mod netns;
 pub mod power;
 pub mod rbft;

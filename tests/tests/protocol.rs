@@ -252,7 +252,7 @@ fn one_of_each() -> Vec<Request> {
         Request::CloseTickets { disk, receipts: vec![], clean: vec![], as_of: 0, epoch: 0 },
         Request::ListMissing { disk, groups: vec![], but: vec![], after: None },
         Request::CheckCommitted { disk, chunks: vec![] },
-        Request::ReportBad { disk, chunks: vec![] },
+        Request::ReportBad { disk, chunks: vec![], doubted: vec![] },
         Request::ReportLoss { disk },
         Request::CheckRange(RangeClaim {
             disk,

@@ -1,16 +1,20 @@
 //! What everybody may know of a disk at any time, without asking its threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use wmall_proto::feed::PoolChunk;
+use wmall_proto::rpc::DoubtedPiece;
 
 use super::index::{Counts, Index};
 
 /// Pieces that may wait to be reported, rotten or absent. Beyond them the disk says that it has lost what it
 /// can't name, and has all its groups looked through.
 const MAX_ROTTEN: usize = 65_536;
+/// Shards that took the place of others, of which it is remembered, and doubted pieces that may wait to be reported. Beyond them
+/// only challenges find what is wrong.
+const MAX_REPLACED: usize = 4096;
 
 /// Counts and conditions, written by the disk's threads.
 #[derive(Default)]
@@ -31,6 +35,9 @@ pub(super) struct Books {
     /// Something was lost that can't be named, and the metadata nodes do not know yet.
     lost: AtomicBool,
     rotten: Mutex<Vec<PoolChunk>>,
+    /// Pieces whose place another one had that was promised too.
+    replaced: Mutex<BTreeSet<PoolChunk>>,
+    doubted: Mutex<Vec<DoubtedPiece>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -102,6 +109,31 @@ impl Books {
         } else {
             self.set_lost(true);
         }
+    }
+
+    pub(super) fn note_replaced(&self, key: PoolChunk) {
+        let mut replaced = lock(&self.replaced);
+        if replaced.len() >= MAX_REPLACED {
+            replaced.pop_first();
+        }
+        replaced.insert(key);
+    }
+
+    pub(super) fn take_replaced(&self, key: &PoolChunk) -> bool {
+        lock(&self.replaced).remove(key)
+    }
+
+    pub(super) fn add_doubted(&self, piece: DoubtedPiece) {
+        let mut doubted = lock(&self.doubted);
+        if doubted.len() < MAX_REPLACED {
+            doubted.push(piece);
+        }
+    }
+
+    pub(super) fn take_doubted(&self, limit: usize) -> Vec<DoubtedPiece> {
+        let mut doubted = lock(&self.doubted);
+        let n = doubted.len().min(limit);
+        doubted.drain(..n).collect()
     }
 
     pub(super) fn take_rotten(&self, limit: usize) -> Vec<PoolChunk> {

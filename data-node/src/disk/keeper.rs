@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use wmall_journal::{AppendError, Journal, Position, Record};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
+use wmall_proto::rpc::DoubtedPiece;
 use wmall_proto::{DiskId, ErrorCode, PgId, PoolId, RpcError};
 use wmall_runtime::view::StoreError;
 
@@ -237,6 +238,9 @@ impl Keeper {
                     tracing::error!(chunk = %chunk.chunk, "a piece that a commit counts on is not here");
                     self.books.add_rotten(*chunk);
                 }
+                if there && self.books.take_replaced(chunk) {
+                    self.doubt(chunk)?;
+                }
                 Ok(())
             }
             FeedItem::Deleted(chunk) => self.release(chunk),
@@ -246,6 +250,15 @@ impl Keeper {
                 Ok(())
             }
         }
+    }
+
+    /// A commit may stand on a promise of a shard whose place another one has taken. The metadata nodes know what was committed.
+    fn doubt(&self, key: &PoolChunk) -> Result<(), StoreError> {
+        if let Some(held) = self.index.held(&self.batch, key)? {
+            let (slot, digest) = (held.located.slot, held.located.digest(key));
+            self.books.add_doubted(DoubtedPiece { key: *key, slot, digest });
+        }
+        Ok(())
     }
 
     fn reconcile(&mut self, asked: &[PoolChunk], known: &PiecesKnown) -> Result<(), StoreError> {

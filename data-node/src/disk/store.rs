@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use wmall_journal::{AppendError, Disk, Journal, OpenError, Options, Position, RealDisk, Record};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
 use wmall_proto::receipt::{Attestation, Receipt, SignedAttestation, SignedReceipt};
-use wmall_proto::rpc::PieceCheck;
+use wmall_proto::rpc::{DoubtedPiece, PieceCheck};
 use wmall_proto::topology::ClusterId;
 use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError};
 use wmall_runtime::view::StoreError;
@@ -531,6 +531,16 @@ impl DiskStore {
     /// Pieces that turned out rotten since the last call; each is handed out once.
     pub(crate) fn take_rotten(&self, limit: usize) -> Vec<PoolChunk> {
         self.books.take_rotten(limit)
+    }
+
+    /// Another shard is about to take the place of one that was promised.
+    pub(crate) fn note_replaced(&self, key: PoolChunk) {
+        self.books.note_replaced(key);
+    }
+
+    /// Pieces that may be others than were committed; each is handed out once.
+    pub(crate) fn take_doubted(&self, limit: usize) -> Vec<DoubtedPiece> {
+        self.books.take_doubted(limit)
     }
 
     /// Gives back what could not be reported.

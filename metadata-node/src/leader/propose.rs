@@ -1,6 +1,7 @@
 //! Group commit for the Raft log: commands that arrive while an entry is under way share the next one.
 //!
-//! One task. The queue before it holds [`QUEUE`] commands and [`QUEUE_BYTES`]; a full queue answers `busy`.
+//! One task. The queue before it holds as many commands and bytes as [`COMMANDS`] and [`BYTES`] say, of one holder and of all;
+//! a full queue answers `busy`. Part of both is kept for operators and nodes, so that who fills the rest can be revoked.
 //! A command whose caller has given up before its turn is dropped. Up to [`IN_FLIGHT`] entries are under way
 //! at once.
 
@@ -9,19 +10,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::error::{ClientWriteError, RaftError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use wmall_proto::identity::Actor;
 use wmall_proto::rpc::Response;
-use wmall_proto::{ErrorCode, RequestId, RpcError, codec};
+use wmall_proto::{ErrorCode, NodeName, RequestId, Role, RpcError, codec};
+use wmall_transport::{Bounds, Holder, Place, Refusal, Room, is_privileged};
 
 use super::ClusterClock;
 use crate::command::{Batch, Command, Envelope};
 use crate::types::Raft;
 
+const MIB: u64 = 1 << 20;
+
 /// Commands that may wait.
-const QUEUE: usize = 4096;
+const COMMANDS: Bounds = Bounds { room: 3584, most: 1536, kept: 1024, first: 64, reserve: 512 };
 /// Bytes of commands that may wait.
-const QUEUE_BYTES: usize = 64 << 20;
+const BYTES: Bounds =
+    Bounds { room: 48 * MIB, most: 24 * MIB, kept: 16 * MIB, first: 4 * MIB, reserve: 16 * MIB };
 /// Commands in one entry.
 const MAX_COMMANDS: usize = 256;
 /// Bytes of commands after which an entry is closed.
@@ -39,7 +44,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 struct Waiting {
     envelope: Envelope,
     bytes: usize,
-    _room: OwnedSemaphorePermit,
+    _places: [Place<Holder>; 2],
     reply: oneshot::Sender<Result<Response, RpcError>>,
 }
 
@@ -47,20 +52,34 @@ struct Waiting {
 #[derive(Clone)]
 pub struct Proposer {
     queue: mpsc::Sender<Waiting>,
-    room: Arc<Semaphore>,
+    commands: Room<Holder>,
+    bytes: Room<Holder>,
+    /// Whose the commands are that this member makes by itself.
+    own: Holder,
 }
 
 impl Proposer {
     /// Starts the task.
-    pub(crate) fn start(raft: Raft, clock: Arc<ClusterClock>) -> Self {
-        let (queue, commands) = mpsc::channel(QUEUE);
-        tokio::spawn(run(raft, clock, commands));
-        Self { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES)) }
+    pub(crate) fn start(raft: Raft, clock: Arc<ClusterClock>, name: NodeName) -> Self {
+        let (queue, waiting) = mpsc::channel((COMMANDS.room + COMMANDS.reserve) as usize);
+        tokio::spawn(run(raft, clock, waiting));
+        let (commands, bytes) = (Room::new(COMMANDS), Room::new(BYTES));
+        Self { queue, commands, bytes, own: Arc::new(Actor { role: Role::Metadata, name }) }
     }
 
-    /// Proposes a command and waits for its answer.
+    /// Proposes a command of this member's own and waits for its answer.
     pub async fn propose(&self, request: Option<RequestId>, command: Command) -> Result<Response, RpcError> {
-        self.queue(Envelope { request, by: None, command }).await
+        self.queue(self.own.clone(), Envelope { request, by: None, command }).await
+    }
+
+    /// The same for somebody else, whom it counts for.
+    pub async fn propose_for(
+        &self,
+        request: Option<RequestId>,
+        by: Actor,
+        command: Command,
+    ) -> Result<Response, RpcError> {
+        self.queue(Arc::new(by), Envelope { request, by: None, command }).await
     }
 
     /// The same for somebody's act, which goes into the audit log.
@@ -70,10 +89,25 @@ impl Proposer {
         by: Actor,
         command: Command,
     ) -> Result<Response, RpcError> {
-        self.queue(Envelope { request, by: Some(by), command }).await
+        self.queue(Arc::new(by.clone()), Envelope { request, by: Some(by), command }).await
     }
 
-    async fn queue(&self, envelope: Envelope) -> Result<Response, RpcError> {
+    /// Places in both rooms, or none.
+    fn places(&self, holder: &Holder, bytes: usize) -> Result<[Place<Holder>; 2], RpcError> {
+        let privileged = is_privileged(holder.role);
+        let full = |refusal| {
+            let reason = match refusal {
+                Refusal::Own => format!("{holder} has too many commands waiting at the metadata leader"),
+                Refusal::All => "the metadata leader has too many commands waiting".to_string(),
+            };
+            RpcError::new(ErrorCode::Busy, reason).hint("send fewer at once, and try again")
+        };
+        let command = self.commands.try_take(holder.clone(), privileged, 1).map_err(full)?;
+        let bytes = self.bytes.try_take(holder.clone(), privileged, bytes as u64).map_err(full)?;
+        Ok([command, bytes])
+    }
+
+    async fn queue(&self, holder: Holder, envelope: Envelope) -> Result<Response, RpcError> {
         let bytes = codec::encode(&envelope).len();
         if bytes > MAX_COMMAND {
             let reason = format!("a command of {bytes} bytes; {MAX_COMMAND} at most");
@@ -81,8 +115,8 @@ impl Proposer {
         }
         let (reply, answer) = oneshot::channel();
         let full = || RpcError::new(ErrorCode::Busy, "the metadata leader has too many commands waiting");
-        let room = self.room.clone().try_acquire_many_owned(bytes as u32).map_err(|_| full())?;
-        self.queue.try_send(Waiting { envelope, bytes, _room: room, reply }).map_err(|_| full())?;
+        let _places = self.places(&holder, bytes)?;
+        self.queue.try_send(Waiting { envelope, bytes, _places, reply }).map_err(|_| full())?;
         match tokio::time::timeout(TIMEOUT, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(RpcError::new(ErrorCode::ShuttingDown, "the metadata node is stopping")),
@@ -169,4 +203,34 @@ fn refused(error: &RaftError<u64, ClientWriteError<u64, crate::types::Member>>) 
 pub(crate) fn not_leader(leader: Option<&crate::types::Member>) -> RpcError {
     let hint = leader.map_or_else(String::new, |m| m.name.clone());
     RpcError::new(ErrorCode::NotLeader, "this metadata node does not lead").hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Places for as many commands of so many bytes as this holder gets.
+    fn fill(proposer: &Proposer, role: Role, name: &str, bytes: usize) -> Vec<[Place<Holder>; 2]> {
+        let holder = Arc::new(Actor { role, name: name.parse().unwrap() });
+        std::iter::from_fn(|| proposer.places(&holder, bytes).ok()).collect()
+    }
+
+    #[test]
+    fn an_operator_finds_room_whatever_users_have_queued() {
+        let (queue, _waiting) = mpsc::channel(1);
+        let own = Arc::new(Actor { role: Role::Metadata, name: "metadata-1".parse().unwrap() });
+        for bytes in [1, MAX_COMMAND] {
+            let (commands, room) = (Room::new(COMMANDS), Room::new(BYTES));
+            let proposer = Proposer { queue: queue.clone(), commands, bytes: room, own: own.clone() };
+            let first = fill(&proposer, Role::Client, "first", bytes);
+            assert_eq!(first.len(), if bytes == 1 { 1536 } else { 6 });
+            let mut others = Vec::new();
+            for n in 0..100 {
+                others.extend(fill(&proposer, Role::Client, &format!("other-{n}"), bytes));
+            }
+            assert_eq!(fill(&proposer, Role::Client, "late", bytes).len(), 0, "a hundred fill it");
+            assert!(!fill(&proposer, Role::Admin, "operator", bytes).is_empty());
+            assert!(!fill(&proposer, Role::Metadata, "metadata-1", bytes).is_empty());
+        }
+    }
 }

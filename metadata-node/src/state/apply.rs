@@ -194,8 +194,8 @@ impl<'a> Context<'a> {
                 Ok(Response::Done)
             }
             Command::RemoveBucket { name } => self.remove_bucket(&name),
-            Command::CommitPart { upload, pool, part, chunks, ack } => {
-                self.commit_part(upload, pool, part, chunks, ack)
+            Command::CommitPart { owner, upload, pool, part, chunks, ack } => {
+                self.commit_part(&owner, upload, pool, part, chunks, ack)
             }
             Command::CommitFile { file, chunks } => self.commit_file(file, chunks),
             Command::Register { registration, replaces, older } => {

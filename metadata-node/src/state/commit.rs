@@ -10,6 +10,7 @@ use wmall_proto::chunk::{
 };
 use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::file::{FileRecord, Pin};
+use wmall_proto::identity::Actor;
 use wmall_proto::pg::{MAX_SOURCES, PgKey};
 use wmall_proto::rpc::{Ack, CommitOutcome, Response};
 use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError, UploadId};
@@ -50,10 +51,19 @@ enum Verdict {
     Need(Vec<ChunkId>),
 }
 
+/// Bytes that a part takes in the map.
+fn encoded_length(chunks: &[PromisedChunk]) -> u64 {
+    let each = |c: &PromisedChunk| {
+        size_of::<ChunkId>() + 4 + 8 + 8 + c.digests.len() * 32 + 8 + c.promises.len() * (1 + 4 + 16)
+    };
+    chunks.iter().map(|c| each(c) as u64).sum()
+}
+
 impl Context<'_> {
     /// Keeps a part with its upload. Its chunks are judged now and referenced when the file comes.
     pub(super) fn commit_part(
         &mut self,
+        owner: &Actor,
         upload: UploadId,
         pool: PoolId,
         part: u32,
@@ -72,10 +82,12 @@ impl Context<'_> {
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason).hint("choose larger chunks").into());
         }
         self.check_fence(&upload)?;
+        let place = self.admit_part(owner, (upload, pool, part), encoded_length(&chunks))?;
         if let Verdict::Need(chunks) = self.judge_all(pool, &chunks, ack)? {
             return Ok(Response::NeedChunks(chunks));
         }
         self.txn.put(keys::upload_part(&upload, pool, part), &chunks);
+        self.note_part((upload, pool, part), &place)?;
         Ok(Response::Committed(CommitOutcome { index: self.index, new_file: false, tickets: 0 }))
     }
 
@@ -120,6 +132,7 @@ impl Context<'_> {
         }
         for part in 0..file.parts {
             self.txn.remove(keys::upload_part(&file.upload, file.pool, part));
+            self.forget_part(&file.upload, file.pool, part)?;
         }
         Ok(Response::Committed(CommitOutcome { index: self.index, new_file, tickets }))
     }

@@ -18,6 +18,7 @@ use super::feed::FeedRing;
 use super::nodes::NodeStarts;
 use super::recent::RecentChanges;
 use super::txn::decode;
+use super::uploads::WaitingParts;
 use super::{Applied, keys};
 use wmall_runtime::view::{Store, StoreError};
 
@@ -69,6 +70,8 @@ pub struct Counters {
     pub halted: bool,
     /// What moves, as far as the event log has yet to tell of it.
     pub moves: Untold,
+    /// By disk: when its last line about bad pieces was written, and pieces that no line has told of since.
+    pub bad_pieces: BTreeMap<DiskId, (u64, u64)>,
 }
 
 /// The cluster's clock as of the last entry.
@@ -131,6 +134,8 @@ pub(crate) struct Derived {
     pub(crate) mutes: BTreeMap<String, Mute>,
     /// By time.
     pub(crate) samples: VecDeque<UsageSample>,
+    /// Parts that wait for their files.
+    pub(super) waiting: WaitingParts,
 }
 
 /// The last answers, by request.
@@ -187,6 +192,7 @@ impl Derived {
             draft: self.draft.clone(),
             mutes: self.mutes.clone(),
             samples: VecDeque::new(),
+            waiting: WaitingParts::default(),
         }
     }
 
@@ -248,6 +254,7 @@ impl Derived {
             draft: store.get(keys::LAYOUT_DRAFT)?.map(|b| decode(&b)).transpose()?.unwrap_or_default(),
             mutes: BTreeMap::new(),
             samples: VecDeque::new(),
+            waiting: WaitingParts::load(store)?,
         };
         derived.load_operations(store)?;
         Ok(derived)

@@ -13,6 +13,21 @@ use super::keys;
 /// At least so long, in milliseconds, between two lines about slots that move for the same reason.
 const LINE_MS: u64 = 60_000;
 
+/// What is known of a line that is written once in a while, after `more` of what it tells: when it was written last and what it
+/// has not told, and what it tells now if it is due.
+fn line_due(before: Option<(u64, u64)>, more: u64, now_ms: u64) -> ((u64, u64), Option<u64>) {
+    let (last_ms, untold) = before.unzip();
+    let untold = untold.unwrap_or(0) + more;
+    // A leader whose clock was ahead does not silence the next one.
+    let is_due = last_ms.is_none_or(|last| now_ms >= last.saturating_add(LINE_MS) || now_ms < last);
+    if !is_due {
+        return ((last_ms.unwrap_or(0), untold), None);
+    }
+    // Nothing to tell leaves the time as it was, so that what comes next is told at once.
+    let written = if untold > 0 { now_ms } else { last_ms.unwrap_or(0) };
+    ((written, 0), Some(untold))
+}
+
 impl Context<'_> {
     /// Adds a line.
     pub(super) fn tell(&mut self, what: EventKind) {
@@ -28,15 +43,32 @@ impl Context<'_> {
     /// Slots were given to other disks. The first line comes at once; what follows within [`LINE_MS`] is told together.
     pub(super) fn tell_moves(&mut self, reason: Reason, slots: u64) {
         let moves = &mut self.derived.counters.moves.since_line;
-        let (last_ms, untold) = moves.get(&reason).copied().unzip();
-        let untold = untold.unwrap_or(0) + slots;
-        // A leader whose clock was ahead does not silence the next one.
-        let is_due =
-            last_ms.is_none_or(|last| self.now_ms >= last.saturating_add(LINE_MS) || self.now_ms < last);
-        moves.insert(reason, if is_due { (self.now_ms, 0) } else { (last_ms.unwrap_or(0), untold) });
-        if is_due {
-            self.tell(EventKind::SlotsMove { reason: reason.as_str().into(), slots: untold });
+        let (line, told) = line_due(moves.get(&reason).copied(), slots, self.now_ms);
+        moves.insert(reason, line);
+        if let Some(slots) = told {
+            self.tell(EventKind::SlotsMove { reason: reason.as_str().into(), slots });
         }
+    }
+
+    /// Pieces of a disk are bad. The first line comes at once, and one a minute at most is written of a disk.
+    pub(super) fn tell_bad(&mut self, disk: DiskId, pieces: u64) {
+        let bad = &mut self.derived.counters.bad_pieces;
+        let (line, told) = line_due(bad.get(&disk).copied(), pieces, self.now_ms);
+        bad.insert(disk, line);
+        if let Some(pieces) = told.filter(|pieces| *pieces > 0) {
+            self.tell(EventKind::PiecesBad { disk, pieces });
+        }
+    }
+
+    /// Tells of bad pieces that have no line yet and have waited long enough. Disks that have none are forgotten.
+    fn tell_late_bad(&mut self) {
+        let disks: Vec<DiskId> = self.derived.counters.bad_pieces.keys().copied().collect();
+        for disk in disks {
+            self.tell_bad(disk, 0);
+        }
+        let now = self.now_ms;
+        let is_recent = |(last, untold): &(u64, u64)| *untold > 0 || now < last.saturating_add(LINE_MS);
+        self.derived.counters.bad_pieces.retain(|_, line| is_recent(line));
     }
 
     /// A slot has arrived.
@@ -66,6 +98,7 @@ impl Context<'_> {
         if !moving {
             self.tell_rest();
         }
+        self.tell_late_bad();
         let counters = &mut self.derived.counters;
         let (level_before, halted_before) = (counters.level, counters.halted);
         (counters.level, counters.halted) = (level, halted.is_some());
@@ -78,5 +111,20 @@ impl Context<'_> {
             _ => {}
         }
         Ok(Response::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_comes_at_once_and_then_once_a_minute_with_all_that_came_between() {
+        assert_eq!(line_due(None, 3, 1000), ((1000, 0), Some(3)));
+        assert_eq!(line_due(Some((1000, 0)), 5, 1001), ((1000, 5), None));
+        assert_eq!(line_due(Some((1000, 5)), 2, 60_999), ((1000, 7), None));
+        assert_eq!(line_due(Some((1000, 7)), 1, 61_000), ((61_000, 0), Some(8)));
+        assert_eq!(line_due(Some((1000, 7)), 0, 999), ((999, 0), Some(7)), "a clock of before was ahead");
+        assert_eq!(line_due(Some((1000, 0)), 0, 99_000), ((1000, 0), Some(0)));
     }
 }

@@ -153,6 +153,7 @@ impl Context<'_> {
         for (upload, pool, part) in parts {
             if upload.started_ms() < self.derived.counters.fenced_before_ms {
                 self.txn.remove(keys::upload_part(upload, *pool, *part));
+                self.forget_part(upload, *pool, *part)?;
             }
         }
         Ok(Response::Done)

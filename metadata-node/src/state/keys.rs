@@ -166,6 +166,14 @@ pub(super) fn parse_upload_part(key: &[u8]) -> Option<(UploadId, PoolId, u32)> {
     Some((upload, PoolId(pool), part))
 }
 
+/// Whose parts are, in the same order.
+pub(super) const PART_OWNERS: &[u8] = b"O";
+
+/// As long as the part's own key, with the same numbers in it.
+pub(super) fn part_owner(upload: &UploadId, pool: PoolId, part: u32) -> Vec<u8> {
+    key(b'O', &[&upload.0, &pool.0.to_be_bytes(), &part.to_be_bytes()])
+}
+
 pub(super) const TOKENS: &[u8] = b"j";
 pub(super) const USERS: &[u8] = b"i";
 pub(super) const REVOKED: &[u8] = b"v";

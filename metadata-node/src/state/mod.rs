@@ -29,6 +29,7 @@ mod samples;
 mod stripes;
 mod tickets;
 mod txn;
+mod uploads;
 
 #[cfg(test)]
 mod tests;

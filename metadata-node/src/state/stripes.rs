@@ -5,6 +5,7 @@
 //! slot whose piece was lost, is [`UNKNOWN_DIGEST`] until its disk has made the piece, which it holds against the chunk's id.
 
 use wmall_proto::chunk::{PieceDigest, UNKNOWN_DIGEST};
+use wmall_proto::rpc::DoubtedPiece;
 use wmall_proto::{ChunkId, ErrorCode, PoolId, RpcError, Scheme};
 use wmall_runtime::view::StoreError;
 
@@ -66,6 +67,14 @@ impl Context<'_> {
 }
 
 impl State {
+    /// Whether another piece was committed than this one. Of one that is unknown nobody can say so.
+    pub(crate) fn contradicts(&self, piece: &DoubtedPiece) -> Result<bool, StoreError> {
+        let _one_index = self.read();
+        let committed = self.digests(piece.key.pool, &piece.key.chunk)?;
+        let committed = committed.get(usize::from(piece.slot));
+        Ok(committed.is_some_and(|digest| *digest != UNKNOWN_DIGEST && *digest != piece.digest))
+    }
+
     /// What a chunk's pieces hash to; nothing where they are copies.
     pub(super) fn digests(&self, pool: PoolId, chunk: &ChunkId) -> Result<Vec<PieceDigest>, StoreError> {
         let stored = self.store.get(&keys::digests(pool, chunk))?;

@@ -125,7 +125,7 @@ impl Context<'_> {
             }
         }
         if opened > 0 {
-            self.tell(wmall_proto::event::EventKind::PiecesBad { disk, pieces: opened });
+            self.tell_bad(disk, opened);
         }
         Ok(Response::Done)
     }

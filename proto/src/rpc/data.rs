@@ -3,7 +3,7 @@
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use crate::chunk::Shard;
+use crate::chunk::{PieceDigest, Shard};
 use crate::error::RpcError;
 use crate::feed::PoolChunk;
 use crate::ids::{ChunkId, DiskId, Incarnation, PoolId, UploadId};
@@ -89,6 +89,17 @@ pub enum PieceCheck {
     Bad,
     /// It is not there.
     Absent,
+}
+
+/// A shard that is what its disk wrote, and of which somebody says that another one was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct DoubtedPiece {
+    /// Of which chunk.
+    pub key: PoolChunk,
+    /// The slot it was put under.
+    pub slot: u8,
+    /// What it hashes to.
+    pub digest: PieceDigest,
 }
 
 /// A piece that a disk holds, as far as its index says.

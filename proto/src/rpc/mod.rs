@@ -5,7 +5,9 @@ mod data;
 mod meta;
 mod raft;
 
-pub use data::{Ack, HeldPiece, PieceCheck, PiecePage, PutOutcome, PutRequest, ReadRequest, SlotFailure};
+pub use data::{
+    Ack, DoubtedPiece, HeldPiece, PieceCheck, PiecePage, PutOutcome, PutRequest, ReadRequest, SlotFailure,
+};
 pub use meta::{
     CommitOutcome, CommitRequest, Condition, DiskHeartbeat, DiskRegistration, Heartbeat, HeartbeatReply,
     MemberCommand, NameCommand, Query, QueryReply, RegisteredDisk, Registration, SnapshotInfo, TopologyReply,
@@ -122,6 +124,8 @@ pub enum Request {
         disk: DiskId,
         /// The chunks.
         chunks: Vec<(crate::PoolId, crate::ChunkId)>,
+        /// Pieces that are what the disk wrote: bad only if something else was committed.
+        doubted: Vec<DoubtedPiece>,
     },
     /// A data node can't tell what one of its disks has lost: bytes in which no piece can be made out.
     ReportLoss {

@@ -16,7 +16,12 @@ impl Body {
 
     /// The next part; none at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RpcError> {
-        match self.stream.read_chunk(usize::MAX, true).await {
+        self.next_of(usize::MAX).await
+    }
+
+    /// The next part, of so many bytes at most; none at the end. Dropped before it is ready, it loses nothing.
+    pub async fn next_of(&mut self, most: usize) -> Result<Option<Bytes>, RpcError> {
+        match self.stream.read_chunk(most, true).await {
             Ok(chunk) => Ok(chunk.map(|c| c.bytes)),
             Err(error) => {
                 Err(RpcError::new(ErrorCode::Unreachable, format!("the peer stopped sending: {error}")))
@@ -40,8 +45,14 @@ pub async fn collect(
         each(&part);
         parts.push(part);
     }
+    check_length(received, length)?;
+    Ok(parts)
+}
+
+/// Refuses more or fewer bytes than were announced.
+pub fn check_length(received: usize, length: usize) -> Result<(), RpcError> {
     if received == length {
-        return Ok(parts);
+        return Ok(());
     }
     let what = if received > length { "more than" } else { "only" };
     let reason = format!("{what} {received} bytes came where {length} were announced");

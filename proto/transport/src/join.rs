@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use quinn::{ClientConfig, ServerConfig, TransportConfig, VarInt};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::Semaphore;
 use wmall_proto::join::{IssuedCertificate, JoinReply, JoinRequest, JoinToken, MAX_JOIN_MESSAGE};
 use wmall_proto::{ErrorCode, NodeName, RpcError, codec};
 
@@ -20,10 +19,13 @@ use crate::identity::{CA_FILE, CERT_FILE, FORMER_FILE, Identity, IdentityError, 
 use crate::issuer::{pem, write_chain};
 use crate::said::Said;
 use crate::serve::admit;
+use crate::share::{Bounds, Room};
 use crate::tls::{self, TlsError};
 
-/// Strangers at once.
+/// Strangers at once, and those of one address.
 const MAX_CONNECTIONS: usize = 32;
+const STRANGERS: Bounds =
+    Bounds { room: MAX_CONNECTIONS as u64, most: MAX_CONNECTIONS as u64 / 2, kept: 8, first: 2, reserve: 0 };
 /// How long one may take, handshake and answer together.
 const LONGEST: Duration = Duration::from_secs(15);
 /// How long handshake and question together may take.
@@ -58,7 +60,7 @@ impl JoinServer {
 
     /// Answers until it is dropped.
     pub async fn serve<H: JoinHandler>(&self, handler: Arc<H>) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Room::new(STRANGERS);
         while let Some(incoming) = self.0.accept().await {
             let Some((incoming, place)) = admit(incoming, &places) else { continue };
             let handler = handler.clone();

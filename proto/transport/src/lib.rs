@@ -5,7 +5,8 @@
 //! the caller's certificate, before a handler sees it.
 //!
 //! Deliberately absent: retries of anything but calls to the metadata nodes that say they are safe to
-//! repeat (`members.rs`), and any queue of its own: QUIC's stream limits and windows are the bounds.
+//! repeat (`members.rs`), and any queue of its own: QUIC's windows and
+//! the rooms of each holder (`holders.rs`) are the bounds.
 
 #![warn(missing_docs)]
 
@@ -15,15 +16,18 @@ mod clock;
 mod credentials;
 mod endpoint;
 mod files;
+mod holders;
 mod identity;
 mod issuer;
 mod join;
 mod members;
 mod outgoing;
 mod pool;
+mod rate;
 mod renewal;
 mod said;
 mod serve;
+mod share;
 mod socket;
 #[cfg(test)]
 mod testing;
@@ -31,12 +35,15 @@ mod tls;
 mod tuning;
 
 pub use authority::{AuthorityError, create_authority, create_issuer};
-pub use body::{Body, collect};
+pub use body::{Body, check_length, collect};
 pub use endpoint::{BindError, Endpoint};
+pub use holders::{Answers, Holder, is_privileged};
 pub use identity::{Identity, IdentityError, Peer};
 pub use issuer::{Issuer, LONGEST_LIFE, Subject, requested_key};
 pub use join::{JoinError, JoinHandler, JoinServer, join};
 pub use members::Members;
 pub use outgoing::{Call, Reply, Target};
+pub use rate::{Rate, Rates};
 pub use renewal::{RenewBy, Renewal};
 pub use serve::{Handler, Incoming, Replier};
+pub use share::{Bounds, Ledger, Part, Place, Refusal, Room, Standing, Taken};

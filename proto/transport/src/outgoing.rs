@@ -69,6 +69,12 @@ impl Endpoint {
         self.open(target, request, timeout).await?.finish().await
     }
 
+    /// The connection to a peer, to do on it what no caller of ours does.
+    #[cfg(feature = "testing")]
+    pub async fn connection(&self, target: &Target) -> Result<quinn::Connection, RpcError> {
+        self.pool.get(&self.quinn, target).await
+    }
+
     /// Starts a call; `timeout` covers everything up to its answer.
     pub async fn open(
         &self,

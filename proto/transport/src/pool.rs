@@ -21,6 +21,7 @@ use crate::outgoing::Target;
 pub(crate) const CLOSED_OTHER_CLUSTER: u32 = 1;
 pub(crate) const CLOSED_REVOKED: u32 = 2;
 pub(crate) const CLOSED_EXPIRED: u32 = 3;
+pub(crate) const CLOSED_TOO_MANY: u32 = 4;
 
 /// The longest a handshake may take.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -176,6 +177,12 @@ pub(crate) fn connection_error(target: &Target, error: &ConnectionError) -> RpcE
                     format!("{} at {}: our certificate was revoked", target.node, target.address),
                 )
                 .hint("ask an operator for a new token: `wmall node token create`");
+            }
+            Ok(CLOSED_TOO_MANY) => {
+                let reason =
+                    format!("{} at {} has no room for more connections", target.node, target.address);
+                return RpcError::new(ErrorCode::Busy, reason)
+                    .hint("end other processes that use this certificate, and try again");
             }
             _ => return unreachable(target, &error.to_string()),
         }

@@ -1,45 +1,44 @@
 //! Answering calls.
 //!
-//! Tasks: one per connection (at most [`MAX_CONNECTIONS`]) and one per call (bounded by the stream
-//! limit of `tuning.rs`). A handler that outlives [`HANDLER_TIMEOUT`] is cut off. Headers beyond
-//! [`FREE_HEADER`] share [`HEADER_BYTES`] among all callers; each connection's window is the tuned one or its
-//! share of [`WINDOW_BUDGET`], whichever is smaller.
+//! Tasks: one per handshake, one per connection and one per call. What each holder of a certificate may have of them, and of
+//! bytes of headers and answers, is in `holders.rs`. A handler that outlives [`HANDLER_TIMEOUT`] is cut off, and a reader that
+//! takes nothing for [`TAKING_NOTHING`] is let go. Each connection's windows are measured once its holder is known (`tuning.rs`).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use quinn::{RecvStream, SendStream, VarInt};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use wmall_proto::codec;
 use wmall_proto::identity::Revocation;
 use wmall_proto::rpc::{Request, Response};
 use wmall_proto::topology::ClusterId;
-use wmall_proto::{ErrorCode, Role, RpcError};
+use wmall_proto::{ErrorCode, RpcError};
 
 use crate::body::Body;
 use crate::clock::now_ms;
 use crate::endpoint::{Endpoint, server_config};
+use crate::holders::{Answers, Client, FREE_ANSWER, FREE_HEADER, Holder, Holders, source};
 use crate::identity::Peer;
-use crate::pool::{CLOSED_EXPIRED, CLOSED_OTHER_CLUSTER, CLOSED_REVOKED, peer_of};
+use crate::pool::{CLOSED_EXPIRED, CLOSED_OTHER_CLUSTER, CLOSED_REVOKED, CLOSED_TOO_MANY, peer_of};
+use crate::share::{Place, Room};
+use crate::tuning::{FIRST_WINDOW, window_of};
 
-/// Peers that may be connected at once.
-const MAX_CONNECTIONS: usize = 1024;
-/// Bytes that windows of all peers are measured by. A connection gets its share at the time it is made, so
-/// that a thousand of them together have some four times this.
-const WINDOW_BUDGET: u64 = 512 << 20;
-/// Connections that are counted as there at least, so that the first gets no more than the tuned window.
-const FEW_CONNECTIONS: u64 = 8;
-/// Bytes of large headers that are being received at once from users, and as many from nodes: users must not
-/// hold Raft's messages off.
-const HEADER_BYTES: usize = 64 << 20;
-/// A header up to this size needs no place.
-const FREE_HEADER: usize = 64 << 10;
+/// Bytes of a header that room is taken for at once, before they are read.
+const HEADER_STEP: usize = 256 << 10;
 /// How long a handshake may take: who has no certificate holds a place no longer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a caller may take to send its request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a reader may take nothing of an answer.
+pub(crate) const TAKING_NOTHING: Duration = Duration::from_secs(20);
+/// How long a call that finds no place may take to hear of it.
+const REFUSING: Duration = Duration::from_secs(1);
+/// How a stream ends whose reader took nothing.
+const NOT_READ: u32 = 2;
 /// How long a peer may take to read its last answers once its certificate has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// Timers reach no further than this.
@@ -68,16 +67,35 @@ pub struct Incoming {
 /// The way back to a caller.
 pub struct Replier {
     send: SendStream,
+    answers: Answers,
     started: bool,
 }
 
 impl Replier {
     /// Answers. A caller that is gone is no concern of the handler's.
     pub async fn send(mut self, answer: Result<Response, RpcError>) {
-        let frame = Bytes::from(codec::encode_frame(&answer));
-        if self.send.write_chunk(frame).await.is_ok() {
-            let _ = self.send.finish();
+        let mut frame = Bytes::from(codec::encode_frame(&answer));
+        drop(answer);
+        let mut place = None;
+        if frame.len() > FREE_ANSWER {
+            match self.answers.take(frame.len()) {
+                Ok(room) => place = Some(room),
+                // The answer goes; that there is one is all that is said.
+                Err(busy) => frame = Bytes::from(codec::encode_frame(&Err::<Response, _>(busy))),
+            }
         }
+        if self.write(frame).await.is_err() || self.send.finish().is_err() {
+            return;
+        }
+        // What has been accepted waits in memory until the peer has it.
+        if place.is_some() && tokio::time::timeout(TAKING_NOTHING, self.send.stopped()).await.is_err() {
+            let _ = self.send.reset(NOT_READ.into());
+        }
+    }
+
+    /// Room for the bytes of this answer, to be taken before they are made.
+    pub fn answers(&self) -> Answers {
+        self.answers.clone()
     }
 
     /// Answers with a header only; the bytes follow by [`Replier::write`], then [`Replier::finish`].
@@ -86,10 +104,24 @@ impl Replier {
         self.write(Bytes::from(codec::encode_frame(&Ok::<_, RpcError>(response)))).await
     }
 
-    /// Sends bulk bytes.
-    pub async fn write(&mut self, part: Bytes) -> Result<(), RpcError> {
-        let gone = |e| RpcError::new(ErrorCode::Unreachable, format!("the caller is gone: {e}"));
-        self.send.write_chunk(part).await.map_err(gone)
+    /// Sends bulk bytes. A reader that takes none of them for [`TAKING_NOTHING`] gets no more.
+    pub async fn write(&mut self, mut part: Bytes) -> Result<(), RpcError> {
+        while !part.is_empty() {
+            let writing = self.send.write_chunks(std::slice::from_mut(&mut part));
+            match tokio::time::timeout(TAKING_NOTHING, writing).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    let reason = format!("the caller is gone: {error}");
+                    return Err(RpcError::new(ErrorCode::Unreachable, reason));
+                }
+                Err(_) => {
+                    let _ = self.send.reset(NOT_READ.into());
+                    let reason = format!("the caller took nothing of its answer for {TAKING_NOTHING:?}");
+                    return Err(RpcError::new(ErrorCode::Timeout, reason));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Ends the bulk bytes.
@@ -121,47 +153,46 @@ impl Replier {
 impl Endpoint {
     /// Answers calls until the endpoint is closed.
     pub async fn serve<H: Handler>(&self, handler: Arc<H>) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let headers = Headers::default();
+        let holders = Holders::default();
         while let Some(incoming) = self.quinn.accept().await {
-            let Some((incoming, place)) = admit(incoming, &places) else { continue };
+            let Some((incoming, shaking)) = admit(incoming, holders.handshakes()) else { continue };
             let Some(tls) = &self.server_tls else { return };
-            let others = (MAX_CONNECTIONS - places.available_permits()) as u64;
-            let window = WINDOW_BUDGET / others.max(FEW_CONNECTIONS);
-            let config = server_config(tls, incoming.remote_address().ip(), self.small_buffers, window);
+            let config = server_config(tls, incoming.remote_address().ip(), self.small_buffers, FIRST_WINDOW);
             let serving = Serving {
                 cluster: self.cluster(),
                 revoked: self.revoked.subscribe(),
-                headers: headers.clone(),
+                holders: holders.clone(),
                 handler: handler.clone(),
             };
             tokio::spawn(async move {
                 match incoming.accept_with(Arc::new(config)) {
                     Ok(connecting) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
-                        Ok(Ok(connection)) => serving.connection(connection).await,
+                        Ok(Ok(connection)) => {
+                            drop(shaking);
+                            serving.connection(connection).await;
+                        }
                         Ok(Err(error)) => tracing::info!(%error, "a handshake failed"),
                         Err(_) => tracing::info!("a handshake took too long"),
                     },
                     Err(error) => tracing::info!(%error, "a connection was refused"),
                 }
-                drop(place);
             });
         }
     }
 }
 
-/// Whether a connection is worth a handshake: its address is its own, and one of `places` is free, which it
-/// holds from then on.
+/// Whether a connection is worth a handshake: its address is its own, and has a place among `handshakes`, which it holds from
+/// then on.
 pub(crate) fn admit(
     incoming: quinn::Incoming,
-    places: &Arc<Semaphore>,
-) -> Option<(quinn::Incoming, OwnedSemaphorePermit)> {
+    handshakes: &Room<IpAddr>,
+) -> Option<(quinn::Incoming, Place<IpAddr>)> {
     // An address that may be forged gets a token first, and no state of ours.
     if !incoming.remote_address_validated() && incoming.may_retry() {
         let _ = incoming.retry();
         return None;
     }
-    match places.clone().try_acquire_owned() {
+    match handshakes.try_take(source(incoming.remote_address().ip()), false, 1) {
         Ok(place) => Some((incoming, place)),
         Err(_) => {
             incoming.refuse();
@@ -170,34 +201,11 @@ pub(crate) fn admit(
     }
 }
 
-/// Places for large headers.
-#[derive(Clone)]
-struct Headers {
-    nodes: Arc<Semaphore>,
-    users: Arc<Semaphore>,
-}
-
-impl Default for Headers {
-    fn default() -> Self {
-        let places = || Arc::new(Semaphore::new(HEADER_BYTES));
-        Self { nodes: places(), users: places() }
-    }
-}
-
-impl Headers {
-    fn of(&self, role: Role) -> Arc<Semaphore> {
-        match role {
-            Role::Metadata | Role::Data => self.nodes.clone(),
-            Role::Validator | Role::Client | Role::Admin => self.users.clone(),
-        }
-    }
-}
-
 /// What serving a connection takes.
 struct Serving<H> {
     cluster: ClusterId,
     revoked: watch::Receiver<Arc<[Revocation]>>,
-    headers: Headers,
+    holders: Holders,
     handler: Arc<H>,
 }
 
@@ -207,6 +215,14 @@ impl<H: Handler> Serving<H> {
         let Some(peer) = peer_of(&connection).filter(|p| p.cluster == self.cluster) else {
             return connection.close(CLOSED_OTHER_CLUSTER.into(), b"another cluster");
         };
+        let client = self.holders.client(&peer);
+        let Ok((_place, own, all)) = client.connect() else {
+            tracing::debug!(peer = %client.holder, "too many connections");
+            return connection.close(CLOSED_TOO_MANY.into(), b"too many connections");
+        };
+        let window = window_of(own, all);
+        connection.set_send_window(window);
+        connection.set_receive_window(VarInt::from_u32(u32::try_from(window).unwrap_or(u32::MAX)));
         let ends = tokio::time::sleep(peer.remaining(now_ms()).min(LONGEST_SLEEP));
         tokio::pin!(ends);
         let mut calls = JoinSet::new();
@@ -219,8 +235,15 @@ impl<H: Handler> Serving<H> {
             tokio::select! {
                 stream = connection.accept_bi() => {
                     let Ok((send, receive)) = stream else { break };
-                    let (headers, handler) = (self.headers.of(peer.role), self.handler.clone());
-                    calls.spawn(serve_call_in_time(send, receive, peer.clone(), headers, handler));
+                    let replier = Replier { send, answers: client.answers(), started: false };
+                    match client.call() {
+                        Ok(place) => {
+                            let caller = Caller { peer: peer.clone(), client: client.clone(), _place: place };
+                            let handler = self.handler.clone();
+                            calls.spawn(serve_call_in_time(replier, receive, caller, handler));
+                        }
+                        Err(busy) => drop(calls.spawn(refuse_call(replier, receive, busy))),
+                    }
                 }
                 Some(_) = calls.join_next() => {}
                 _ = self.revoked.changed() => {}
@@ -242,28 +265,35 @@ impl<H: Handler> Serving<H> {
     }
 }
 
-async fn serve_call_in_time<H: Handler>(
-    send: SendStream,
-    receive: RecvStream,
+/// Who makes a call, with the place that it has.
+struct Caller {
     peer: Peer,
-    headers: Arc<Semaphore>,
+    client: Client,
+    _place: Place<Holder>,
+}
+
+/// Says that there is no place for a call, to whoever listens.
+async fn refuse_call(replier: Replier, mut receive: RecvStream, busy: RpcError) {
+    let _ = receive.stop(NOT_READ.into());
+    let _ = tokio::time::timeout(REFUSING, replier.send(Err(busy))).await;
+}
+
+async fn serve_call_in_time<H: Handler>(
+    replier: Replier,
+    receive: RecvStream,
+    caller: Caller,
     handler: Arc<H>,
 ) {
-    let answering = serve_call(send, receive, peer, headers, handler);
+    let answering = serve_call(replier, receive, caller, handler);
     if tokio::time::timeout(HANDLER_TIMEOUT, answering).await.is_err() {
         tracing::warn!("a call took longer than {HANDLER_TIMEOUT:?} and was cut off");
     }
 }
 
-async fn serve_call<H: Handler>(
-    send: SendStream,
-    mut receive: RecvStream,
-    peer: Peer,
-    headers: Arc<Semaphore>,
-    handler: Arc<H>,
-) {
-    let replier = Replier { send, started: false };
-    let request = match tokio::time::timeout(HEADER_TIMEOUT, read_request(&mut receive, &headers)).await {
+async fn serve_call<H: Handler>(replier: Replier, mut receive: RecvStream, caller: Caller, handler: Arc<H>) {
+    let Caller { peer, client, _place } = caller;
+    let reading = read_request(&mut receive, &client);
+    let (request, _header) = match tokio::time::timeout(HEADER_TIMEOUT, reading).await {
         Ok(Ok(request)) => request,
         Ok(Err(error)) => return replier.send(Err(error)).await,
         Err(_) => return,
@@ -276,22 +306,35 @@ async fn serve_call<H: Handler>(
     handler.handle(Incoming { peer, request, body: Body::new(receive), replier }).await;
 }
 
-async fn read_request(receive: &mut RecvStream, headers: &Semaphore) -> Result<Request, RpcError> {
+/// The request, with the room that its header has until the call has ended. A claimed length takes none: room is taken a step
+/// at a time, before the bytes of the step are read.
+async fn read_request(
+    receive: &mut RecvStream,
+    client: &Client,
+) -> Result<(Request, Place<Holder>), RpcError> {
     let bad = |why: String| RpcError::new(ErrorCode::BadRequest, why);
     let mut prefix = [0u8; 4];
     receive.read_exact(&mut prefix).await.map_err(|e| bad(e.to_string()))?;
     let length = codec::check_frame_length(prefix).map_err(|e| bad(e.to_string()))?;
-    let wanted = if length > FREE_HEADER { length as u32 } else { 0 };
-    let full = |_| RpcError::new(ErrorCode::Busy, "too many large requests are being received");
-    let _place = headers.try_acquire_many(wanted).map_err(full)?;
-    // Grown as bytes arrive: a claimed length allocates nothing by itself.
-    let mut bytes = Vec::with_capacity(length.min(64 << 10));
+    let place = client.header();
+    let mut room = FREE_HEADER;
+    let mut bytes = Vec::with_capacity(length.min(room));
     while bytes.len() < length {
-        let chunk = receive.read_chunk(length - bytes.len(), true).await;
+        if bytes.len() == room {
+            let step = HEADER_STEP.min(length - room);
+            place.grow(step as u64).map_err(|refusal| client.no_header(refusal))?;
+            bytes.reserve_exact(step);
+            room += step;
+        }
+        let chunk = receive.read_chunk(length.min(room) - bytes.len(), true).await;
         match chunk.map_err(|e| bad(e.to_string()))? {
             Some(chunk) => bytes.extend_from_slice(&chunk.bytes),
             None => return Err(bad("the request ends early".into())),
         }
     }
-    codec::decode(&bytes).map_err(|e| bad(e.to_string()))
+    let request = codec::decode(&bytes).map_err(|e| bad(e.to_string()))?;
+    Ok((request, place))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! How quinn is set up. Loopback gets datagrams as large as UDP allows; networks discover their MTU.
 //!
-//! Bounds: a peer may have [`MAX_STREAMS`] calls open and [`FULL_WINDOW`] bytes on the way, or less (`serve.rs`).
+//! Bounds: a peer may have [`MAX_STREAMS`] calls open and [`FULL_WINDOW`] bytes on the way, or less ([`window_of`]).
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -14,6 +14,13 @@ use rustix::net::sockopt;
 const MAX_STREAMS: u32 = 512;
 /// Bytes on the way on one connection, as measured to be enough.
 pub(crate) const FULL_WINDOW: u64 = 64 << 20;
+/// The same until it is known whose connection it is.
+pub(crate) const FIRST_WINDOW: u64 = 256 << 10;
+/// Bytes that windows of all peers are measured by. A connection gets its share at the time it is made, so that a thousand of
+/// them together have some four times this.
+const WINDOW_BUDGET: u64 = 512 << 20;
+/// Connections that are counted as there at least, so that the first gets no more than the tuned window.
+const FEW_CONNECTIONS: u64 = 8;
 /// Bytes on the way on one call.
 const STREAM_WINDOW: u64 = 16 << 20;
 /// What the kernel is asked for.
@@ -31,6 +38,13 @@ const INITIAL_WINDOW: u64 = 1 << 20;
 /// A peer that says nothing for so long is gone.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Bytes on the way on a holder's connection, in either direction: all of it for the first, a quarter for the second, a ninth
+/// for the third. So a holder has less than twice [`FULL_WINDOW`] together with [`FIRST_WINDOW`] for each, however many it has.
+pub(crate) fn window_of(own: u64, all: u64) -> u64 {
+    let of_holder = FULL_WINDOW / own.max(1).saturating_mul(own.max(1));
+    of_holder.min(WINDOW_BUDGET / all.max(FEW_CONNECTIONS)).max(FIRST_WINDOW)
+}
 
 /// A socket with the buffers that were granted.
 pub(crate) struct Socket {
@@ -75,8 +89,8 @@ pub(crate) fn transport(peer: IpAddr, small_buffers: bool, window: u64) -> Arc<T
     cubic.initial_window(INITIAL_WINDOW);
     config
         .receive_window(bytes(window))
-        .stream_receive_window(bytes(window.min(STREAM_WINDOW)))
-        .send_window(FULL_WINDOW)
+        .stream_receive_window(bytes(STREAM_WINDOW))
+        .send_window(window)
         .send_fairness(false)
         .min_mtu(1200)
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
@@ -96,4 +110,20 @@ pub(crate) fn transport(peer: IpAddr, small_buffers: bool, window: u64) -> Arc<T
         config.initial_mtu(1452).mtu_discovery_config(Some(discovery));
     }
     Arc::new(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_shrink_with_a_holder_s_connections_and_with_everybody_s() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!((window_of(0, 0), window_of(1, 1), window_of(1, 8)), (64 * MIB, 64 * MIB, 64 * MIB));
+        assert_eq!((window_of(2, 2), window_of(4, 4), window_of(8, 8)), (16 * MIB, 4 * MIB, MIB));
+        assert_eq!((window_of(16, 16), window_of(256, 256)), (FIRST_WINDOW, FIRST_WINDOW));
+        assert_eq!((window_of(1, 64), window_of(1, 1024)), (8 * MIB, MIB / 2));
+        let of_one: u64 = (1..=256).map(|n| window_of(n, n)).sum();
+        assert!(of_one < 2 * FULL_WINDOW + 256 * FIRST_WINDOW, "{of_one}");
+    }
 }

@@ -246,6 +246,7 @@ fn a_fenced_upload_never_commits_and_its_parts_go() {
     let all: Vec<PromisedChunk> = (0..=MAX_CHUNKS_PER_COMMIT as u64).map(|n| chunk(n, &[0, 1, 2])).collect();
     let upload = |ms| UploadId::new(ms, [1; 10]);
     let part = |ms| Command::CommitPart {
+        owner: user(),
         upload: upload(ms),
         pool: POOL,
         part: 0,
@@ -254,6 +255,8 @@ fn a_fenced_upload_never_commits_and_its_parts_go() {
     };
     m.run(part(50)).unwrap();
     m.run(part(70)).unwrap();
+    m.run(part(70)).unwrap();
+    m.assert_same_after_reload();
     m.run(Command::FenceUploads { before_ms: 60 }).unwrap();
     m.run(Command::FenceUploads { before_ms: 40 }).unwrap();
     assert_eq!(m.state.counters().1.fenced_before_ms, 60, "a fence only rises");
@@ -269,6 +272,12 @@ fn a_fenced_upload_never_commits_and_its_parts_go() {
     m.run(Command::DropParts(vec![(upload(50), POOL, 0), (upload(70), POOL, 0)])).unwrap();
     assert!(m.state.store.get(&keys::upload_part(&upload(50), POOL, 0)).unwrap().is_none());
     assert!(m.state.store.get(&keys::upload_part(&upload(70), POOL, 0)).unwrap().is_some());
+    m.assert_same_after_reload();
+    // A part that came twice counts once, and none when its upload has ended.
+    m.run(Command::FenceUploads { before_ms: 71 }).unwrap();
+    m.run(Command::DropParts(vec![(upload(70), POOL, 0)])).unwrap();
+    assert!(m.state.store.scan(keys::PART_OWNERS, None, 9).unwrap().is_empty());
+    m.assert_same_after_reload();
 }
 
 #[test]

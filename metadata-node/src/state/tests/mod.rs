@@ -29,6 +29,11 @@ use crate::command::{Batch, Command, Envelope, FetchedPiece, FileCommit, Promise
 const POOL: PoolId = PoolId(1);
 const CHUNK: u32 = 65_536;
 
+/// Who puts files.
+fn user() -> wmall_proto::identity::Actor {
+    wmall_proto::identity::Actor { role: wmall_proto::Role::Client, name: "user".parse().unwrap() }
+}
+
 /// A state machine with one entry after another.
 struct Machine {
     state: State,
@@ -93,6 +98,7 @@ impl Machine {
         assert_eq!(now.join_tokens, then.join_tokens);
         assert_eq!(now.topology, then.topology);
         assert_eq!(now.counters, then.counters);
+        assert_eq!(now.waiting, then.waiting);
     }
 
     fn commit(&mut self, chunks: Vec<PromisedChunk>, ack: Ack) -> Result<Response, RpcError> {
@@ -387,7 +393,8 @@ fn parts_belong_to_their_upload_and_pool_and_show_only_with_the_file() {
     let last =
         |parts| Command::CommitFile { file: FileCommit { parts, ..whole.clone() }, chunks: rest.clone() };
     assert_eq!(code(m.run(last(1))), Err(ErrorCode::NotFound), "the part has not come");
-    let part = |pool| Command::CommitPart { upload, pool, part: 0, chunks: first.clone(), ack };
+    let part =
+        |pool| Command::CommitPart { owner: user(), upload, pool, part: 0, chunks: first.clone(), ack };
     assert_eq!(code(m.run(part(PoolId(9)))), Err(ErrorCode::NotFound));
     m.run(part(POOL)).unwrap();
     assert!(m.state.query(&Query::File { id: file_id, first: 0 }, &Silent::new()).is_err());
