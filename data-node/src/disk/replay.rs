@@ -33,7 +33,7 @@ pub(super) fn replay(
                 }
                 _ => lost = true,
             },
-            Damage::Gap { .. } => lost = true,
+            Damage::Gap { .. } | Damage::Retired(_) => lost = true,
         }
     };
     let replay = |found: wmall_journal::Found<'_>| {

@@ -113,6 +113,8 @@ struct Parts {
     /// How far the index covers the journal.
     replay_from: Option<Position>,
     segment_bytes: u64,
+    /// Draws the nonce of a segment.
+    nonce: fn(u64) -> [u8; 16],
 }
 
 /// Bytes of a segment of this disk.
@@ -131,7 +133,8 @@ impl DiskStore {
         let (index, replay_from) = Index::open(&config.path.join("index"))?;
         let disk = Arc::new(RealDisk::open(config.path.join("segments"))?.keeping_free(KEPT_FREE));
         let segment_bytes = segment_size(config);
-        let parts = Parts { superblock, cluster, disk, index, replay_from, segment_bytes };
+        let nonce = |_| wmall_runtime::random::bytes();
+        let parts = Parts { superblock, cluster, disk, index, replay_from, segment_bytes, nonce };
         let mut store = Self::assemble(config, parts)?;
         store._lock = Some(lock);
         store.starts = AtomicU64::new(starts::count(&config.path)?);
@@ -140,9 +143,10 @@ impl DiskStore {
     }
 
     fn assemble(config: &DiskConfig, parts: Parts) -> Result<Self, DiskError> {
-        let Parts { superblock, cluster, disk, mut index, replay_from, segment_bytes } = parts;
+        let Parts { superblock, cluster, disk, mut index, replay_from, segment_bytes, nonce } = parts;
         let options = Options {
             identity: superblock.incarnation.0,
+            nonce,
             segment_bytes,
             max_bytes: config.max_bytes,
             reserve_bytes: segment_bytes,

@@ -154,18 +154,20 @@ impl Index {
 impl LogStore {
     /// Opens the log of member `id` in this folder.
     pub fn open(folder: &Path, identity: [u8; 16], id: u64, name: &str) -> Result<Self, LogStoreError> {
-        Self::open_on(Arc::new(RealDisk::open(folder)?), identity, (id, name), SEGMENT_BYTES, abort)
+        let (disk, nonce) = (Arc::new(RealDisk::open(folder)?), |_| wmall_runtime::random::bytes());
+        Self::open_on(disk, (identity, nonce), (id, name), SEGMENT_BYTES, abort)
     }
 
     fn open_on(
         disk: Arc<dyn Disk>,
-        identity: [u8; 16],
+        (identity, nonce): ([u8; 16], fn(u64) -> [u8; 16]),
         (id, name): (u64, &str),
         segment_bytes: u64,
         stop: fn(),
     ) -> Result<Self, LogStoreError> {
         let options = Options {
             identity,
+            nonce,
             segment_bytes,
             max_bytes: u64::MAX,
             reserve_bytes: 0,

@@ -36,6 +36,7 @@ mod scan;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod trouble;
 mod writer;
 
 pub use disk::{Disk, DiskFile};
@@ -44,6 +45,7 @@ pub use journal::{AppendError, Journal, Options, Record};
 pub use real::RealDisk;
 pub use recover::{Damage, OpenError};
 pub use scan::Found;
+pub use trouble::Trouble;
 
 /// The checksum of payloads: CRC32C (RFC 3720 appendix B.4).
 pub fn checksum(bytes: &[u8]) -> u32 {

@@ -267,7 +267,8 @@ fn simulated(disk: &SimDisk, index: Arc<MemoryStore>) -> Result<Arc<DiskStore>, 
     let (index, replay_from) = Index::load(index).unwrap();
     let superblock = Superblock { incarnation: wmall_proto::Incarnation([7; 16]), key: [7u8; 32].into() };
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let parts = Parts { superblock, cluster: CLUSTER, disk, index, replay_from, segment_bytes: SEGMENT };
+    let nonce = |number| [number as u8; 16];
+    let parts = Parts { superblock, cluster: CLUSTER, disk, index, replay_from, segment_bytes: SEGMENT, nonce };
     let store = DiskStore::assemble(&config(std::path::Path::new("/nowhere")), parts)?;
     store.set_id(DiskId(1));
     Ok(Arc::new(store))
