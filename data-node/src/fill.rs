@@ -339,7 +339,14 @@ fn committed(receipt: &SignedReceipt, own: DiskId) -> FeedItem {
 /// Tells the metadata nodes about pieces that turned out bad; they become tickets, and are filled.
 pub(crate) async fn report_bad(metadata: Arc<Members>, mut bad: mpsc::Receiver<BadPiece>) {
     while let Some((disk, pool, chunk)) = bad.recv().await {
-        let Some(disk) = disk.id() else { continue };
+        let Some(id) = disk.id() else { continue };
+        let (key, store) = (PoolChunk { pool, chunk }, disk.clone());
+        let looked = tokio::task::spawn_blocking(move || store.drops_bad(&key)).await;
+        if let Ok(Ok(true)) = looked {
+            tracing::error!(disk = %disk.name, %chunk, "a piece that is not committed yet is rotten; it goes");
+            continue;
+        }
+        let disk = id;
         let request = Request::ReportBad { disk, chunks: vec![(pool, chunk)] };
         if let Err(error) = metadata.call(&request).await {
             tracing::warn!(%error, %chunk, "a bad piece could not be reported; its next reader will");

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
+use wmall_journal::Trouble;
 use wmall_proto::challenge::Challenge;
 use wmall_proto::chunk::PieceDigest;
 use wmall_proto::feed::PoolChunk;
@@ -14,7 +15,7 @@ use wmall_runtime::metrics::CallMetrics;
 use wmall_transport::{Handler, Incoming, Replier};
 
 use crate::challenge;
-use crate::disk::{DiskStore, Located};
+use crate::disk::{DiskStore, Located, starved};
 use crate::inventory;
 use crate::put::Intake;
 use crate::traffic::Traffic;
@@ -218,6 +219,9 @@ impl Service {
         #[cfg(feature = "testing")]
         let read = read.map(|bytes| if crate::lies::told().wrong_bytes { flipped(&bytes) } else { bytes });
         read.map(Some).map_err(|error| {
+            if Trouble::of(&error) == Trouble::Process {
+                return starved(&error);
+            }
             tracing::error!(%error, disk = %disk.name, chunk = %key.chunk, "a piece cannot be read");
             self.report(disk.clone(), key.pool, key.chunk);
             failed(error.to_string())

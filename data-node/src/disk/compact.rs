@@ -18,11 +18,11 @@ use wmall_proto::feed::PoolChunk;
 
 use super::books::Books;
 use super::index::{Held, IndexReader, PieceState};
-use wmall_proto::UploadId;
-use wmall_runtime::view::StoreError;
 use super::keeper::{Move, Work};
 use super::piece::{Entry, KIND_COPY, KIND_STAMP, KIND_TOMBSTONE, PieceHeader, Tombstone, header_length};
 use super::worth::{AT_EASE, Sealed, Tight, least_garbage, victim};
+use wmall_proto::UploadId;
+use wmall_runtime::view::StoreError;
 
 /// Bytes that are copied together.
 const BATCH_BYTES: u64 = 8 << 20;
@@ -81,7 +81,7 @@ pub(super) enum Left {
 }
 
 /// A record to carry over.
-enum Carried {
+pub(super) enum Carried {
     Piece(PieceHeader, Position, u32),
     Stamp(PieceHeader),
     Tombstone(Tombstone),
@@ -169,7 +169,7 @@ impl Compactor {
     pub(super) fn compact(&self, segment: u64, least: f64, stop: &mpsc::Receiver<()>) -> Result<(), Left> {
         // Records of a segment that was sealed a moment ago may still be on their way into the index.
         self.catch_up()?;
-        let (mut carried, garbage) = self.wanted_of(segment)?;
+        let (carried, garbage) = self.wanted_of(segment)?;
         let oldest = self.oldest();
         let stones = carried.iter().filter(|c| matches!(c, Carried::Tombstone(_))).count() as u64;
         let size = self.journal.segment_bytes(segment).unwrap_or(u64::MAX) as f64;
@@ -196,7 +196,7 @@ impl Compactor {
     }
 
     /// What of a segment must be carried over, and how many bytes of it are garbage.
-    fn wanted_of(&self, segment: u64) -> Result<(Vec<Carried>, u64), Left> {
+    pub(super) fn wanted_of(&self, segment: u64) -> Result<(Vec<Carried>, u64), Left> {
         let (mut carried, mut garbage, mut gaps) = (Vec::new(), 0, Vec::new());
         let (oldest, mut failed) = (self.oldest(), None);
         let visit = |found: wmall_journal::Found<'_>| {
@@ -219,9 +219,8 @@ impl Compactor {
             return Err(error.into());
         }
         if !gaps.is_empty() {
-            let in_gap = |at: &Position| {
-                at.segment == segment && gaps.iter().any(|gap| gap.contains(&at.offset))
-            };
+            let in_gap =
+                |at: &Position| at.segment == segment && gaps.iter().any(|gap| gap.contains(&at.offset));
             self.pieces_at(in_gap, &mut carried)?;
         }
         Ok((carried, garbage))
@@ -307,7 +306,7 @@ impl Compactor {
         started >= held.held_until_ms.max(self.books.fenced_before_ms())
     }
 
-    fn carry(&self, batch: &[Carried]) -> Result<(), Left> {
+    pub(super) fn carry(&self, batch: &[Carried]) -> Result<(), Left> {
         let pieces: Vec<(PoolChunk, Position)> = batch
             .iter()
             .filter_map(|c| match c {
@@ -413,7 +412,7 @@ impl Compactor {
     }
 
     /// Everything is carried over: the index is written out, then the segment goes.
-    fn finish(&self, segment: u64) -> Result<(), Left> {
+    pub(super) fn finish(&self, segment: u64) -> Result<(), Left> {
         let (sender, written) = mpsc::channel();
         self.tell(Work::Barrier(sender))?;
         if !written.recv().map_err(|_| Left::Closing)? {

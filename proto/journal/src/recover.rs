@@ -277,7 +277,9 @@ fn replay_segment(
                         clear(&opened.file, position.offset, dirty_end)?;
                         return Ok(tail(position.offset, scanner.size()));
                     }
-                    (Ending::Rotten(_) | Ending::Unreadable, Some(damaged)) => pass_over(&mut scanner, segment, damaged)?,
+                    (Ending::Rotten(_) | Ending::Unreadable, Some(damaged)) => {
+                        pass_over(&mut scanner, segment, damaged)?
+                    }
                     (Ending::Rotten(witness), None) => return Err(rotten(position, witness)),
                     (Ending::Unreadable, None) => {
                         return Err(OpenError::Corrupt { position, why: "the disk can't read it".into() });

@@ -9,7 +9,9 @@ use std::io;
 use std::sync::Arc;
 
 use crate::disk::DiskFile;
-use crate::format::{KIND_SEAL, Position, RECORD_FIXED, RECORD_MAGIC, RecordHeader, SEGMENT_FOOTER, Salt, check_meta};
+use crate::format::{
+    KIND_SEAL, Position, RECORD_FIXED, RECORD_MAGIC, RecordHeader, SEGMENT_FOOTER, Salt, check_meta,
+};
 use crate::segment::Segment;
 use crate::trouble::Trouble;
 

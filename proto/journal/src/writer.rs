@@ -12,7 +12,8 @@ use bytes::Bytes;
 
 use crate::disk::DiskFile;
 use crate::format::{
-    KIND_MARK, KIND_SEAL, Position, RecordHeader, SEAL_SIZE, SEGMENT_FOOTER, SEGMENT_HEADER, SEGMENT_OVERHEAD, Salt,
+    KIND_MARK, KIND_SEAL, Position, RecordHeader, SEAL_SIZE, SEGMENT_FOOTER, SEGMENT_HEADER,
+    SEGMENT_OVERHEAD, Salt,
 };
 use crate::journal::{AppendError, Completion, Record};
 use crate::recover::Tail;
@@ -403,12 +404,7 @@ impl Runs {
     }
 }
 
-fn encode(
-    record: &Record,
-    position: Position,
-    (durable_before, salt): (u64, Salt),
-    parts: &mut Vec<Bytes>,
-) {
+fn encode(record: &Record, position: Position, (durable_before, salt): (u64, Salt), parts: &mut Vec<Bytes>) {
     let payload_length = record.payload_length();
     let header = RecordHeader {
         kind: record.kind,

@@ -462,10 +462,14 @@ fn a_gap_that_was_not_retired_is_damage_and_the_reserve_is_for_maintenance() {
     assert!(receiver.recv().unwrap());
     let mut seen = Vec::new();
     journal
-        .scan(1, |found| {
-            seen.push(number(found.meta));
-            Ok(())
-        }, |_| {})
+        .scan(
+            1,
+            |found| {
+                seen.push(number(found.meta));
+                Ok(())
+            },
+            |_| {},
+        )
         .unwrap();
     assert_eq!(seen, [1]);
 }
@@ -480,7 +484,8 @@ fn a_list_of_retired_segments_without_segments_is_damage_and_no_empty_journal() 
     }
     assert_eq!(disk.list().unwrap(), ["retired"]);
     for _ in 0..2 {
-        let missing = |e: &OpenError| matches!(e, OpenError::Corrupt { position, .. } if position.segment == 2);
+        let missing =
+            |e: &OpenError| matches!(e, OpenError::Corrupt { position, .. } if position.segment == 2);
         assert!(reopen(Arc::new(disk.clone())).is_err_and(|e| missing(&e)));
         let damaged = Journal::open_damaged(Arc::new(disk.clone()), options(), |_| Ok(()), |_| {});
         assert!(damaged.is_err_and(|e| missing(&e)));

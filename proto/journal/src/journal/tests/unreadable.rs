@@ -75,7 +75,10 @@ fn an_unreadable_sector_anywhere_costs_the_records_that_it_hits_and_the_journal_
                 let length = record(*n, (*n as usize * 1237) % 9000).payload_length();
                 let read = journal.read_vec(at.segment, Journal::payload_offset(*at, 4), length);
                 assert!(read.is_ok() || hit.contains(n), "{context}: {n}");
-                assert!(read.is_ok() || read.is_err_and(|e| crate::Trouble::of(&e) == crate::Trouble::Medium), "{context}: {n}");
+                assert!(
+                    read.is_ok() || read.is_err_and(|e| crate::Trouble::of(&e) == crate::Trouble::Medium),
+                    "{context}: {n}"
+                );
             }
             // What compaction scans says the same.
             if segment != *segments.last().unwrap() {
@@ -147,8 +150,7 @@ fn a_segment_without_its_headers_is_lost_alone() {
         disk.lose_sector(&name, 0);
         disk.lose_sector(&name, LONG as usize / SECTOR - 1);
         let (journal, seen, _, unnamed) = passed_over(&disk);
-        let others: BTreeSet<u32> =
-            places.iter().filter(|p| p.1.segment != segment).map(|p| p.0).collect();
+        let others: BTreeSet<u32> = places.iter().filter(|p| p.1.segment != segment).map(|p| p.0).collect();
         assert!(unnamed && seen == others, "segment {segment}: {seen:?}");
         let at = journal.append_and_wait(vec![record(100, 10)]).unwrap()[0];
         assert!(at.segment >= last && (at.segment > last || segment != last));
@@ -182,9 +184,8 @@ fn an_unreadable_list_of_retired_segments_is_made_anew() {
 fn a_segment_of_which_much_is_unreadable_is_an_error_of_the_disk() {
     let large = Options { segment_bytes: 6 << 20, max_bytes: 100 << 20, ..options() };
     let disk = SimDisk::new();
-    let open = |disk: &SimDisk| {
-        Journal::open_damaged(Arc::new(disk.clone()), large.clone(), |_| Ok(()), |_| {})
-    };
+    let open =
+        |disk: &SimDisk| Journal::open_damaged(Arc::new(disk.clone()), large.clone(), |_| Ok(()), |_| {});
     open(&disk).unwrap().append_and_wait(vec![record(0, 5000)]).unwrap();
     for sector in 1..(6 << 20) / SECTOR - 1 {
         disk.lose_sector("0000000000.seg", sector);
