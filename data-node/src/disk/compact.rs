@@ -3,8 +3,8 @@
 //!
 //! Order: the copies are durable; the index points to them; the index is written out; the segment is
 //! listed as retired; it is unlinked. A tombstone is carried along as long as an older segment is there that
-//! may hold what it ended. A piece that turns out rotten or unreadable is not copied: it is reported and goes. Where records
-//! can't be made out, the index says which pieces are there.
+//! may hold what it ended. A piece that turns out rotten or unreadable is not copied: it is reported and goes.
+//! Where records can't be made out, the index says which pieces are there.
 //!
 //! One thread a disk. At most [`BATCH_BYTES`] are in memory. Between batches it rests as long as the last
 //! one took, unless the disk is short of room: foreground requests go first.
@@ -226,8 +226,8 @@ impl Compactor {
         Ok((carried, garbage))
     }
 
-    /// Pieces whose headers can't be made out any more. The index knows all that a copy needs, but for the upload; that of
-    /// the mark holds them as long.
+    /// Pieces whose headers can't be made out any more. The index knows all that a copy needs but the upload; one
+    /// that began at the mark holds them as long.
     fn pieces_at(
         &self,
         there: impl Fn(&Position) -> bool,

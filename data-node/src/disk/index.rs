@@ -205,9 +205,9 @@ impl Index {
         }
     }
 
-    /// A copy that compaction made, met on replay: the piece is there now, whatever it is, and its mark is no lower than the
-    /// copy's. The record that it was copied from may have been replaced while it was copied, and be gone. Of a shard it is what counts
-    /// which slot's it is: one of before may still be in the journal, and its end not any more.
+    /// A copy that compaction made, met on replay: the piece is there now, whatever it is, and its mark is no lower
+    /// than the copy's. The record that it was copied from may have been replaced meanwhile, and be gone. Of a shard
+    /// it is what counts which slot's it is: one of before may still be in the journal, and its end not any more.
     fn replay_copy(
         &mut self,
         batch: &mut IndexBatch,

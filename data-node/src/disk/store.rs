@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use wmall_journal::{AppendError, Disk, Journal, Options, Position, RealDisk, Record, Trouble};
+use wmall_journal::{AppendError, Disk, Journal, Nonces, Options, Position, RealDisk, Record, Trouble};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
 use wmall_proto::receipt::{Attestation, Receipt, SignedAttestation, SignedReceipt};
 use wmall_proto::rpc::PieceCheck;
@@ -96,7 +96,7 @@ struct Parts {
     replay_from: Option<Position>,
     segment_bytes: u64,
     /// Draws the nonce of a segment.
-    nonce: fn(u64) -> [u8; 16],
+    nonce: Nonces,
 }
 
 /// Bytes of a segment of this disk.
@@ -429,8 +429,8 @@ impl DiskStore {
         Ok(*hasher.finalize().as_bytes() == located.digest(key))
     }
 
-    /// Looks at a piece that is said to be bad, and takes care of it if it is so and its chunk is not known to be committed.
-    /// False if it is to be reported as it is. Blocking.
+    /// Looks at a piece that is said to be bad, and takes care of it if that is so and its chunk is not known to be
+    /// committed. False if it is to be reported as it is. Blocking.
     pub(crate) fn drops_bad(&self, key: &PoolChunk) -> Result<bool, RpcError> {
         let staged = self.locate(key)?.is_some_and(|located| located.state == PieceState::Staged);
         if !staged || self.check(key)? != PieceCheck::Bad {
@@ -440,8 +440,8 @@ impl DiskStore {
         Ok(true)
     }
 
-    /// A piece was found bad. One whose chunk is committed is reported, and stays until another takes its place. Any other
-    /// goes, and its absence is reported when a commit counts on it: a report now would be of a chunk that nobody knows.
+    /// A piece was found bad. One whose chunk is committed is reported, and stays until another takes its place. Any
+    /// other goes, and its absence is reported when a commit counts on it: the metadata nodes don't know its chunk yet.
     pub(crate) fn found_bad(&self, key: PoolChunk) {
         match self.locate(&key) {
             Ok(Some(located)) if located.state == PieceState::Staged => {

@@ -21,7 +21,9 @@ use openraft::{
     StorageIOError, Vote,
 };
 use tokio::sync::watch;
-use wmall_journal::{AppendError, Disk, Found, Journal, OpenError, Options, Position, RealDisk, Record};
+use wmall_journal::{
+    AppendError, Disk, Found, Journal, Nonces, OpenError, Options, Position, RealDisk, Record,
+};
 
 use super::wire::{
     BLANK, Entry, MEMBERSHIP, NORMAL, decode_log_id, decode_payload, encode_log_id, encode_payload,
@@ -160,7 +162,7 @@ impl LogStore {
 
     fn open_on(
         disk: Arc<dyn Disk>,
-        (identity, nonce): ([u8; 16], fn(u64) -> [u8; 16]),
+        (identity, nonce): ([u8; 16], Nonces),
         (id, name): (u64, &str),
         segment_bytes: u64,
         stop: fn(),

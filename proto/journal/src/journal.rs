@@ -15,13 +15,16 @@ use crate::scan::{Found, Scanner, Step};
 use crate::segment::Segments;
 use crate::writer::{Append, Limits, Queue, Writer};
 
+/// Draws the nonce of the segment with this number, which nobody who stores bytes in it may be able to guess.
+pub type Nonces = fn(u64) -> [u8; 16];
+
 /// How a journal is laid out.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Whose journal it is; a segment with another identity is refused.
     pub identity: [u8; 16],
-    /// Draws the nonce of the segment with this number, which nobody who stores bytes here may be able to guess.
-    pub nonce: fn(u64) -> [u8; 16],
+    /// What its segments are salted with.
+    pub nonce: Nonces,
     /// Bytes of each segment, all allocated at its birth.
     pub segment_bytes: u64,
     /// The most bytes that all segments may take; an append that needs one more is `Full`.

@@ -41,7 +41,7 @@ mod writer;
 
 pub use disk::{Disk, DiskFile};
 pub use format::{MAX_META, MAX_PAYLOAD, Position};
-pub use journal::{AppendError, Journal, Options, Record};
+pub use journal::{AppendError, Journal, Nonces, Options, Record};
 pub use real::RealDisk;
 pub use recover::{Damage, OpenError};
 pub use scan::Found;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::disk::{Disk, DiskFile};
 use crate::format::{SEGMENT_FOOTER, Salt, encode_segment_header, segment_name};
+use crate::journal::Nonces;
 use crate::retired::Retired;
 
 /// The open files, shared between the writer and the readers.
@@ -15,7 +16,7 @@ pub(crate) struct Segments {
     disk: Arc<dyn Disk>,
     identity: [u8; 16],
     /// Draws the nonce of a segment.
-    nonce: fn(u64) -> [u8; 16],
+    nonce: Nonces,
     files: RwLock<BTreeMap<u64, Segment>>,
     /// The list on disk; none where only the oldest segments were ever removed.
     retired: Mutex<Option<Retired>>,
@@ -30,7 +31,7 @@ pub(crate) struct Segment {
 }
 
 impl Segments {
-    pub(crate) fn new(disk: Arc<dyn Disk>, identity: [u8; 16], nonce: fn(u64) -> [u8; 16]) -> Self {
+    pub(crate) fn new(disk: Arc<dyn Disk>, identity: [u8; 16], nonce: Nonces) -> Self {
         Self { disk, identity, nonce, files: RwLock::default(), retired: Mutex::default() }
     }
 
@@ -68,7 +69,7 @@ impl Segments {
     pub(crate) fn prepare(&self, number: u64, size: u64, file: &Arc<dyn DiskFile>) -> io::Result<Salt> {
         let nonce = (self.nonce)(number);
         let header = Bytes::copy_from_slice(&encode_segment_header(&self.identity, number, &nonce));
-        file.write_at(&[header.clone()], 0)?;
+        file.write_at(std::slice::from_ref(&header), 0)?;
         file.write_at(&[header], size - SEGMENT_FOOTER)?;
         file.sync_all()?;
         Ok(Salt::of(&nonce))

@@ -1,5 +1,5 @@
-//! How many files the process may have open. The soft limit is a relic of `select`, and often 1,024; the hard one is what the
-//! operator or the distribution means.
+//! The limit of open files. The soft one is a relic of `select`, and often 1,024; the hard one is the limit that
+//! the operator or the distribution means.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -1,5 +1,5 @@
-//! Sectors that can't be read, and pieces that turn out bad at awkward moments: what is lost is what was hit, all of it
-//! is told, and no promise is forgotten.
+//! Sectors that can't be read, and pieces that turn out bad at awkward moments: only what was hit is lost, all of
+//! it is told, and no promise is forgotten.
 
 use std::collections::BTreeSet;
 
@@ -141,7 +141,7 @@ async fn a_piece_whose_header_is_unreadable_survives_compaction() {
     assert_eq!(store.reader.held(&key(&long[1])).unwrap().unwrap().held_until_ms, 30);
 }
 
-/// A piece is put again while compaction carries its segment: the promise to the first upload is only in that.
+/// A piece is put again while compaction carries its segment, which alone has the promise to the first upload.
 #[tokio::test]
 async fn a_promise_of_a_piece_that_was_replaced_while_it_was_carried_outlives_its_segment() {
     let disk = SimDisk::new();
@@ -164,7 +164,7 @@ async fn a_promise_of_a_piece_that_was_replaced_while_it_was_carried_outlives_it
     assert_eq!(mark(&store), 30, "an index that is built anew knows it too");
 }
 
-/// A piece rots before its chunk is committed. Nobody knows the chunk yet, so a report would be of no use.
+/// A piece rots before its chunk is committed. A report would be of no use, since the chunk is not known yet.
 #[tokio::test]
 async fn a_piece_that_is_found_bad_before_its_commit_is_reported_with_the_commit() {
     let disk = SimDisk::new();

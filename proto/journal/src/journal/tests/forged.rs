@@ -15,7 +15,7 @@ fn content(disk: &SimDisk, segment: &str) -> Vec<u8> {
 }
 
 /// A journal whose first segment holds records that say that what is before them was durable.
-fn donor(nonce: fn(u64) -> [u8; 16]) -> Vec<u8> {
+fn donor(nonce: Nonces) -> Vec<u8> {
     let disk = SimDisk::new();
     let with = Options { nonce, ..options() };
     let journal = Journal::open(Arc::new(disk.clone()), with, |_| Ok(())).unwrap();
@@ -28,7 +28,7 @@ fn donor(nonce: fn(u64) -> [u8; 16]) -> Vec<u8> {
 
 /// Appends a record whose payload is what a donor has at the very same offsets, and cuts the power: its header
 /// is torn off, and its payload stands. Opens, strictly and passing over.
-fn torn_over(nonce: fn(u64) -> [u8; 16]) -> (Result<Vec<u32>, OpenError>, Vec<u32>) {
+fn torn_over(nonce: Nonces) -> (Result<Vec<u32>, OpenError>, Vec<u32>) {
     let copy = donor(nonce);
     let disk = SimDisk::new();
     let (journal, _) = reopen(Arc::new(disk.clone())).unwrap();
