@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use wmall_journal::Trouble;
 use wmall_manifest::prove_slice;
 use wmall_proto::challenge::{Challenge, ChallengeAnswer};
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::{ErrorCode, RpcError};
 
-use crate::disk::DiskStore;
+use crate::disk::{DiskStore, starved};
 
 /// Looks at a piece that compaction moves between finding and reading it.
 const LOOKS: usize = 3;
@@ -25,6 +26,11 @@ pub(crate) fn answer(disk: &Arc<DiskStore>, challenge: &Challenge) -> Result<Cha
             return Err(missing());
         }
         let piece = disk.read(&located, 0, located.length as usize);
+        if let Err(error) = &piece
+            && Trouble::of(error) == Trouble::Process
+        {
+            return Err(starved(error));
+        }
         let good = piece.ok().filter(|piece| *blake3::hash(piece).as_bytes() == located.digest(&key));
         if let Some(piece) = good {
             let no_leaf =

@@ -339,9 +339,18 @@ fn committed(receipt: &SignedReceipt, own: DiskId) -> FeedItem {
 /// Tells the metadata nodes about pieces that turned out bad; they become tickets, and are filled.
 pub(crate) async fn report_bad(metadata: Arc<Members>, mut bad: mpsc::Receiver<BadPiece>) {
     while let Some(BadPiece { disk, key, doubted }) = bad.recv().await {
-        let Some(disk) = disk.id() else { continue };
+        let Some(id) = disk.id() else { continue };
+        if doubted.is_none() {
+            let store = disk.clone();
+            let looked = tokio::task::spawn_blocking(move || store.drops_bad(&key)).await;
+            if let Ok(Ok(true)) = looked {
+                let chunk = key.chunk;
+                tracing::error!(disk = %disk.name, %chunk, "a piece that is not committed yet is rotten; it goes");
+                continue;
+            }
+        }
         let chunks = if doubted.is_none() { vec![(key.pool, key.chunk)] } else { vec![] };
-        let request = Request::ReportBad { disk, chunks, doubted: doubted.into_iter().collect() };
+        let request = Request::ReportBad { disk: id, chunks, doubted: doubted.into_iter().collect() };
         if let Err(error) = metadata.call(&request).await {
             tracing::warn!(%error, chunk = %key.chunk, "a bad piece could not be reported; its next reader will");
         }

@@ -3,12 +3,12 @@
 //!
 //! Only a copy: what the metadata nodes say overrules it, and one that is missing or damaged is as good as none.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::Path;
 
 use wmall_proto::topology::ClusterId;
 use wmall_proto::{Topology, codec};
+use wmall_runtime::folder::write_durably;
 
 const FILE: &str = "map";
 const MAGIC: &[u8; 8] = b"WMALLMAP";
@@ -24,12 +24,7 @@ pub(crate) fn save(folder: &Path, cluster: ClusterId, map: &Topology) -> std::io
     bytes.extend_from_slice(&codec::encode(map));
     let check = wmall_proto::ChunkId::of(&bytes);
     bytes.extend_from_slice(&check.0);
-    let temporary = folder.join("map.new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, folder.join(FILE))?;
-    File::open(folder)?.sync_all()
+    write_durably(folder, FILE, &bytes, 0o644)
 }
 
 /// The newest map on these disks; none if there is no good one.

@@ -19,7 +19,7 @@ use wmall_transport::{BindError, Endpoint, Identity, IdentityError, Members, Ren
 
 use crate::config::Config;
 use crate::control::Control;
-use crate::disk::{DiskError, DiskStore, Usage};
+use crate::disk::{DiskError, DiskStore, FormatError, Places, Usage};
 use crate::fill::{Filler, report_bad};
 use crate::kept_map;
 use crate::map::Map;
@@ -54,6 +54,7 @@ pub enum RunError {
 
 /// Runs a data node until the shutdown is requested.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
+    let open_files = wmall_runtime::files::raise_limit();
     let identity = load_identity(&config)?;
     let cluster = identity.cluster();
     let disks = Arc::new(open_disks(&config, cluster)?);
@@ -88,6 +89,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     };
     let compared_map = map.clone();
     let metrics = Metrics::new();
+    wmall_runtime::files::show_limit(&metrics, open_files);
     let (scrub_traffic, scrub_metrics) = (traffic.clone(), ScrubMetrics::new(&metrics));
     let service = Arc::new(Service {
         disks: disks.clone(),
@@ -120,7 +122,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let reporter = tokio::spawn(report_bad(metadata, bad_seen));
     let mut control = tokio::spawn(control.run(shutdown.clone()));
     let filler = tokio::spawn(filler.run(work_seen, shutdown.clone()));
-    tracing::info!(name = %config.raw.name, listen = %config.raw.listen, "data node up");
+    tracing::info!(name = %config.raw.name, listen = %config.raw.listen, open_files, "data node up");
     let mut outcome = Ok(());
     tokio::select! {
         ended = &mut control => {
@@ -152,12 +154,33 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
 /// A disk that does not open is left out: its pieces do not count, and the others go on. With none left the
 /// node does not start.
 fn open_disks(config: &Config, cluster: ClusterId) -> Result<Vec<Arc<DiskStore>>, RunError> {
+    let mut places = Places::load(&config.raw.identity_dir)
+        .inspect_err(|error| tracing::error!(%error, "which disks were in use can't be read"))
+        .ok();
     let (mut disks, mut failed) = (Vec::new(), None);
     for disk in &config.raw.disks {
         match DiskStore::open(disk, cluster) {
-            Ok(store) => disks.push(Arc::new(store)),
+            Ok(store) => {
+                let noted = places.as_mut().map(|places| places.note(disk, store.superblock.incarnation));
+                if let Some(Err(error)) = noted {
+                    tracing::warn!(%error, disk = %disk.name, "which disk is in this folder could not be noted");
+                }
+                disks.push(Arc::new(store));
+            }
             Err(source) => {
+                let before = places.as_ref().and_then(|places| places.of(disk));
+                let source = match (source, before) {
+                    (DiskError::Format(FormatError::NotFormatted(_)), Some(before)) => {
+                        FormatError::absent(&disk.path, before).into()
+                    }
+                    (source, _) => source,
+                };
+                let starved = source.is_of_process();
                 let error = RunError::Disk { name: disk.name.to_string(), source };
+                if starved {
+                    // Nothing is wrong with the disk: a start with more files or memory opens it.
+                    return Err(error);
+                }
                 tracing::error!(error = &error as &dyn std::error::Error, "a disk is left out");
                 failed = Some(error);
             }

@@ -106,10 +106,15 @@ impl Intake {
             shard,
         };
         let cold = !scheme.is_asked_first(&request.chunk, request.slot);
-        let mut receipts = vec![write(&disk, header, (parts, crc), cold, cuts).await?];
+        relays.write_own(request.slot, async move { write(&disk, header, (parts, crc), cold, cuts).await });
         let wanted = if request.ack == Ack::All { usize::MAX } else { scheme.quorum() };
-        let failures = relays.receipts(&mut receipts, wanted).await;
-        Ok(PutOutcome { receipts, failures })
+        let (receipts, failures) = relays.receipts(wanted).await;
+        // A disk of its own that refused is the put's error; one that is late is a slot like another.
+        let own = failures.iter().find(|f| f.slot == request.slot);
+        match own.filter(|f| f.error.code != ErrorCode::Timeout || receipts.is_empty()) {
+            Some(refused) => Err(refused.error.clone()),
+            None => Ok(PutOutcome { receipts, failures }),
+        }
     }
 
     /// The cluster's clock.

@@ -1,7 +1,8 @@
-//! A primary's relays: one task for each other slot, fed while the chunk comes (copies) or once it is cut (shards).
+//! A primary's relays: one task for each other slot, fed while the chunk comes (copies) or once it is cut (shards), and one
+//! that writes its own piece, whose disk may hang like any other.
 //!
 //! Bounds: a relay holds parts of its own chunk only, for which its put has taken room, and ends after
-//! [`RELAY_TIMEOUT`].
+//! [`RELAY_TIMEOUT`]; so does the wait for the disk.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,12 +74,30 @@ impl Relays {
     fn spawn(&mut self, target: Target, relayed: PutRequest) {
         let (slot, endpoint, room) = (relayed.slot, self.endpoint.clone(), self.room.clone());
         let (parts, queue) = mpsc::unbounded_channel::<Bytes>();
-        let timeout = RELAY_TIMEOUT.saturating_sub(self.begun.elapsed()).max(LEAST_TIMEOUT);
+        let timeout = self.time_left();
         self.running.spawn(async move {
             let _room = room;
             (slot, relay(&endpoint, &target, relayed, queue, timeout).await)
         });
         self.feeds.push(Feed { slot, parts });
+    }
+
+    fn time_left(&self) -> Duration {
+        RELAY_TIMEOUT.saturating_sub(self.begun.elapsed()).max(LEAST_TIMEOUT)
+    }
+
+    /// Writes the piece of the primary's own slot beside the relays. One whose disk is late goes on by itself.
+    pub(crate) fn write_own(
+        &mut self,
+        slot: u8,
+        writing: impl Future<Output = Result<SignedReceipt, RpcError>> + Send + 'static,
+    ) {
+        let (room, timeout) = (self.room.clone(), self.time_left());
+        self.running.spawn(async move {
+            let _room = room;
+            let late = |_| RpcError::new(ErrorCode::Timeout, "the primary's own disk is late");
+            (slot, tokio::time::timeout(timeout, writing).await.map_err(late).flatten())
+        });
     }
 
     /// Hands a part to all of them.
@@ -100,12 +119,9 @@ impl Relays {
         self.feeds.clear();
     }
 
-    /// Adds receipts until `wanted` are there and the rest had its grace, or all have ended. Returns the failures.
-    pub(crate) async fn receipts(
-        mut self,
-        receipts: &mut Vec<SignedReceipt>,
-        wanted: usize,
-    ) -> Vec<SlotFailure> {
+    /// Gathers receipts until `wanted` are there and the rest had its grace, or all have ended.
+    pub(crate) async fn receipts(mut self, wanted: usize) -> (Vec<SignedReceipt>, Vec<SlotFailure>) {
+        let mut receipts = Vec::new();
         loop {
             let enough = receipts.len() >= wanted;
             let next = self.running.join_next();
@@ -115,7 +131,7 @@ impl Relays {
                     // Late ones go on by themselves; their pieces become tickets and are found there.
                     Err(_) => {
                         self.running.detach_all();
-                        return self.failures;
+                        return (receipts, self.failures);
                     }
                 }
             } else {
@@ -125,7 +141,7 @@ impl Relays {
                 Some(Ok((_, Ok(receipt)))) => receipts.push(receipt),
                 Some(Ok((slot, Err(error)))) => self.failures.push(SlotFailure { slot, error }),
                 Some(Err(_)) => {}
-                None => return self.failures,
+                None => return (receipts, self.failures),
             }
         }
     }

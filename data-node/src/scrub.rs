@@ -102,7 +102,7 @@ impl Scrubber {
                 Ok(Ok(PieceCheck::Bad)) => {
                     tracing::error!(disk = %disk.name, chunk = %key.chunk, "a scrub found a rotten piece");
                     self.metrics.bad.iter().for_each(prometheus::IntCounter::inc);
-                    disk.report_later(vec![key]);
+                    disk.found_bad(key);
                 }
                 // One that was deleted meanwhile is no finding.
                 Ok(Ok(_)) => self.metrics.pieces.iter().for_each(prometheus::IntCounter::inc),

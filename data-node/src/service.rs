@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use wmall_journal::Trouble;
 use wmall_proto::challenge::Challenge;
 use wmall_proto::chunk::PieceDigest;
 use wmall_proto::feed::PoolChunk;
@@ -16,7 +17,7 @@ use wmall_transport::{
 };
 
 use crate::challenge;
-use crate::disk::{DiskStore, Located};
+use crate::disk::{DiskStore, Located, starved};
 use crate::inventory;
 use crate::put::Intake;
 use crate::traffic::Traffic;
@@ -268,6 +269,9 @@ impl Service {
         #[cfg(feature = "testing")]
         let read = read.map(|bytes| if crate::lies::told().wrong_bytes { flipped(&bytes) } else { bytes });
         read.map(|bytes| Some((bytes, room))).map_err(|error| {
+            if Trouble::of(&error) == Trouble::Process {
+                return starved(&error);
+            }
             tracing::error!(%error, disk = %disk.name, chunk = %key.chunk, "a piece cannot be read");
             self.report(disk.clone(), key, None);
             failed(error.to_string())

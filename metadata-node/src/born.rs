@@ -1,12 +1,13 @@
 //! The born record of a metadata node's folder: which member it is, and in which life. Written last when the
 //! folder is made, so a folder with one is whole; never written again.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use wmall_proto::{Incarnation, Role};
+use wmall_runtime::folder::write_durably;
 
 /// Its file.
 const FILE: &str = "born.json";
@@ -66,13 +67,9 @@ impl Born {
     pub(crate) fn save(&self, folder: &Path) -> io::Result<()> {
         let Self { id, incarnation } = *self;
         let record = Record { version: VERSION, role: Role::Metadata, id, incarnation };
-        let temporary = folder.join(format!("{FILE}.new"));
-        let mut file = File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec(&record)?)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(temporary, folder.join(FILE))?;
-        File::open(folder)?.sync_all()
+        let mut text = serde_json::to_vec(&record)?;
+        text.push(b'\n');
+        write_durably(folder, FILE, &text, 0o644)
     }
 }
 

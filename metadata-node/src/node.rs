@@ -96,6 +96,7 @@ pub enum RunError {
 /// Runs a metadata node until the shutdown is requested or something it can't do without fails.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     wmall_runtime::memory::use_small_pages();
+    let open_files = wmall_runtime::files::raise_limit();
     let folder = config.raw.data_dir.clone();
     let no_member = || RunError::NotInitialised(folder.display().to_string());
     let born = Born::load(&folder)?.ok_or_else(no_member)?;
@@ -160,6 +161,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let watch = tokio::spawn(watch_leadership(raft.clone(), liveness.clone()));
     let aside = tokio::spawn(step_aside(raft.clone(), clock.clone(), peers.clone()));
     let metrics = Metrics::new();
+    wmall_runtime::files::show_limit(&metrics, open_files);
     let proposer = Proposer::start(raft.clone(), clock.clone(), config.raw.name.clone());
     let repair = config.raw.repair;
     let repairer = Repairer::new(
@@ -273,7 +275,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         let served = ops::serve(ops, answers, metrics, shutdown.clone()).await;
         served.map_err(|source| RunError::Ops { address, source })?;
     }
-    tracing::info!(name = %config.raw.name, listen = %config.raw.listen, "metadata node up");
+    tracing::info!(name = %config.raw.name, listen = %config.raw.listen, open_files, "metadata node up");
     let beginning = async {
         if pristine && !config.raw.join {
             bootstrap::begin(&config, born, &endpoint, &log, &raft).await?;

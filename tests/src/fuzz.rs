@@ -61,6 +61,7 @@ pub fn journal(bytes: &[u8]) {
     let Some((at, junk)) = place(bytes) else { return };
     let options = || Options {
         identity: [5; 16],
+        nonce: |number| [number as u8; 16],
         segment_bytes: 4096,
         max_bytes: 1 << 20,
         reserve_bytes: 0,

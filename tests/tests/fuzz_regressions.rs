@@ -27,7 +27,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             vec![codec::encode(&request), codec::encode_frame(&request), codec::encode(&answer)]
         }
         "request" => vec![codec::encode(&(PoolId(1), ChunkId([7; 32]), [9u8; 16])), vec![1; 200]],
-        "journal" | "segment" => vec![bytes(1, 200), [&64u16.to_le_bytes()[..], b"WREC\x01\x01"].concat()],
+        "journal" | "segment" => vec![bytes(1, 200), [&64u16.to_le_bytes()[..], b"WREC\x02\x01"].concat()],
         "proof" => {
             let proof = manifest.prove(1).unwrap();
             vec![serde_json::to_vec(&proof).unwrap(), manifest.blocks().remove(0)]

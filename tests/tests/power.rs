@@ -11,6 +11,7 @@ use wmall_tests::{Cluster, bytes, wait_until};
 fn options() -> Options {
     Options {
         identity: [3; 16],
+        nonce: |number| [number as u8; 16],
         segment_bytes: 1 << 20,
         max_bytes: 64 << 20,
         reserve_bytes: 1 << 20,

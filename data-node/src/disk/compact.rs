@@ -3,7 +3,8 @@
 //!
 //! Order: the copies are durable; the index points to them; the index is written out; the segment is
 //! listed as retired; it is unlinked. A tombstone is carried along as long as an older segment is there that
-//! may hold what it ended. A piece that turns out rotten is not copied: it is reported and goes.
+//! may hold what it ended. A piece that turns out rotten or unreadable is not copied: it is reported and goes.
+//! Where records can't be made out, the index says which pieces are there.
 //!
 //! One thread a disk. At most [`BATCH_BYTES`] are in memory. Between batches it rests as long as the last
 //! one took, unless the disk is short of room: foreground requests go first.
@@ -12,7 +13,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use wmall_journal::{Journal, OpenError, Position, Record};
+use wmall_journal::{Damage, Journal, OpenError, Position, Record, Trouble};
 use wmall_proto::feed::PoolChunk;
 
 use super::books::Books;
@@ -20,6 +21,8 @@ use super::index::{Held, IndexReader, PieceState};
 use super::keeper::{Move, Work};
 use super::piece::{Entry, KIND_COPY, KIND_STAMP, KIND_TOMBSTONE, PieceHeader, Tombstone, header_length};
 use super::worth::{AT_EASE, Sealed, Tight, least_garbage, victim};
+use wmall_proto::UploadId;
+use wmall_runtime::view::StoreError;
 
 /// Bytes that are copied together.
 const BATCH_BYTES: u64 = 8 << 20;
@@ -29,6 +32,8 @@ const BATCH_RECORDS: usize = 1024;
 const GIVE_UP_FOR: Duration = Duration::from_secs(60);
 /// A disk that was found full is given a try after so long: room may have come from elsewhere.
 const FULL_FOR: Duration = Duration::from_secs(30);
+/// Pieces that are looked through at once for those of a damaged place.
+const PAGE: usize = 4096;
 /// Bytes that a tombstone takes in a segment.
 const TOMBSTONE_BYTES: u64 = 96;
 /// Between looks.
@@ -62,7 +67,7 @@ pub(super) enum Left {
     #[error("a copy could not be written: {0}")]
     Append(#[from] wmall_journal::AppendError),
     #[error("the index cannot be read: {0}")]
-    Index(#[from] wmall_runtime::view::StoreError),
+    Index(#[from] StoreError),
     #[error("it could not be removed: {0}")]
     Retire(std::io::Error),
     #[error("something in it is still wanted")]
@@ -76,7 +81,7 @@ pub(super) enum Left {
 }
 
 /// A record to carry over.
-enum Carried {
+pub(super) enum Carried {
     Piece(PieceHeader, Position, u32),
     Stamp(PieceHeader),
     Tombstone(Tombstone),
@@ -162,20 +167,10 @@ impl Compactor {
 
     /// Carries over what is wanted of a segment and removes it, if at least this part of it is garbage.
     pub(super) fn compact(&self, segment: u64, least: f64, stop: &mpsc::Receiver<()>) -> Result<(), Left> {
-        let (mut carried, mut garbage) = (Vec::new(), 0);
-        let (oldest, mut failed) = (self.oldest(), None);
-        self.journal.scan(segment, |found| {
-            let Some(entry) = Entry::decode(found.kind, found.meta) else { return Err("unknown".into()) };
-            match self.wanted(&entry, found.position, found.payload_length, oldest) {
-                Ok(Some(wanted)) => carried.push(wanted),
-                Ok(None) => garbage += Journal::record_bytes(found.meta.len(), found.payload_length as usize),
-                Err(error) => failed = Some(error),
-            }
-            Ok(())
-        })?;
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
+        // Records of a segment that was sealed a moment ago may still be on their way into the index.
+        self.catch_up()?;
+        let (carried, garbage) = self.wanted_of(segment)?;
+        let oldest = self.oldest();
         let stones = carried.iter().filter(|c| matches!(c, Carried::Tombstone(_))).count() as u64;
         let size = self.journal.segment_bytes(segment).unwrap_or(u64::MAX) as f64;
         let (garbage, stones) = (garbage as f64 / size, (stones * TOMBSTONE_BYTES) as f64 / size);
@@ -200,6 +195,76 @@ impl Compactor {
         self.finish(segment)
     }
 
+    /// What of a segment must be carried over, and how many bytes of it are garbage.
+    pub(super) fn wanted_of(&self, segment: u64) -> Result<(Vec<Carried>, u64), Left> {
+        let (mut carried, mut garbage, mut gaps) = (Vec::new(), 0, Vec::new());
+        let (oldest, mut failed) = (self.oldest(), None);
+        let visit = |found: wmall_journal::Found<'_>| {
+            let Some(entry) = Entry::decode(found.kind, found.meta) else { return Err("unknown".into()) };
+            match self.wanted(&entry, found.position, found.payload_length, oldest) {
+                Ok(Some(wanted)) => carried.push(wanted),
+                Ok(None) => garbage += Journal::record_bytes(found.meta.len(), found.payload_length as usize),
+                Err(error) => failed = Some(error),
+            }
+            Ok(())
+        };
+        let damaged = |damage: Damage<'_>| {
+            tracing::error!(?damage, disk = %self.name, "a damaged place in a segment");
+            if let Damage::Gap { from, to, .. } = damage {
+                gaps.push(from..to);
+            }
+        };
+        self.journal.scan(segment, visit, damaged)?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        if !gaps.is_empty() {
+            let in_gap =
+                |at: &Position| at.segment == segment && gaps.iter().any(|gap| gap.contains(&at.offset));
+            self.pieces_at(in_gap, &mut carried)?;
+        }
+        Ok((carried, garbage))
+    }
+
+    /// Pieces whose headers can't be made out any more. The index knows all that a copy needs but the upload; one
+    /// that began at the mark holds them as long.
+    fn pieces_at(
+        &self,
+        there: impl Fn(&Position) -> bool,
+        carried: &mut Vec<Carried>,
+    ) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let page = self.reader.pieces(after.as_ref(), PAGE)?;
+            for key in &page {
+                let Some(Held { located, held_until_ms }) = self.reader.held(key)? else { continue };
+                if located.state == PieceState::Trash || !there(&located.position) {
+                    continue;
+                }
+                let header = PieceHeader {
+                    pool: key.pool,
+                    chunk: key.chunk,
+                    slot: located.slot,
+                    upload: UploadId::new(held_until_ms, [0; 10]),
+                    row_version: located.row_version,
+                    shard: located.shard,
+                };
+                carried.push(Carried::Piece(header, located.position, located.length));
+            }
+            after = page.last().copied();
+            if page.len() < PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until all that the keeper has been told is in the index.
+    fn catch_up(&self) -> Result<(), Left> {
+        let (sender, done) = mpsc::channel();
+        self.tell(Work::EndMoves(Vec::new(), sender))?;
+        done.recv().map_err(|_| Left::Closing)
+    }
+
     /// What of a record must be carried over, if anything.
     fn wanted(
         &self,
@@ -207,7 +272,7 @@ impl Compactor {
         position: Position,
         length: u32,
         oldest: u64,
-    ) -> Result<Option<Carried>, wmall_runtime::view::StoreError> {
+    ) -> Result<Option<Carried>, StoreError> {
         let held = |header: &PieceHeader| self.reader.held(&header.key());
         Ok(match entry {
             Entry::Piece(header) | Entry::Copy(header) => {
@@ -241,7 +306,7 @@ impl Compactor {
         started >= held.held_until_ms.max(self.books.fenced_before_ms())
     }
 
-    fn carry(&self, batch: &[Carried]) -> Result<(), Left> {
+    pub(super) fn carry(&self, batch: &[Carried]) -> Result<(), Left> {
         let pieces: Vec<(PoolChunk, Position)> = batch
             .iter()
             .filter_map(|c| match c {
@@ -258,6 +323,13 @@ impl Compactor {
             match carried {
                 Carried::Piece(header, position, length) => {
                     if !still.next().unwrap_or(false) {
+                        // A piece that came meanwhile has its place; what this one was promised for stands.
+                        let held = self.reader.held(&header.key());
+                        match held.map(|held| held.is_some_and(|held| self.marks(&held, header))) {
+                            Ok(true) => records.push((None, stamp(header))),
+                            Ok(false) => {}
+                            Err(error) => trouble = Some(error.into()),
+                        }
                         continue;
                     }
                     moves.push(Move { key: header.key(), from: *position, to: None });
@@ -267,10 +339,7 @@ impl Compactor {
                         Err(error) => trouble = Some(Left::Piece(error)),
                     }
                 }
-                Carried::Stamp(header) => {
-                    let record = Record { kind: KIND_STAMP, meta: header.encode(), ..Record::default() };
-                    records.push((None, record));
-                }
+                Carried::Stamp(header) => records.push((None, stamp(header))),
                 Carried::Tombstone(tombstone) => {
                     let meta = tombstone.encode();
                     records.push((None, Record { kind: KIND_TOMBSTONE, meta, ..Record::default() }));
@@ -323,10 +392,13 @@ impl Compactor {
         Ok(positions)
     }
 
-    /// A piece's copy; none if its bytes are not what they should be.
+    /// A piece's copy; none if its bytes are not what they should be, or can't be read.
     fn read(&self, header: &PieceHeader, position: Position, length: u32) -> std::io::Result<Option<Record>> {
         let start = Journal::payload_offset(position, header_length(header.shard.as_ref()));
-        let bytes = self.journal.read_vec(position.segment, start, length as usize)?;
+        let bytes = match self.journal.read_vec(position.segment, start, length as usize) {
+            Err(error) if Trouble::of(&error) == Trouble::Medium => return Ok(None),
+            read => read?,
+        };
         if *blake3::hash(&bytes).as_bytes() != header.digest() {
             return Ok(None);
         }
@@ -336,12 +408,11 @@ impl Compactor {
 
     fn report(&self, header: &PieceHeader, position: Position) -> Result<(), Left> {
         tracing::error!(disk = %self.name, chunk = %header.chunk, "a piece is rotten");
-        self.books.add_rotten(header.key());
         self.tell(Work::Rotten(header.key(), position))
     }
 
     /// Everything is carried over: the index is written out, then the segment goes.
-    fn finish(&self, segment: u64) -> Result<(), Left> {
+    pub(super) fn finish(&self, segment: u64) -> Result<(), Left> {
         let (sender, written) = mpsc::channel();
         self.tell(Work::Barrier(sender))?;
         if !written.recv().map_err(|_| Left::Closing)? {
@@ -357,6 +428,10 @@ impl Compactor {
     fn tell(&self, work: Work) -> Result<(), Left> {
         self.work.send(work).map_err(|_| Left::Closing)
     }
+}
+
+fn stamp(header: &PieceHeader) -> Record {
+    Record { kind: KIND_STAMP, meta: header.encode(), ..Record::default() }
 }
 
 /// How many records are carried together.

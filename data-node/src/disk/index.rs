@@ -205,8 +205,9 @@ impl Index {
         }
     }
 
-    /// A copy that compaction made, met on replay: the piece is there now, whatever it is. Of a shard it is what counts
-    /// which slot's it is: one of before may still be in the journal, and its end not any more.
+    /// A copy that compaction made, met on replay: the piece is there now, whatever it is, and its mark is no lower
+    /// than the copy's. The record that it was copied from may have been replaced meanwhile, and be gone. Of a shard
+    /// it is what counts which slot's it is: one of before may still be in the journal, and its end not any more.
     fn replay_copy(
         &mut self,
         batch: &mut IndexBatch,
@@ -214,8 +215,14 @@ impl Index {
         position: Position,
         length: u32,
     ) -> Result<(), StoreError> {
-        match self.held(batch, &header.key())? {
-            Some(held) if held.located.position >= position || held.located.is_later_than(header) => Ok(()),
+        let mark = header.upload.started_ms();
+        let held = self.held(batch, &header.key())?;
+        let held = held.map(|held| Held { held_until_ms: held.held_until_ms.max(mark), ..held });
+        match held {
+            Some(held) if held.located.position >= position || held.located.is_later_than(header) => {
+                self.put(batch, &header.key(), held);
+                Ok(())
+            }
             Some(held) if header.shard.is_some() => self.replace(batch, header, held, position, length),
             Some(held) => self.relocate(batch, &header.key(), held, position),
             // Where the original is gone with its segment, its upload is the best that is known.

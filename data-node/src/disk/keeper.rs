@@ -49,7 +49,7 @@ pub(super) enum Work {
     Buried(Tombstone),
     /// These found no room, or too much was waiting before them.
     Unburied(Vec<Tombstone>),
-    /// A piece whose bytes are not what they should be: it goes, whatever holds it.
+    /// A piece whose bytes are not what they should be: it goes, whatever holds it, and is reported.
     Rotten(PoolChunk, Position),
     /// Compaction wants to move these; the answer says which are still there.
     BeginMoves(Vec<(PoolChunk, Position)>, mpsc::Sender<Vec<bool>>),
@@ -306,6 +306,8 @@ impl Keeper {
         {
             let up_to = self.index.discard(&mut self.batch, key, held)?;
             self.bury_later(*key, up_to);
+            // Not before: its chunk may be committed only now, and a commit of before found the piece here.
+            self.books.add_rotten(*key);
         }
         Ok(())
     }

@@ -3,9 +3,11 @@
 mod ballast;
 mod books;
 mod compact;
+mod error;
 mod index;
 mod keeper;
 mod piece;
+mod places;
 mod replay;
 mod starts;
 mod store;
@@ -14,9 +16,11 @@ mod superblock;
 mod testing;
 mod worth;
 
+pub(crate) use error::{DiskError, starved};
 pub(crate) use index::{Located, PieceState};
 pub(crate) use piece::PieceHeader;
-pub(crate) use store::{DiskError, DiskStore, Usage};
+pub(crate) use places::Places;
+pub(crate) use store::{DiskStore, Usage};
 pub use superblock::{FormatError, Superblock};
 #[cfg(feature = "testing")]
 pub use testing::scan_any_segment;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use wmall_journal::{Damage, Disk, Journal, Options, Position};
 
 use super::books::Books;
+use super::error::DiskError;
 use super::index::{Index, IndexBatch};
 use super::piece::Entry;
-use super::store::DiskError;
 
 /// Entries that are replayed into the index together.
 const REPLAY_BATCH: usize = 512;
@@ -33,7 +33,7 @@ pub(super) fn replay(
                 }
                 _ => lost = true,
             },
-            Damage::Gap { .. } => lost = true,
+            Damage::Gap { .. } | Damage::Retired(_) => lost = true,
         }
     };
     let replay = |found: wmall_journal::Found<'_>| {

@@ -14,24 +14,25 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use wmall_journal::{AppendError, Disk, Journal, OpenError, Options, Position, RealDisk, Record};
+use wmall_journal::{AppendError, Disk, Journal, Nonces, Options, Position, RealDisk, Record, Trouble};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
 use wmall_proto::receipt::{Attestation, Receipt, SignedAttestation, SignedReceipt};
 use wmall_proto::rpc::{DoubtedPiece, PieceCheck};
 use wmall_proto::topology::ClusterId;
 use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError};
+use wmall_runtime::FolderLock;
 use wmall_runtime::view::StoreError;
-use wmall_runtime::{FolderError, FolderLock};
 
 use super::ballast::Ballast;
 use super::books::Books;
 use super::compact::Compactor;
+use super::error::{DiskError, append_failed, fenced, full, starved};
 use super::index::{Counts, Index, IndexReader, Located, PieceState};
 use super::keeper::{Keeper, Work};
 use super::piece::{KIND_PIECE, KIND_STAMP, PieceHeader};
 use super::replay::replay;
 use super::starts;
-use super::superblock::{FormatError, Superblock};
+use super::superblock::Superblock;
 use super::worth::Tight;
 use crate::config::DiskConfig;
 
@@ -45,25 +46,6 @@ const QUEUE_BYTES: usize = 128 << 20;
 const KEPT_FREE: u64 = 32 << 20;
 /// Looks at a piece that is moved between finding and reading it.
 const LOOKS: usize = 3;
-
-/// Why a disk is not in use.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // Each is the error of the part it names.
-pub enum DiskError {
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    #[error(transparent)]
-    Format(#[from] FormatError),
-    #[error(
-        "the disk's journal does not open; nothing was changed. Wipe the disk to have the cluster fill it anew, \
-         or restore it"
-    )]
-    Journal(#[from] OpenError),
-    #[error("the disk's folder cannot be used")]
-    Io(#[from] std::io::Error),
-    #[error(transparent)]
-    Index(#[from] StoreError),
-}
 
 /// What a disk holds and how it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +95,8 @@ struct Parts {
     /// How far the index covers the journal.
     replay_from: Option<Position>,
     segment_bytes: u64,
+    /// Draws the nonce of a segment.
+    nonce: Nonces,
 }
 
 /// Bytes of a segment of this disk.
@@ -131,7 +115,8 @@ impl DiskStore {
         let (index, replay_from) = Index::open(&config.path.join("index"))?;
         let disk = Arc::new(RealDisk::open(config.path.join("segments"))?.keeping_free(KEPT_FREE));
         let segment_bytes = segment_size(config);
-        let parts = Parts { superblock, cluster, disk, index, replay_from, segment_bytes };
+        let nonce = |_| wmall_runtime::random::bytes();
+        let parts = Parts { superblock, cluster, disk, index, replay_from, segment_bytes, nonce };
         let mut store = Self::assemble(config, parts)?;
         store._lock = Some(lock);
         store.starts = AtomicU64::new(starts::count(&config.path)?);
@@ -140,9 +125,10 @@ impl DiskStore {
     }
 
     fn assemble(config: &DiskConfig, parts: Parts) -> Result<Self, DiskError> {
-        let Parts { superblock, cluster, disk, mut index, replay_from, segment_bytes } = parts;
+        let Parts { superblock, cluster, disk, mut index, replay_from, segment_bytes, nonce } = parts;
         let options = Options {
             identity: superblock.incarnation.0,
+            nonce,
             segment_bytes,
             max_bytes: config.max_bytes,
             reserve_bytes: segment_bytes,
@@ -398,7 +384,7 @@ impl DiskStore {
         let mut before = None;
         for _ in 0..LOOKS {
             let Some(located) = self.locate(key)? else { return Ok(PieceCheck::Absent) };
-            if self.hashes_to(key, &located) {
+            if self.hashes_to(key, &located)? {
                 return Ok(PieceCheck::Good);
             }
             if before == Some(located.position) {
@@ -424,18 +410,45 @@ impl DiskStore {
         Ok(())
     }
 
-    fn hashes_to(&self, key: &PoolChunk, located: &Located) -> bool {
+    /// Whether a piece is what it should be; it is not, if it can't be read.
+    fn hashes_to(&self, key: &PoolChunk, located: &Located) -> Result<bool, RpcError> {
         let mut hasher = blake3::Hasher::new();
         let mut at = 0;
         while at < located.length {
             let n = (located.length - at).min(1 << 20);
             match self.read(located, at, n as usize) {
                 Ok(bytes) => hasher.update(&bytes),
-                Err(_) => return false,
+                Err(error) if Trouble::of(&error) == Trouble::Process => return Err(starved(&error)),
+                Err(error) => {
+                    tracing::warn!(%error, disk = %self.name, chunk = %key.chunk, "a piece can't be read");
+                    return Ok(false);
+                }
             };
             at += n;
         }
-        *hasher.finalize().as_bytes() == located.digest(key)
+        Ok(*hasher.finalize().as_bytes() == located.digest(key))
+    }
+
+    /// Looks at a piece that is said to be bad, and takes care of it if that is so and its chunk is not known to be
+    /// committed. False if it is to be reported as it is. Blocking.
+    pub(crate) fn drops_bad(&self, key: &PoolChunk) -> Result<bool, RpcError> {
+        let staged = self.locate(key)?.is_some_and(|located| located.state == PieceState::Staged);
+        if !staged || self.check(key)? != PieceCheck::Bad {
+            return Ok(false);
+        }
+        self.found_bad(*key);
+        Ok(true)
+    }
+
+    /// A piece was found bad. One whose chunk is committed is reported, and stays until another takes its place. Any
+    /// other goes, and its absence is reported when a commit counts on it: the metadata nodes don't know its chunk yet.
+    pub(crate) fn found_bad(&self, key: PoolChunk) {
+        match self.locate(&key) {
+            Ok(Some(located)) if located.state == PieceState::Staged => {
+                let _ = self.work.send(Work::Rotten(key, located.position));
+            }
+            _ => self.books.add_rotten(key),
+        }
     }
 
     /// What the feed says, and how far it has been read. Takes effect in order, soon.
@@ -565,25 +578,6 @@ impl Drop for DiskStore {
             let _ = thread.join();
         }
     }
-}
-
-fn append_failed(name: &str, error: &AppendError) -> RpcError {
-    match error {
-        AppendError::Fenced(why) => fenced(name, why),
-        AppendError::Full => full(name),
-        AppendError::Busy => RpcError::new(ErrorCode::Busy, format!("disk {name} has too much waiting")),
-        AppendError::Closed => RpcError::new(ErrorCode::ShuttingDown, "the data node is stopping"),
-        AppendError::TooLarge(_) => RpcError::new(ErrorCode::OutOfBounds, error.to_string()),
-    }
-}
-
-fn fenced(name: &str, why: &str) -> RpcError {
-    RpcError::new(ErrorCode::DiskFailed, format!("disk {name} takes no more writes: {why}"))
-        .hint("replace the disk, or restart the node to have it checked")
-}
-
-fn full(name: &str) -> RpcError {
-    RpcError::new(ErrorCode::DiskFull, format!("disk {name} is full")).hint("add disks or nodes")
 }
 
 #[cfg(test)]

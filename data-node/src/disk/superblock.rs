@@ -1,17 +1,21 @@
 //! What makes a folder a disk of the cluster: a random incarnation and a key, drawn when it is formatted.
 //! A wiped disk is another disk, and what the old one promised is void.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use ed25519_zebra::SigningKey;
 use serde::{Deserialize, Serialize};
 use wmall_proto::Incarnation;
 use wmall_proto::ids::{parse_hex, to_hex};
+use wmall_runtime::folder::write_durably;
+
+use super::places::Place;
 
 const FILE: &str = "disk.json";
+/// Left behind by a format that was cut short.
+const UNFINISHED: &str = "disk.json.new";
 const VERSION: u32 = 1;
 
 /// Why a folder is no disk, or can't be made one.
@@ -20,6 +24,17 @@ pub enum FormatError {
     /// It was never formatted.
     #[error("{0} is not formatted; `wmall data-node init --config FILE` formats it")]
     NotFormatted(String),
+    /// It was formatted, and holds no disk now.
+    #[error(
+        "{disk} was in {path}, and the folder holds no disk now: is its file system mounted? If the disk is gone, \
+         `wmall data-node init --replace --config FILE` formats another one in its place"
+    )]
+    Absent {
+        /// The folder.
+        path: String,
+        /// The disk that was there.
+        disk: String,
+    },
     /// There is something in it that is not ours.
     #[error("{0} is not empty and holds no disk of a cluster; nothing was changed")]
     NotEmpty(String),
@@ -39,6 +54,13 @@ pub enum FormatError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl FormatError {
+    /// A folder in which there was a disk holds none.
+    pub(crate) fn absent(folder: &Path, before: &Place) -> Self {
+        Self::Absent { path: folder.display().to_string(), disk: before.to_string() }
+    }
 }
 
 /// A disk's identity.
@@ -74,11 +96,13 @@ impl Superblock {
         folder.join(FILE).exists()
     }
 
-    /// Formats an empty folder, durably.
+    /// Formats an empty folder, durably. A format that was cut short is begun again.
     pub fn format(folder: &Path) -> Result<Self, FormatError> {
         let failed = |source| FormatError::Io { path: folder.display().to_string(), source };
         fs::create_dir_all(folder).map_err(failed)?;
-        let foreign = |e: &fs::DirEntry| e.file_name() != "lost+found";
+        let unfinished =
+            |e: &fs::DirEntry| e.file_name() == UNFINISHED && e.file_type().is_ok_and(|t| t.is_file());
+        let foreign = |e: &fs::DirEntry| e.file_name() != "lost+found" && !unfinished(e);
         let mut entries = fs::read_dir(folder).map_err(failed)?.filter_map(Result::ok);
         if entries.any(|e| foreign(&e)) {
             return Err(FormatError::NotEmpty(folder.display().to_string()));
@@ -87,7 +111,9 @@ impl Superblock {
         let seed: [u8; 32] = wmall_runtime::random::bytes();
         let check = OnDisk::check(&incarnation, &seed);
         let on_disk = OnDisk { version: VERSION, incarnation, signing_key: to_hex(&seed), check };
-        write(folder, &on_disk).map_err(failed)?;
+        let mut text = serde_json::to_vec_pretty(&on_disk).map_err(|e| failed(e.into()))?;
+        text.push(b'\n');
+        write_durably(folder, FILE, &text, 0o600).map_err(failed)?;
         Ok(Self { incarnation, key: SigningKey::from(seed) })
     }
 
@@ -116,12 +142,28 @@ impl Superblock {
     }
 }
 
-fn write(folder: &Path, on_disk: &OnDisk) -> io::Result<()> {
-    let temporary = folder.join("disk.json.new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    serde_json::to_writer_pretty(&mut file, on_disk)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(temporary, folder.join(FILE))?;
-    File::open(folder)?.sync_all()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_that_was_cut_short_is_begun_again_and_a_foreign_folder_is_never_formatted() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("lost+found")).unwrap();
+        for left in ["", "{\"version\":1,\"incarn"] {
+            fs::write(folder.path().join(UNFINISHED), left).unwrap();
+            assert!(matches!(Superblock::load(folder.path()), Err(FormatError::NotFormatted(_))));
+            let made = Superblock::format(folder.path()).unwrap();
+            assert_eq!(Superblock::load(folder.path()).unwrap().incarnation, made.incarnation);
+            assert!(matches!(Superblock::format(folder.path()), Err(FormatError::NotEmpty(_))));
+            fs::remove_file(folder.path().join(FILE)).unwrap();
+        }
+        fs::write(folder.path().join(UNFINISHED), "").unwrap();
+        fs::write(folder.path().join("thesis.txt"), "mine").unwrap();
+        assert!(matches!(Superblock::format(folder.path()), Err(FormatError::NotEmpty(_))));
+        // A folder of that name is none of ours.
+        let foreign = tempfile::tempdir().unwrap();
+        fs::create_dir(foreign.path().join(UNFINISHED)).unwrap();
+        assert!(matches!(Superblock::format(foreign.path()), Err(FormatError::NotEmpty(_))));
+    }
 }

@@ -18,6 +18,7 @@ const SEGMENT: u64 = 8192;
 fn options() -> Options {
     Options {
         identity: [5; 16],
+        nonce: |number| [number as u8; 16],
         segment_bytes: SEGMENT,
         max_bytes: 1 << 20,
         reserve_bytes: 0,

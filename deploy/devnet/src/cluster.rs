@@ -231,7 +231,7 @@ impl Devnet {
             fs::remove_dir_all(&disk).map_err(at(&disk))?;
             let loaded = wmall_data_node::Config::load(&config);
             let loaded = loaded.map_err(|e| DevnetError::Node(e.to_string()))?;
-            wmall_data_node::init(&loaded).map_err(|e| DevnetError::Node(e.to_string()))?;
+            wmall_data_node::init(&loaded, true).map_err(|e| DevnetError::Node(e.to_string()))?;
         }
         self.launch(i)?;
         self.wait_started(i)
@@ -474,7 +474,7 @@ pub(crate) fn init_node(layout: &Layout, plan: &NodePlan) -> Result<(), DevnetEr
         }
         NodeKind::DataNode { .. } => {
             let config = wmall_data_node::Config::load(&config).map_err(|e| failed(&e))?;
-            wmall_data_node::init(&config).map(|_| ()).map_err(|e| failed(&e))
+            wmall_data_node::init(&config, false).map(|_| ()).map_err(|e| failed(&e))
         }
     }
 }

@@ -21,7 +21,9 @@ use openraft::{
     StorageIOError, Vote,
 };
 use tokio::sync::watch;
-use wmall_journal::{AppendError, Disk, Found, Journal, OpenError, Options, Position, RealDisk, Record};
+use wmall_journal::{
+    AppendError, Disk, Found, Journal, Nonces, OpenError, Options, Position, RealDisk, Record,
+};
 
 use super::wire::{
     BLANK, Entry, MEMBERSHIP, NORMAL, decode_log_id, decode_payload, encode_log_id, encode_payload,
@@ -154,18 +156,20 @@ impl Index {
 impl LogStore {
     /// Opens the log of member `id` in this folder.
     pub fn open(folder: &Path, identity: [u8; 16], id: u64, name: &str) -> Result<Self, LogStoreError> {
-        Self::open_on(Arc::new(RealDisk::open(folder)?), identity, (id, name), SEGMENT_BYTES, abort)
+        let (disk, nonce) = (Arc::new(RealDisk::open(folder)?), |_| wmall_runtime::random::bytes());
+        Self::open_on(disk, (identity, nonce), (id, name), SEGMENT_BYTES, abort)
     }
 
     fn open_on(
         disk: Arc<dyn Disk>,
-        identity: [u8; 16],
+        (identity, nonce): ([u8; 16], Nonces),
         (id, name): (u64, &str),
         segment_bytes: u64,
         stop: fn(),
     ) -> Result<Self, LogStoreError> {
         let options = Options {
             identity,
+            nonce,
             segment_bytes,
             max_bytes: u64::MAX,
             reserve_bytes: 0,

@@ -1,26 +1,32 @@
 //! The bytes on disk. All numbers little-endian; `docs/formats.md` has the tables.
 //!
 //! A record states its own position, so bytes of an older tail can never pass for a record of a later
-//! one, and the offset up to which its segment was durable when it was written. The latter tells a
-//! torn tail from rot: a bad record with a good one behind it that says "everything before me was
+//! one. The checksum of its header begins with a nonce that was drawn for its segment, so bytes that a writer
+//! stores can't pass for one either.
+//!
+//! A record also states the offset up to which its segment was durable when it was written. That tells a torn tail from rot: a bad record with a good one behind it that says "everything before me was
 //! durable" is damage to acknowledged data, and is never cut off.
 
 use crate::recover::OpenError;
 
-const RECORD_MAGIC: [u8; 4] = *b"WREC";
+pub(crate) const RECORD_MAGIC: [u8; 4] = *b"WREC";
 const SEGMENT_MAGIC: [u8; 8] = *b"WMALLSEG";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Bytes of a record before its meta.
 pub(crate) const RECORD_FIXED: usize = 32;
 /// Bytes of a segment before its first record.
 pub(crate) const SEGMENT_HEADER: u64 = 64;
+/// Bytes of a segment behind its last record: the header once more, since no record can be told without it.
+pub(crate) const SEGMENT_FOOTER: u64 = SEGMENT_HEADER;
 /// Records start at multiples of this.
 pub(crate) const ALIGN: u64 = 8;
 /// The kind that says nothing but that everything before it is durable; not for users.
 pub(crate) const KIND_MARK: u8 = 0xfe;
 /// The kind that closes a segment; not for users.
 pub(crate) const KIND_SEAL: u8 = 0xff;
+/// Bytes of a segment that records can't have.
+pub(crate) const SEGMENT_OVERHEAD: u64 = SEGMENT_HEADER + SEAL_SIZE + SEGMENT_FOOTER;
 /// Bytes of a seal.
 pub(crate) const SEAL_SIZE: u64 = record_size(0, 0);
 
@@ -41,6 +47,20 @@ pub struct Position {
 /// Bytes that a record takes, padding included.
 pub(crate) const fn record_size(meta: usize, payload: usize) -> u64 {
     ((RECORD_FIXED + meta + 4 + payload + 4) as u64).next_multiple_of(ALIGN)
+}
+
+/// A segment's nonce, as the checksums of its records begin with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Salt(u32);
+
+impl Salt {
+    pub(crate) fn of(nonce: &[u8; 16]) -> Self {
+        Self(crc32c::crc32c(nonce))
+    }
+
+    fn checksum(self, bytes: &[u8]) -> u32 {
+        crc32c::crc32c_append(self.0, bytes)
+    }
 }
 
 /// A record's header, decoded.
@@ -65,7 +85,7 @@ impl RecordHeader {
     }
 
     /// Header, meta and their checksum.
-    pub(crate) fn encode(&self, meta: &[u8]) -> Vec<u8> {
+    pub(crate) fn encode(&self, meta: &[u8], salt: Salt) -> Vec<u8> {
         let mut out = Vec::with_capacity(RECORD_FIXED + meta.len() + 4);
         out.extend_from_slice(&RECORD_MAGIC);
         out.push(VERSION);
@@ -76,7 +96,7 @@ impl RecordHeader {
         out.extend_from_slice(&self.position.offset.to_le_bytes());
         out.extend_from_slice(&self.durable_before.to_le_bytes());
         out.extend_from_slice(meta);
-        let crc = crc32c::crc32c(&out);
+        let crc = salt.checksum(&out);
         out.extend_from_slice(&crc.to_le_bytes());
         out
     }
@@ -99,9 +119,9 @@ impl RecordHeader {
 }
 
 /// Whether header and meta are what was written. `tail` is the meta and its checksum.
-pub(crate) fn check_meta(fixed: &[u8; RECORD_FIXED], tail: &[u8]) -> bool {
+pub(crate) fn check_meta(fixed: &[u8; RECORD_FIXED], tail: &[u8], salt: Salt) -> bool {
     let Some((meta, crc)) = tail.split_last_chunk::<4>() else { return false };
-    crc32c::crc32c_append(crc32c::crc32c(fixed), meta) == u32::from_le_bytes(*crc)
+    crc32c::crc32c_append(salt.checksum(fixed), meta) == u32::from_le_bytes(*crc)
 }
 
 /// A segment's name on disk.
@@ -115,34 +135,32 @@ pub(crate) fn parse_segment_name(name: &str) -> Option<u64> {
     (digits.len() == 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// The header of a segment: magic, version, the journal's identity, the number.
-pub(crate) fn encode_segment_header(identity: &[u8; 16], number: u64) -> [u8; SEGMENT_HEADER as usize] {
+/// The header of a segment: magic, version, the journal's identity, the number, the nonce.
+pub(crate) fn encode_segment_header(
+    identity: &[u8; 16],
+    number: u64,
+    nonce: &[u8; 16],
+) -> [u8; SEGMENT_HEADER as usize] {
     let mut out = [0u8; SEGMENT_HEADER as usize];
     out[..8].copy_from_slice(&SEGMENT_MAGIC);
     out[8] = VERSION;
     out[16..32].copy_from_slice(identity);
     out[32..40].copy_from_slice(&number.to_le_bytes());
+    out[40..56].copy_from_slice(nonce);
     let crc = crc32c::crc32c(&out[..60]);
     out[60..].copy_from_slice(&crc.to_le_bytes());
     out
 }
 
-/// Checks a segment's header against what is expected of it.
+/// Checks a segment's header against what is expected of it. None if it is not what was written.
 pub(crate) fn check_segment_header(
     bytes: &[u8; SEGMENT_HEADER as usize],
     identity: &[u8; 16],
     number: u64,
-) -> Result<(), OpenError> {
-    let corrupt = |why: &str| OpenError::Corrupt {
-        position: Position { segment: number, offset: 0 },
-        why: why.to_string(),
-    };
+) -> Result<Option<Salt>, OpenError> {
     let (body, crc) = bytes.split_at(60);
-    if crc32c::crc32c(body).to_le_bytes() != crc {
-        return Err(corrupt("the segment header's checksum does not match"));
-    }
-    if body[..8] != SEGMENT_MAGIC {
-        return Err(corrupt("not a segment"));
+    if crc32c::crc32c(body).to_le_bytes() != crc || body[..8] != SEGMENT_MAGIC {
+        return Ok(None);
     }
     if body[8] != VERSION {
         return Err(OpenError::Version { found: body[8], known: VERSION });
@@ -151,7 +169,41 @@ pub(crate) fn check_segment_header(
         return Err(OpenError::WrongIdentity { segment: number });
     }
     if body[32..40] != number.to_le_bytes() {
-        return Err(corrupt("the segment's number is not that of its name"));
+        let position = Position { segment: number, offset: 0 };
+        return Err(OpenError::Corrupt { position, why: "its number is not that of its name".into() });
     }
-    Ok(())
+    let mut nonce = [0; 16];
+    nonce.copy_from_slice(&body[40..56]);
+    Ok(Some(Salt::of(&nonce)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// The vectors of `docs/formats.md`.
+    #[test]
+    fn headers_are_the_documented_bytes() {
+        let nonce: [u8; 16] = std::array::from_fn(|i| i as u8);
+        let header = encode_segment_header(&[5; 16], 7, &nonce);
+        assert_eq!(hex(&header), SEGMENT_VECTOR);
+        let salt = Salt::of(&nonce);
+        assert!(matches!(check_segment_header(&header, &[5; 16], 7), Ok(Some(found)) if found == salt));
+        let position = Position { segment: 7, offset: 64 };
+        let record =
+            RecordHeader { kind: 1, meta_length: 2, payload_length: 3, position, durable_before: 64 };
+        let bytes = record.encode(b"me", salt);
+        assert_eq!(hex(&bytes), RECORD_VECTOR);
+        let fixed = bytes.first_chunk::<RECORD_FIXED>().unwrap();
+        assert!(check_meta(fixed, &bytes[RECORD_FIXED..], salt));
+        assert!(!check_meta(fixed, &bytes[RECORD_FIXED..], Salt::of(&[0; 16])), "of another segment");
+    }
+
+    const SEGMENT_VECTOR: &str = "574d414c4c5345470200000000000000050505050505050505050505050505050700000000000000000102030405060708090a0b0c0d0e0f00000000e09c00bc";
+    const RECORD_VECTOR: &str =
+        "57524543020102000300000007000000400000000000000040000000000000006d657047017a";
 }

@@ -7,17 +7,24 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 
 use crate::disk::Disk;
-use crate::format::{KIND_MARK, MAX_META, MAX_PAYLOAD, Position, SEAL_SIZE, SEGMENT_HEADER, record_size};
+use crate::format::{
+    KIND_MARK, MAX_META, MAX_PAYLOAD, Position, SEGMENT_FOOTER, SEGMENT_HEADER, SEGMENT_OVERHEAD, record_size,
+};
 use crate::recover::{Damage, OpenError, Visitor, pass_over, recover};
 use crate::scan::{Found, Scanner, Step};
 use crate::segment::Segments;
 use crate::writer::{Append, Limits, Queue, Writer};
+
+/// Draws the nonce of the segment with this number, which nobody who stores bytes in it may be able to guess.
+pub type Nonces = fn(u64) -> [u8; 16];
 
 /// How a journal is laid out.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Whose journal it is; a segment with another identity is refused.
     pub identity: [u8; 16],
+    /// What its segments are salted with.
+    pub nonce: Nonces,
     /// Bytes of each segment, all allocated at its birth.
     pub segment_bytes: u64,
     /// The most bytes that all segments may take; an append that needs one more is `Full`.
@@ -66,8 +73,8 @@ pub enum AppendError {
     /// No room for a new segment; what is there stays readable.
     #[error("the disk is full")]
     Full,
-    /// The queue before the writer is full.
-    #[error("the journal's queue is full")]
+    /// The queue before the writer is full, or the process is short of files or memory: it may pass.
+    #[error("the journal can't take it now")]
     Busy,
     /// Beyond the format's limits, or beyond a segment.
     #[error("a record of {0} bytes is too large")]
@@ -110,10 +117,10 @@ impl Journal {
     }
 
     fn open_with(disk: Arc<dyn Disk>, options: Options, mut visitor: Visitor<'_>) -> Result<Self, OpenError> {
-        let segments = Arc::new(Segments::new(disk, options.identity));
+        let segments = Arc::new(Segments::new(disk, options.identity, options.nonce));
         let tail = recover(&segments, &options, &mut visitor)?;
         let queue = Arc::new(Queue::new(options.queue_bytes));
-        let largest = options.segment_bytes - SEGMENT_HEADER - SEAL_SIZE;
+        let largest = options.segment_bytes - SEGMENT_OVERHEAD;
         let limits = Limits {
             segment_bytes: options.segment_bytes,
             max_bytes: options.max_bytes,
@@ -203,15 +210,21 @@ impl Journal {
     }
 
     /// Hands every record of a sealed segment to `visit`, in order. Payloads are not checked; what can't be
-    /// made out is passed over.
+    /// made out is told of and passed over.
     pub fn scan(
         &self,
         segment: u64,
         mut visit: impl FnMut(Found<'_>) -> Result<(), String>,
+        mut damaged: impl FnMut(Damage<'_>),
     ) -> Result<(), OpenError> {
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no segment {segment}"));
-        let file = self.segments.get(segment).ok_or_else(missing)?;
-        let mut scanner = Scanner::new(file, segment, SEGMENT_HEADER, false)?;
+        let opened = self.segments.segment(segment).ok_or_else(missing)?;
+        let Some(salt) = opened.salt else {
+            let to = opened.file.size()?.saturating_sub(SEGMENT_FOOTER);
+            damaged(Damage::Gap { segment, from: SEGMENT_HEADER, to });
+            return Ok(());
+        };
+        let mut scanner = Scanner::new(&opened, salt, segment, SEGMENT_HEADER, false)?;
         loop {
             let position = Position { segment, offset: scanner.offset };
             match scanner.look()? {
@@ -223,9 +236,7 @@ impl Journal {
                     scanner.offset += header.size();
                 }
                 Step::Seal => return Ok(()),
-                Step::Nothing => pass_over(&mut scanner, segment, &mut |damage| {
-                    tracing::error!(?damage, "a damaged place in a segment");
-                })?,
+                Step::Nothing => pass_over(&mut scanner, segment, &mut damaged)?,
             }
             if scanner.offset >= scanner.size() {
                 return Ok(());

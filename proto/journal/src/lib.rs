@@ -36,14 +36,16 @@ mod scan;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod trouble;
 mod writer;
 
 pub use disk::{Disk, DiskFile};
 pub use format::{MAX_META, MAX_PAYLOAD, Position};
-pub use journal::{AppendError, Journal, Options, Record};
+pub use journal::{AppendError, Journal, Nonces, Options, Record};
 pub use real::RealDisk;
 pub use recover::{Damage, OpenError};
 pub use scan::Found;
+pub use trouble::Trouble;
 
 /// The checksum of payloads: CRC32C (RFC 3720 appendix B.4).
 pub fn checksum(bytes: &[u8]) -> u32 {

@@ -4,6 +4,9 @@
 //! pieces can be had from elsewhere one by one. Passing over goes on at the next record that states its own
 //! position, so bytes of a payload are never taken for a record.
 //!
+//! What the disk can't read is passed over or refused as rot is, and never taken for a torn tail: an acknowledged record
+//! may have been there.
+//!
 //! What a killed process had written and not synced looks durable to whoever reads it now; and what a sync failed to
 //! write looks so too, to reads and to later syncs alike, since the kernel reports that once and counts the pages as
 //! clean from then on. So the last segment is synced, and what is kept of it in memory let go of, before it is read: what
@@ -16,13 +19,13 @@ use bytes::Bytes;
 
 use crate::disk::DiskFile;
 use crate::format::{
-    ALIGN, KIND_MARK, MAX_META, MAX_PAYLOAD, Position, SEGMENT_HEADER, check_segment_header,
-    parse_segment_name, record_size, segment_name,
+    ALIGN, KIND_MARK, MAX_META, MAX_PAYLOAD, Position, SEAL_SIZE, SEGMENT_FOOTER, SEGMENT_HEADER, Salt,
+    check_segment_header, parse_segment_name, record_size, segment_name,
 };
 use crate::journal::Options;
 use crate::retired::Retired;
-use crate::scan::{Found, Scanner, Step};
-use crate::segment::Segments;
+use crate::scan::{Found, PIECE, Scanner, Step, is_unreadable};
+use crate::segment::{Segment, Segments};
 use crate::writer::BATCH_BYTES;
 
 /// How far behind a bad record a batch that was being written may reach.
@@ -83,6 +86,9 @@ pub enum Damage<'a> {
         /// First byte behind it.
         to: u64,
     },
+    /// The list of retired segments, for this reason. It was made anew from what is there, so a segment whose retirement
+    /// a crash had cut short may be back.
+    Retired(String),
 }
 
 /// What the owner does with what is found.
@@ -96,7 +102,9 @@ pub(crate) struct Visitor<'a> {
 pub(crate) struct Tail {
     pub(crate) segment: u64,
     pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) salt: Salt,
     pub(crate) offset: u64,
+    /// Where records end at the latest.
     pub(crate) size: u64,
 }
 
@@ -106,7 +114,7 @@ pub(crate) fn recover(
     options: &Options,
     visitor: &mut Visitor<'_>,
 ) -> Result<Option<Tail>, OpenError> {
-    let numbers = list(segments)?;
+    let numbers = list(segments, visitor)?;
     let mut tail = None;
     for (i, &number) in numbers.iter().enumerate() {
         let file = segments.disk().open(&segment_name(number))?;
@@ -116,10 +124,16 @@ pub(crate) fn recover(
             file.sync_data()?;
             file.forget_cached(0, file.size()?);
         }
-        let mut header = [0u8; SEGMENT_HEADER as usize];
-        file.read_at(&mut header, 0)?;
-        check_segment_header(&header, &options.identity, number)?;
-        segments.add(number, file.clone());
+        let (salt, whole) = read_header(&file, options, number)?;
+        let segment = Segment { file, salt };
+        segments.add(number, segment.clone());
+        let Some(salt) = salt else {
+            // Nothing in it can be told, and it takes no more records.
+            let size = lose_segment(&segment, number, visitor)?;
+            let salt = Salt::of(&[0; 16]);
+            tail = last.then(|| Tail { segment: number, file: segment.file, salt, offset: size, size });
+            continue;
+        };
         let from = options.replay_from.unwrap_or(Position { segment: 0, offset: 0 });
         let start = match from.segment.cmp(&number) {
             std::cmp::Ordering::Less => SEGMENT_HEADER,
@@ -127,7 +141,11 @@ pub(crate) fn recover(
             std::cmp::Ordering::Greater if last => SEGMENT_HEADER,
             std::cmp::Ordering::Greater => continue,
         };
-        tail = replay_segment(&file, number, start, last, visitor)?;
+        tail = replay_segment((&segment, salt), number, start, last, visitor)?;
+        if let Some(tail) = tail.as_mut().filter(|_| !whole) {
+            // With one header left, it is sealed before anything else comes.
+            tail.size = tail.size.min(tail.offset + SEAL_SIZE);
+        }
     }
     if let Some(tail) = &tail {
         tail.file.sync_data()?;
@@ -136,7 +154,49 @@ pub(crate) fn recover(
     Ok(tail)
 }
 
-fn list(segments: &Segments) -> Result<Vec<u64>, OpenError> {
+/// What a segment's header says, or its copy behind the records; and whether both are as they were written.
+fn read_header(
+    file: &Arc<dyn DiskFile>,
+    options: &Options,
+    number: u64,
+) -> Result<(Option<Salt>, bool), OpenError> {
+    let size = file.size()?;
+    let mut found = [None, None];
+    for (found, at) in found.iter_mut().zip([0, size.saturating_sub(SEGMENT_FOOTER)]) {
+        let mut header = [0u8; SEGMENT_HEADER as usize];
+        match file.read_at(&mut header, at) {
+            Err(error) if is_unreadable(&error) || error.kind() == io::ErrorKind::UnexpectedEof => {}
+            read => {
+                read?;
+                *found = check_segment_header(&header, &options.identity, number)?;
+            }
+        }
+    }
+    let [first, second] = found;
+    // The piece that the copy is in can't be appended to, if it can't be read.
+    let footer = size.saturating_sub(SEGMENT_FOOTER) / PIECE * PIECE;
+    let appendable = match file.read_vec(footer, (size - footer) as usize) {
+        Err(error) if is_unreadable(&error) => false,
+        read => read.map(|_| true)?,
+    };
+    if first.is_none() || first != second {
+        tracing::error!(segment = number, "a header of a segment is damaged");
+    }
+    Ok((first.or(second), appendable && first.is_some() && first == second))
+}
+
+/// A segment without a header: all of it is a gap. Returns where records end at the latest.
+fn lose_segment(segment: &Segment, number: u64, visitor: &mut Visitor<'_>) -> Result<u64, OpenError> {
+    let Some(damaged) = &mut visitor.damaged else {
+        let position = Position { segment: number, offset: 0 };
+        return Err(OpenError::Corrupt { position, why: "neither of its headers checks out".into() });
+    };
+    let to = segment.file.size()?.saturating_sub(SEGMENT_FOOTER);
+    damaged(Damage::Gap { segment: number, from: SEGMENT_HEADER, to });
+    Ok(to)
+}
+
+fn list(segments: &Segments, visitor: &mut Visitor<'_>) -> Result<Vec<u64>, OpenError> {
     let mut numbers = Vec::new();
     for name in segments.disk().list()? {
         if name.ends_with(".seg.new") {
@@ -146,7 +206,15 @@ fn list(segments: &Segments) -> Result<Vec<u64>, OpenError> {
         numbers.extend(parse_segment_name(&name));
     }
     numbers.sort_unstable();
-    let retired = Retired::load(&**segments.disk())?;
+    let retired = match (Retired::load(&**segments.disk()), &mut visitor.damaged) {
+        (Err(OpenError::Retired(why)), Some(damaged)) if !numbers.is_empty() => {
+            let anew = Retired::between(&numbers);
+            anew.save(&**segments.disk())?;
+            damaged(Damage::Retired(why));
+            Some(anew)
+        }
+        (loaded, _) => loaded?,
+    };
     if let Some(retired) = &retired {
         // A retirement that a crash cut short is brought to its end.
         for &number in numbers.iter().filter(|&&n| retired.contains(n)) {
@@ -157,6 +225,11 @@ fn list(segments: &Segments) -> Result<Vec<u64>, OpenError> {
     let first = retired.as_ref().map(|r| r.first).or(numbers.first().copied()).unwrap_or(0);
     let gone = |n: u64| retired.as_ref().is_some_and(|r| r.contains(n));
     let mut expected = (first..).filter(|&n| !gone(n));
+    if let Some(retired) = retired.as_ref().filter(|_| numbers.is_empty()) {
+        // The newest segment is never retired, so a list without segments is what is left of a journal.
+        let position = Position { segment: retired.first, offset: 0 };
+        return Err(OpenError::Corrupt { position, why: "all segments are missing".into() });
+    }
     for &number in &numbers {
         if let Some(missing) = expected.next().filter(|&n| n != number) {
             let position = Position { segment: missing, offset: 0 };
@@ -170,14 +243,15 @@ fn list(segments: &Segments) -> Result<Vec<u64>, OpenError> {
 /// Replays one segment. The last one may end in a torn batch, which is cleared; any other must end
 /// with its seal. A last segment that is sealed leaves no tail: the next append starts a new one.
 fn replay_segment(
-    file: &Arc<dyn DiskFile>,
+    (opened, salt): (&Segment, Salt),
     segment: u64,
     start: u64,
     last: bool,
     visitor: &mut Visitor<'_>,
 ) -> Result<Option<Tail>, OpenError> {
     // Payloads of sealed segments are checked by whoever reads them; those near the tail here.
-    let mut scanner = Scanner::new(file.clone(), segment, start, last)?;
+    let mut scanner = Scanner::new(opened, salt, segment, start, last)?;
+    let tail = |offset, size| Some(Tail { segment, file: opened.file.clone(), salt, offset, size });
     loop {
         let position = Position { segment, offset: scanner.offset };
         match scanner.look()? {
@@ -189,27 +263,31 @@ fn replay_segment(
                 scanner.offset += header.size();
             }
             Step::Seal if last => {
-                let size = scanner.size();
-                return Ok(Some(Tail { segment, file: file.clone(), offset: size, size }));
+                return Ok(tail(scanner.size(), scanner.size()));
             }
             Step::Seal => return Ok(None),
             Step::Nothing => {
-                let ending =
-                    if last { torn_or_rotten(&mut scanner)? } else { Ending::Rotten(position.offset) };
+                let ending = match last {
+                    _ if scanner.met_unreadable() => Ending::Unreadable,
+                    true => torn_or_rotten(&mut scanner)?,
+                    false => Ending::Rotten(position.offset),
+                };
                 match (ending, &mut visitor.damaged) {
                     (Ending::Torn(dirty_end), _) => {
-                        clear(file, position.offset, dirty_end)?;
-                        let (offset, size) = (position.offset, scanner.size());
-                        return Ok(Some(Tail { segment, file: file.clone(), offset, size }));
+                        clear(&opened.file, position.offset, dirty_end)?;
+                        return Ok(tail(position.offset, scanner.size()));
                     }
-                    (Ending::Rotten(_), Some(damaged)) => pass_over(&mut scanner, segment, damaged)?,
+                    (Ending::Rotten(_) | Ending::Unreadable, Some(damaged)) => {
+                        pass_over(&mut scanner, segment, damaged)?
+                    }
                     (Ending::Rotten(witness), None) => return Err(rotten(position, witness)),
+                    (Ending::Unreadable, None) => {
+                        return Err(OpenError::Corrupt { position, why: "the disk can't read it".into() });
+                    }
                 }
                 // Nothing more can be made out in this segment: it takes no more records.
                 if scanner.offset >= scanner.size() {
-                    let size = scanner.size();
-                    let tail = Tail { segment, file: file.clone(), offset: size, size };
-                    return Ok(last.then_some(tail));
+                    return Ok(tail(scanner.size(), scanner.size()).filter(|_| last));
                 }
             }
         }
@@ -222,6 +300,8 @@ enum Ending {
     Torn(u64),
     /// Damage: a record at this place says that what is before it was durable.
     Rotten(u64),
+    /// The disk can't read it, so an acknowledged record may have been there.
+    Unreadable,
 }
 
 fn rotten(position: Position, witness: u64) -> OpenError {
@@ -266,7 +346,12 @@ fn torn_or_rotten(scanner: &mut Scanner) -> Result<Ending, OpenError> {
     let mut at = tail;
     while at + ALIGN <= end {
         let word = scanner.bytes(at, ALIGN as usize)?;
-        if word.is_some_and(|w| w.iter().any(|&b| b != 0)) {
+        if word.is_none() {
+            // Overwritten as a whole, for the disk to find another place for it. The last one has the header's copy, and
+            // its segment is sealed anyway.
+            let whole = at / PIECE * PIECE + PIECE;
+            dirty_end = if whole <= scanner.size() { whole } else { dirty_end };
+        } else if word.is_some_and(|w| w.iter().any(|&b| b != 0)) {
             dirty_end = at + ALIGN;
             // Only a header can tell; its payload may be torn itself.
             if scanner.record_at(at)?.is_some_and(|header| header.durable_before > tail) {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::disk::Disk;
 use crate::recover::OpenError;
+use crate::scan::is_unreadable;
 
 const NAME: &str = "retired";
 const TEMPORARY: &str = "retired.new";
@@ -38,6 +39,14 @@ impl Retired {
         let first = kept.min().unwrap_or(0);
         let old = before.into_iter().flat_map(|r| r.numbers.iter());
         let numbers = old.chain(gone).copied().filter(|&n| n > first).collect();
+        Self { first, numbers }
+    }
+
+    /// The list that explains these numbers, which rise.
+    pub(crate) fn between(numbers: &[u64]) -> Self {
+        let first = numbers.first().copied().unwrap_or(0);
+        let last = numbers.last().copied().unwrap_or(0);
+        let numbers = (first..last).filter(|n| numbers.binary_search(n).is_err()).collect();
         Self { first, numbers }
     }
 
@@ -78,7 +87,12 @@ impl Retired {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let bytes = file.read_vec(0, file.size()? as usize)?;
+        let bytes = match file.read_vec(0, file.size()? as usize) {
+            Err(error) if is_unreadable(&error) => {
+                return Err(OpenError::Retired(format!("the disk can't read it: {error}")));
+            }
+            read => read?,
+        };
         Self::decode(&bytes).map(Some).map_err(|why| OpenError::Retired(why.into()))
     }
 

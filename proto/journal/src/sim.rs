@@ -1,15 +1,17 @@
-//! A disk in memory that forgets, tears and reorders what was not synced, and fails on command.
+//! A disk in memory that forgets, tears and reorders what was not synced, has sectors that it can't read, and fails on
+//! command.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use crate::disk::{Disk, DiskFile};
 
-/// Unsynced writes survive or vanish in units of this.
-const SECTOR: usize = 512;
+/// Unsynced writes survive or vanish in units of this, and so much is unreadable at least.
+pub const SECTOR: usize = 512;
 
 /// What a crash does to writes that were not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub enum Fault {
     IoError,
     /// This operation finds the disk full.
     Full,
+    /// The process has no file left for this operation.
+    NoFiles,
 }
 
 #[derive(Default)]
@@ -49,6 +53,8 @@ struct World {
     durable_entries: BTreeMap<String, usize>,
     operations: u64,
     fault: Option<(u64, Fault)>,
+    /// Sectors that can't be read, by file.
+    unreadable: BTreeSet<(usize, usize)>,
     off: bool,
 }
 
@@ -89,10 +95,35 @@ impl World {
                 }
                 Fault::IoError => Err(io::Error::other("injected I/O error")),
                 Fault::Full => Err(io::ErrorKind::StorageFull.into()),
+                Fault::NoFiles => Err(rustix::io::Errno::MFILE.into()),
             },
             _ => Ok(()),
         }
     }
+}
+
+impl World {
+    fn unreadable_in(&self, file: usize, bytes: Range<usize>) -> impl Iterator<Item = usize> {
+        let sectors = (file, bytes.start / SECTOR)..(file, bytes.end.div_ceil(SECTOR));
+        self.unreadable.range(sectors).map(|(_, sector)| *sector)
+    }
+
+    /// A sector that is overwritten as a whole is good again; one that is changed in part would have to be read.
+    fn overwrite(&mut self, file: usize, bytes: Range<usize>) -> io::Result<()> {
+        let met: Vec<usize> = self.unreadable_in(file, bytes.clone()).collect();
+        for sector in met {
+            let end = ((sector + 1) * SECTOR).min(self.files[file].volatile.len());
+            if sector * SECTOR < bytes.start || end > bytes.end {
+                return Err(unreadable());
+            }
+            self.unreadable.remove(&(file, sector));
+        }
+        Ok(())
+    }
+}
+
+fn unreadable() -> io::Error {
+    rustix::io::Errno::IO.into()
 }
 
 impl SimDisk {
@@ -120,8 +151,9 @@ impl SimDisk {
         if how != Crash::Drop && dice.roll(2) == 0 {
             entries = world.entries.clone();
         }
-        let durable_entries = entries.clone();
-        Self(Arc::new(Mutex::new(World { files, entries, durable_entries, ..World::default() })))
+        let (durable_entries, unreadable) = (entries.clone(), world.unreadable.clone());
+        let world = World { files, entries, durable_entries, unreadable, ..World::default() };
+        Self(Arc::new(Mutex::new(world)))
     }
 
     /// What a process that starts again finds after a kill: everything that was written, synced or not. What
@@ -135,7 +167,17 @@ impl SimDisk {
         };
         let files = world.files.iter().map(copy).collect();
         let (entries, durable_entries) = (world.entries.clone(), world.durable_entries.clone());
-        Self(Arc::new(Mutex::new(World { files, entries, durable_entries, ..World::default() })))
+        let unreadable = world.unreadable.clone();
+        let world = World { files, entries, durable_entries, unreadable, ..World::default() };
+        Self(Arc::new(Mutex::new(world)))
+    }
+
+    /// Reads of this sector of a file fail from now on with `EIO`, until it is overwritten as a whole.
+    pub fn lose_sector(&self, name: &str, sector: usize) {
+        let mut world = lock(&self.0);
+        if let Some(&index) = world.entries.get(name) {
+            world.unreadable.insert((index, sector));
+        }
     }
 
     /// Flips one bit of a byte, behind everybody's back.
@@ -228,8 +270,9 @@ impl DiskFile for SimFile {
         let mut world = lock(&self.world);
         let outcome = world.operate();
         let data = parts.concat();
-        let file = &mut world.files[self.index];
         let start = offset as usize;
+        world.overwrite(self.index, start..start + data.len())?;
+        let file = &mut world.files[self.index];
         file.volatile[start..start + data.len()].copy_from_slice(&data);
         // Even a write that fails may have reached the disk in part.
         file.pending.push((start, data));
@@ -240,6 +283,9 @@ impl DiskFile for SimFile {
         let world = lock(&self.world);
         let file = &world.files[self.index];
         let start = offset as usize;
+        if world.unreadable_in(self.index, start..start + buffer.len()).next().is_some() {
+            return Err(unreadable());
+        }
         let bytes = file.volatile.get(start..start + buffer.len());
         buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())

@@ -6,15 +6,19 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::disk::DiskFile;
-use crate::format::{KIND_MARK, KIND_SEAL, Position, RecordHeader, SEAL_SIZE, SEGMENT_HEADER};
+use crate::format::{
+    KIND_MARK, KIND_SEAL, Position, RecordHeader, SEAL_SIZE, SEGMENT_FOOTER, SEGMENT_HEADER,
+    SEGMENT_OVERHEAD, Salt,
+};
 use crate::journal::{AppendError, Completion, Record};
 use crate::recover::Tail;
-use crate::segment::Segments;
+use crate::segment::{Segment, Segments};
+use crate::trouble::Trouble;
 
 /// A batch is closed once it has this many bytes.
 pub(crate) const BATCH_BYTES: u64 = 4 << 20;
@@ -28,6 +32,8 @@ const LONG: u64 = 256 << 10;
 const ZERO_AHEAD: u64 = 2 << 20;
 /// So long after the last batch it gets a mark behind it.
 const IDLE: Duration = Duration::from_millis(50);
+/// Between two words about what the process is short of.
+const WARN_EVERY: Duration = Duration::from_secs(1);
 /// The most appends that may wait, whatever their size.
 const QUEUE_APPENDS: usize = 8192;
 
@@ -150,6 +156,8 @@ pub(crate) struct Writer {
     unmarked: bool,
     /// Up to here the present segment's blocks have been written once, if only with zeros.
     zeroed: u64,
+    /// When it was last said that the process is short of something.
+    warned: Option<Instant>,
 }
 
 /// The room that a journal has.
@@ -164,6 +172,8 @@ pub(crate) struct Limits {
 enum Stop {
     /// No room for a new segment. The journal is as it was.
     Full,
+    /// The process has no file or no memory left for a new segment. The journal is as it was.
+    Busy(io::Error),
     /// The tail's content is unknown now.
     Fence(io::Error),
 }
@@ -177,7 +187,7 @@ impl Writer {
     ) -> Self {
         // Recovery has synced what it found.
         let synced = tail.as_ref().map_or(0, |t| t.offset);
-        Self { segments, queue, limits, tail, synced, unmarked: false, zeroed: 0 }
+        Self { segments, queue, limits, tail, synced, unmarked: false, zeroed: 0, warned: None }
     }
 
     pub(crate) fn run(mut self) {
@@ -195,6 +205,12 @@ impl Writer {
                     Err(Stop::Full) => {
                         if let Some(append) = rest.pop_front() {
                             (append.done)(Err(AppendError::Full));
+                        }
+                    }
+                    Err(Stop::Busy(error)) => {
+                        self.warn(&error);
+                        if let Some(append) = rest.pop_front() {
+                            (append.done)(Err(AppendError::Busy));
                         }
                     }
                     Err(Stop::Fence(error)) => {
@@ -226,7 +242,7 @@ impl Writer {
             let mut positions = Vec::with_capacity(append.records.len());
             for record in &append.records {
                 let position = Position { segment: tail.segment, offset };
-                encode(record, position, self.synced, runs.next(record, offset));
+                encode(record, position, (self.synced, tail.salt), runs.next(record, offset));
                 offset += record.size();
                 positions.push(position);
             }
@@ -273,7 +289,7 @@ impl Writer {
         }
         let mut parts = Vec::new();
         let position = Position { segment: tail.segment, offset: tail.offset };
-        encode(&record, position, self.synced, &mut parts);
+        encode(&record, position, (self.synced, tail.salt), &mut parts);
         if tail.file.write_at(&parts, tail.offset).is_ok() {
             tail.offset += record.size();
         }
@@ -289,25 +305,41 @@ impl Writer {
         let number = self.tail.as_ref().map_or(0, |t| t.segment + 1);
         // An append of several records may be longer than a usual segment; it gets one that fits.
         let Limits { segment_bytes, max_bytes, reserve_bytes } = self.limits;
-        let size = segment_bytes.max(SEGMENT_HEADER + bytes + SEAL_SIZE);
+        let size = segment_bytes.max(SEGMENT_OVERHEAD + bytes);
         let count = self.segments.numbers().len() as u64;
         let room = if maintenance { max_bytes } else { max_bytes.saturating_sub(reserve_bytes) };
         if count * segment_bytes + size > room {
             return Err(Stop::Full);
         }
         // Prepared before the old one is sealed: with no room for it, the old one stays open.
-        let file = self.segments.prepare(number, size).map_err(|error| match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Stop::Full,
+        let file = self.segments.create(number, size).map_err(|error| match Trouble::of(&error) {
+            Trouble::Full => Stop::Full,
+            // Nothing was written yet.
+            Trouble::Process => Stop::Busy(error),
+            Trouble::Medium | Trouble::Disk => Stop::Fence(error),
+        })?;
+        let salt = self.segments.prepare(number, size, &file).map_err(|error| match Trouble::of(&error) {
+            Trouble::Full => Stop::Full,
             _ => Stop::Fence(error),
         })?;
         if let Some(old) = &self.tail {
             seal(old, self.synced).map_err(Stop::Fence)?;
         }
-        self.segments.publish(number, file.clone()).map_err(Stop::Fence)?;
-        self.tail = Some(Tail { segment: number, file, offset: SEGMENT_HEADER, size });
+        let segment = Segment { file: file.clone(), salt: Some(salt) };
+        self.segments.publish(number, segment).map_err(Stop::Fence)?;
+        let size = size - SEGMENT_FOOTER;
+        self.tail = Some(Tail { segment: number, file, salt, offset: SEGMENT_HEADER, size });
         self.synced = SEGMENT_HEADER;
         self.zeroed = 0;
         Ok(())
+    }
+
+    /// Tells of what the process is short of, once a second at most.
+    fn warn(&mut self, error: &io::Error) {
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            tracing::warn!(%error, "no new segment can be made for now; raise the limit of open files, or add memory");
+        }
     }
 
     fn fence(&self, rest: VecDeque<Append>, error: &io::Error) {
@@ -327,7 +359,8 @@ fn seal(tail: &Tail, synced: u64) -> io::Result<()> {
     }
     let mut parts = Vec::new();
     let position = Position { segment: tail.segment, offset: tail.offset };
-    encode(&Record { kind: KIND_SEAL, ..Record::default() }, position, synced, &mut parts);
+    let record = Record { kind: KIND_SEAL, ..Record::default() };
+    encode(&record, position, (synced, tail.salt), &mut parts);
     tail.file.write_at(&parts, tail.offset)?;
     tail.file.sync_data()
 }
@@ -371,7 +404,7 @@ impl Runs {
     }
 }
 
-fn encode(record: &Record, position: Position, durable_before: u64, parts: &mut Vec<Bytes>) {
+fn encode(record: &Record, position: Position, (durable_before, salt): (u64, Salt), parts: &mut Vec<Bytes>) {
     let payload_length = record.payload_length();
     let header = RecordHeader {
         kind: record.kind,
@@ -380,7 +413,7 @@ fn encode(record: &Record, position: Position, durable_before: u64, parts: &mut 
         position,
         durable_before,
     };
-    parts.push(header.encode(&record.meta).into());
+    parts.push(header.encode(&record.meta, salt).into());
     parts.extend(record.payload.iter().cloned());
     let crc = record
         .payload_crc

@@ -1,5 +1,5 @@
-//! The lock on a process's folder, since two processes on one folder would destroy it; and a way to have one
-//! folder take the place of another.
+//! The lock on a process's folder, since two processes on one folder would destroy it; the durable write of a small file;
+//! and a way to have one folder take the place of another.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -47,6 +47,24 @@ impl FolderLock {
     }
 }
 
+/// Writes a small file durably, over the one of before: aside, fsync'ed, renamed, the folder fsync'ed. After a crash the
+/// file is the one of before or the new one, and `NAME.new` may be left, which the next write replaces. `mode` is that of a
+/// file which is made.
+pub fn write_durably(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let temporary = folder.join(format!("{name}.new"));
+    // What is left of an earlier try may have another mode.
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(temporary, folder.join(name))?;
+    File::open(folder)?.sync_all()
+}
+
 /// Has two folders of one file system change places, in one step: at no moment is a name without a folder.
 /// Durable once their parents are synced.
 pub fn exchange(one: &Path, other: &Path) -> std::io::Result<()> {
@@ -65,6 +83,19 @@ mod tests {
         assert!(matches!(FolderLock::acquire(folder.path()), Err(FolderError::Locked(_))));
         drop(first);
         FolderLock::acquire(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_small_file_is_replaced_whatever_an_earlier_try_left() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("note.new"), "half of somethi").unwrap();
+        for text in ["one", "two"] {
+            write_durably(folder.path(), "note", text.as_bytes(), 0o600).unwrap();
+            assert_eq!(std::fs::read_to_string(folder.path().join("note")).unwrap(), text);
+        }
+        let mode = std::fs::metadata(folder.path().join("note")).unwrap().permissions().mode();
+        assert_eq!((mode & 0o777, folder.path().join("note.new").exists()), (0o600, false));
     }
 
     #[test]

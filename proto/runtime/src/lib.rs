@@ -4,8 +4,10 @@
 #![warn(missing_docs)]
 
 pub mod boot;
+mod bounded;
 pub mod clock;
 pub mod config;
+pub mod files;
 pub mod folder;
 pub mod logging;
 pub mod memory;

@@ -2,9 +2,12 @@
 //!
 //! Liveness answers as long as the process can answer at all and never looks at a peer: a supervisor
 //! that restarts nodes because *others* are down makes an outage out of a hiccup.
+//!
+//! Bounds: [`CONNECTIONS`] at once, the oldest of which make room for new ones, and none for longer than [`LIFE`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -13,8 +16,14 @@ use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
 use serde::{Deserialize, Serialize};
 
+use crate::bounded::Bounded;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
+
+/// Connections at once.
+const CONNECTIONS: usize = 64;
+/// The longest life of a connection, idle or not.
+const LIFE: Duration = Duration::from_secs(10);
 
 /// The `[ops]` section.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,6 +67,7 @@ pub async fn serve(
     shutdown: Shutdown,
 ) -> std::io::Result<tokio::task::JoinHandle<()>> {
     let listener = tokio::net::TcpListener::bind(config.listen).await?;
+    let listener = Bounded::new(listener, CONNECTIONS, LIFE);
     let context = Arc::new(Context { ops, metrics });
     let app = axum::Router::new()
         .route("/livez", get(|| async { "live\n" }))

@@ -66,7 +66,7 @@ async fn identity(folder: &Path, token: &JoinToken, name: &NodeName) -> Result<I
 
 pub(super) async fn data_node(args: DataJoinArgs) -> Result<(), Failure> {
     use wmall_data_node::{Config, DiskConfig, RawConfig};
-    let DataJoinArgs { join, zone, disk, disk_bytes } = args;
+    let DataJoinArgs { join, zone, disk, disk_bytes, replace: _ } = args;
     let joining = Joining::of(join, Role::Data)?;
     let zone = zone.ok_or_else(|| Failure::usage("joining takes --zone as well"))?;
     let config = RawConfig {
@@ -91,7 +91,7 @@ pub(super) async fn data_node(args: DataJoinArgs) -> Result<(), Failure> {
     joining.identity().await?;
     let file = joining.dir.join("data-node.toml");
     write_config(&file, &config)?;
-    match wmall_data_node::init(&Config { raw: config }) {
+    match wmall_data_node::init(&Config { raw: config }, false) {
         Ok(_) | Err(wmall_data_node::InitError::NothingToDo(_)) => {}
         Err(error) => return Err(Failure::role("data-node init", &error)),
     }

@@ -136,9 +136,9 @@ pub(crate) async fn data_node(context: &Context, command: RoleCommand<DataJoinAr
             Config::load(file)?;
             line("the configuration is good")
         }
-        RoleCommand::Init(_) => {
+        RoleCommand::Init(args) => {
             let config = Config::load(file)?;
-            let names = init(&config).map_err(|e| Failure::role("data-node init", &e))?;
+            let names = init(&config, args.replace).map_err(|e| Failure::role("data-node init", &e))?;
             line(&format!("formatted: {}", names.join(", ")))
         }
         RoleCommand::Run { exit_with_parent } => {

@@ -150,6 +150,17 @@ fn a_mark_whose_piece_was_moved_behind_it_outlives_a_rebuild() {
     assert_eq!(index.reader().held(&key(2)).unwrap().unwrap().held_until_ms, 70);
 }
 
+/// A piece was put again while compaction copied the one of before, whose own record is gone.
+#[test]
+fn a_copy_keeps_the_mark_of_what_it_was_copied_from() {
+    let (_folder, mut index) = open();
+    insert(&mut index, 1, 20, at(5, 64));
+    change(&mut index, |i, b| i.enter(b, &Entry::Copy(header(1, 30)), at(6, 64), 10)).unwrap();
+    change(&mut index, |i, b| i.enter(b, &Entry::Copy(header(1, 25)), at(4, 64), 10)).unwrap();
+    let held = index.reader().held(&key(1)).unwrap().unwrap();
+    assert_eq!((held.located.position, held.held_until_ms), (at(6, 64), 30));
+}
+
 #[test]
 fn a_damaged_entry_is_an_error() {
     let shard = Some(wmall_proto::chunk::Shard { digest: [9; 32], chunk_length: 77 });

@@ -168,7 +168,7 @@ fn steps() -> Vec<Step> {
 
 /// Segments are so small that purges retire some.
 fn open_simulated(disk: &SimDisk) -> Result<LogStore, LogStoreError> {
-    LogStore::open_on(Arc::new(disk.clone()), [1; 16], (1, "test"), 4096, || ())
+    LogStore::open_on(Arc::new(disk.clone()), ([1; 16], |n| [n as u8; 16]), (1, "test"), 4096, || ())
 }
 
 /// Does as many steps as succeed. Returns what must be there, and what may be there instead.

@@ -1,3 +1,6 @@
+mod forged;
+mod unreadable;
+
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -13,6 +16,7 @@ const SEGMENT: u64 = 4096;
 fn options() -> Options {
     Options {
         identity: [5; 16],
+        nonce: |number| [number as u8 ^ 0x5a; 16],
         segment_bytes: SEGMENT,
         max_bytes: 100 * SEGMENT,
         reserve_bytes: 0,
@@ -155,6 +159,22 @@ fn a_full_disk_refuses_and_recovers() {
     assert_eq!(reopen(Arc::new(disk)).unwrap().1, [0, 1]);
 }
 
+/// An open that fails for want of files has written nothing. The same error of a write or a sync fences.
+#[test]
+fn a_process_without_files_is_busy_and_its_disk_is_well() {
+    let disk = SimDisk::new();
+    let (journal, _) = reopen(Arc::new(disk.clone())).unwrap();
+    journal.append_and_wait(vec![record(0, 3000)]).unwrap();
+    disk.fail_at(disk.operations() + 1, Fault::NoFiles); // the birth of the next segment
+    assert_eq!(journal.append_and_wait(vec![record(1, 3000)]), Err(AppendError::Busy));
+    assert_eq!(journal.fenced(), None);
+    journal.append_and_wait(vec![record(1, 3000)]).unwrap();
+    disk.fail_at(disk.operations() + 4, Fault::NoFiles); // the sync of the third one's headers
+    assert!(matches!(journal.append_and_wait(vec![record(2, 3000)]), Err(AppendError::Fenced(_))));
+    drop(journal);
+    assert_eq!(reopen(Arc::new(disk)).unwrap().1, [0, 1]);
+}
+
 #[test]
 fn segments_stay_within_their_bound() {
     let disk = SimDisk::new();
@@ -257,6 +277,7 @@ fn rot_can_be_passed_over_record_by_record() {
                         assert_eq!(Position { segment, offset: from }, *place);
                         gaps += 1;
                     }
+                    Damage::Retired(why) => panic!("{why}"),
                 },
             )
             .unwrap();
@@ -441,12 +462,34 @@ fn a_gap_that_was_not_retired_is_damage_and_the_reserve_is_for_maintenance() {
     assert!(receiver.recv().unwrap());
     let mut seen = Vec::new();
     journal
-        .scan(1, |found| {
-            seen.push(number(found.meta));
-            Ok(())
-        })
+        .scan(
+            1,
+            |found| {
+                seen.push(number(found.meta));
+                Ok(())
+            },
+            |_| {},
+        )
         .unwrap();
     assert_eq!(seen, [1]);
+}
+
+/// The newest segment is never retired: a list that is alone is what is left of a journal.
+#[test]
+fn a_list_of_retired_segments_without_segments_is_damage_and_no_empty_journal() {
+    let disk = SimDisk::new();
+    history_with_retirement(Arc::new(disk.clone()));
+    for name in disk.list().unwrap().iter().filter(|name| name.ends_with(".seg")) {
+        disk.remove(name).unwrap();
+    }
+    assert_eq!(disk.list().unwrap(), ["retired"]);
+    for _ in 0..2 {
+        let missing =
+            |e: &OpenError| matches!(e, OpenError::Corrupt { position, .. } if position.segment == 2);
+        assert!(reopen(Arc::new(disk.clone())).is_err_and(|e| missing(&e)));
+        let damaged = Journal::open_damaged(Arc::new(disk.clone()), options(), |_| Ok(()), |_| {});
+        assert!(damaged.is_err_and(|e| missing(&e)));
+    }
 }
 
 #[test]
