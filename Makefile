@@ -64,6 +64,7 @@ soak: tools ## The long versions of the tests; docs/soak.md keeps the figures
 	$(CARGO) build $(PROFILE) -p wmall-cli
 	WMALL_BIN=$(BIN) WMALL_ROUNDS=$(ROUNDS) \
 	  $(CARGO) test $(PROFILE) -p wmall-tests --test soak -- --ignored --nocapture
+	WMALL_BIN=$(BIN) $(CARGO) test $(PROFILE) -p wmall-tests --test commands -- --ignored
 	WMALL_BIN=$(BIN) WMALL_CUTS=$(CUTS) $(CARGO) test $(PROFILE) -p wmall-tests --test power fifty -- --nocapture
 	WMALL_BIN=$(BIN) WMALL_RUNS=$(ROUNDS) $(CARGO) test $(PROFILE) -p wmall-tests --test linearizable -- --nocapture
 	rm -f target/soak.txt; \

@@ -269,7 +269,7 @@ fn nodes_that_start_at_once_are_all_known(cluster: &Cluster) {
 #[ignore = "takes a minute; `make soak` runs it"]
 fn a_put_whose_process_was_stopped_goes_on() {
     let cluster = Cluster::up_with(&["--metadata", "1", "--data", "3"]);
-    let content = bytes(9, 400 << 20);
+    let content = bytes(9, 200 << 20);
     let file = cluster.write("in", &content);
     let mut put = cluster.spawn(&["put", &file]);
     wait_until("chunks are on their way", LIMIT, || {

@@ -197,8 +197,15 @@ pub(crate) async fn verify(context: &Context, source: &Source, deep: bool) -> Re
     drop(shown);
     store.close().await;
     context.format.print(&report, describe)?;
-    if report.is_good() {
-        return Ok(());
+    match (report.is_good(), report.is_complete()) {
+        (true, true) => return Ok(()),
+        (true, false) => {
+            let why =
+                format!("nothing bad was found; {} pieces could not be asked for", report.pieces_unasked);
+            return Err(Failure::check("verify_incomplete", why)
+                .hint("`wmall status` shows which data nodes do not answer; verify again when they do"));
+        }
+        (false, _) => {}
     }
     let why = format!("{} chunks unreadable, {} pieces bad", report.unreadable, report.pieces_bad);
     Err(Failure::check("verify_failed", why).hint("`wmall chunk show` tells where a chunk's pieces are"))
