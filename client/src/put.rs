@@ -518,7 +518,7 @@ impl ChunkPut {
     }
 }
 
-/// What a chunk has come to over the attempts.
+/// The state of a chunk over the attempts.
 struct Had<'a> {
     receipts: &'a mut BTreeMap<u8, ReceiptProof>,
     refusals: &'a mut Refusals,

@@ -37,7 +37,7 @@ impl Refusals {
         )
     }
 
-    /// Whether a slot has refused.
+    /// True if a slot has refused.
     pub(crate) fn has(&self, slot: u8) -> bool {
         self.0.contains_key(&slot)
     }

@@ -67,7 +67,7 @@ impl VerifyReport {
         self.unreadable == 0 && self.pieces_bad == 0
     }
 
-    /// Whether every piece that should count was asked for with an answer.
+    /// True if every piece that should count was asked for with an answer.
     pub fn is_complete(&self) -> bool {
         self.pieces_unasked == 0
     }
@@ -262,7 +262,7 @@ impl Inner {
     }
 }
 
-/// Whether an error is about the node, its clock, its load or the way to it, and not about a piece.
+/// True if an error is about the node, its clock, its load or the way to it, and not about a piece.
 fn says_nothing_of_a_piece(code: ErrorCode) -> bool {
     code.is_transient() || code == ErrorCode::Denied
 }

@@ -348,9 +348,9 @@ pub enum Command {
     Revoke {
         /// The holder's name.
         name: NodeName,
-        /// What they are; none for the one role in which that name is known.
+        /// Their role; none for the one in which that name is known.
         role: Option<Role>,
-        /// Who asks for it, and can't ask for their own.
+        /// The operator who asks for it, and can't ask for their own.
         by: Option<Actor>,
     },
     /// Says what a user may do.

@@ -264,7 +264,7 @@ fn nodes_that_start_at_once_are_all_known(cluster: &Cluster) {
     assert!(all.as_array().unwrap().iter().all(|n| n["running"] == true), "{all}");
 }
 
-/// What a laptop's lid does. Minutes would be like it; it takes longer than a chunk may take in all.
+/// As by the lid of a laptop, for longer than a chunk may take in all.
 #[test]
 #[ignore = "takes a minute; `make soak` runs it"]
 fn a_put_whose_process_was_stopped_goes_on() {

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::args::{Command, DevnetCommand, MetaCommand, RoleCommand, SnapshotCommand};
 use crate::exit::{STDOUT_CLOSED, by_signal};
 
-/// Which ends a command is watched for.
+/// The ends that a command is watched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Watched {
     signals: bool,
@@ -63,7 +63,7 @@ fn watch_signals() {
     let ignored = ignored_signals(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let number = kind.as_raw_value();
-        // Whoever started this with a signal ignored, as `nohup` does, wants it to go on.
+        // A process that is started with a signal ignored, as by `nohup`, is meant to go on.
         if ignored & 1 << (number - 1) != 0 {
             continue;
         }

@@ -1,8 +1,8 @@
 //! Failures as the user sees them: a stable code, why, and what to try; and the exit codes.
 //!
 //! 0 ok, 1 failed, 2 usage, 3 health warning, 4 health error, 5 unsafe and refused, 6 timed out while the work
-//! goes on, 69 unreachable, 77 denied, 78 bad config (the last three from sysexits.h). 128 and a signal's number:
-//! ended by it; 141 with nothing said, as by SIGPIPE: nobody reads stdout any more.
+//! goes on, 69 unreachable, 77 denied, 78 bad config (the last three from sysexits.h). 128 and a number: ended
+//! by that signal; 141 with nothing said, as by SIGPIPE: nobody reads stdout any more.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -23,10 +23,10 @@ const GOES_ON: u8 = 6;
 const UNREACHABLE: u8 = 69;
 const DENIED: u8 = 77;
 const BAD_CONFIG: u8 = 78;
-/// What shells show for a process that SIGPIPE ended.
+/// As shells show a process that SIGPIPE ended.
 pub(crate) const STDOUT_CLOSED: u8 = by_signal(13);
 
-/// What shells show for a process that this signal ended.
+/// As shells show a process that this signal ended.
 pub(crate) const fn by_signal(number: i32) -> u8 {
     128 + (number as u8 & 0x7f)
 }
@@ -123,7 +123,7 @@ impl Failure {
     }
 
     pub(crate) fn report(&self) -> ExitCode {
-        // Who stopped reading knows.
+        // The reader, who stopped reading, knows.
         if self.exit == STDOUT_CLOSED {
             return ExitCode::from(self.exit);
         }

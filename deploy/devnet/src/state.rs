@@ -95,7 +95,7 @@ impl StateLock {
         }
     }
 
-    /// Whether there is a state file.
+    /// True if there is a state file.
     pub(crate) fn exists(&self) -> bool {
         self.folder.join(STATE_FILE).exists()
     }

@@ -132,7 +132,7 @@ impl Context<'_> {
                 roles.push(role);
             }
         }
-        // Whoever was given scopes and never joined is a user of either kind.
+        // A name that was given scopes and never joined is a user's of either kind.
         let users = [Role::Validator, Role::Client];
         if !roles.iter().any(|r| users.contains(r)) && self.txn.get::<User>(&keys::user(name))?.is_some() {
             roles.extend(users);
@@ -221,7 +221,7 @@ impl Context<'_> {
     }
 }
 
-/// Whether a token made this holder, or would.
+/// True if a token made this holder, or would.
 fn is_of(token: &TokenRecord, actor: &Actor) -> bool {
     let used = token.used.as_ref().map(|(name, _)| name);
     token.role == actor.role && (token.name.as_ref() == Some(&actor.name) || used == Some(&actor.name))

@@ -17,14 +17,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What follows a random number in the names of unfinished files.
+/// Follows a random number in the names of unfinished files.
 const SUFFIX: &str = ".wmall-part";
 /// Bytes of the target's name that a temporary one repeats: file systems allow 255 in all.
 const REPEATED: usize = 200;
 /// Symbolic links that are followed to a target.
 const MAX_LINKS: usize = 40;
 
-/// What this process has made and not finished.
+/// All that this process has made and not finished.
 static UNFINISHED: Mutex<Unfinished> = Mutex::new(Unfinished { ends: false, paths: BTreeSet::new() });
 
 struct Unfinished {
@@ -97,7 +97,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// What a target is, with the links to it followed.
+/// The kind of a target, with the links to it followed.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind {
     /// A plain file, or nothing yet.
@@ -112,7 +112,7 @@ fn kind_of(target: &Path) -> io::Result<Kind> {
         let name = path.file_name().ok_or(ErrorKind::IsADirectory)?.to_os_string();
         let folder = parent(&path).canonicalize()?;
         path = folder.join(name);
-        // What is open elsewhere: its path may be a plain file's, and that file is another's to replace.
+        // An open file: its path may be a plain file's, and that file is another's to replace.
         if folder.starts_with("/proc") {
             return Ok(Kind::Special(path));
         }
@@ -128,7 +128,8 @@ fn kind_of(target: &Path) -> io::Result<Kind> {
     Err(io::Error::other("too many symbolic links"))
 }
 
-/// Opens what is written straight through. Own open files are written where they are, as a shell's `>>` wants.
+/// Opens what is written straight through. Stdout and stderr go on where
+/// they are, as a shell's `>>` wants.
 fn open_special(path: &Path) -> io::Result<File> {
     let own = PathBuf::from(format!("/proc/{}/fd", std::process::id()));
     if path.parent() == Some(&own) {
@@ -158,7 +159,7 @@ impl OutFile {
         };
         let new = |path: &Path| OpenOptions::new().read(true).write(true).create_new(true).open(path);
         let (beside, file) = Beside::make(&target, new)?;
-        // Who may read and write what is replaced may do so afterwards, and no one else.
+        // The rights of what is replaced stay as they were.
         if let Ok(meta) = fs::metadata(&target) {
             file.set_permissions(Permissions::from_mode(meta.permissions().mode() & 0o777))?;
         }

@@ -287,7 +287,7 @@ pub enum UserCommand {
     RemoveBucket {
         /// Its name.
         name: BucketName,
-        /// And what was removed from it and could still be had back; without this, such a bucket stays.
+        /// Together with all that was removed from it and could still be had back; such a bucket stays otherwise.
         purge: bool,
     },
     /// Changes a bucket's rules.
@@ -323,7 +323,7 @@ pub enum UserCommand {
     Revoke {
         /// The holder's name.
         name: NodeName,
-        /// What they are. If none, the one role in which that name is known; it may be any that is said.
+        /// Their role. If none, the one in which that name is known; it may be any that is said.
         role: Option<Role>,
     },
     /// Says what a user may do from now on; with no scopes, nothing.

@@ -73,8 +73,8 @@ pub(crate) enum NodeCommand {
     Revoke {
         /// Whose.
         name: NodeName,
-        /// What they are: for a name that is known in several roles, or in none since its certificate was
-        /// issued offline. [default: found by the name]
+        /// Their role: for a name that is known in several, or in none since its certificate was issued
+        /// offline. [default: found by the name]
         #[arg(long, value_enum)]
         role: Option<RoleName>,
     },

@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The last lines, and with `--follow` those that come.
 pub(super) async fn events(context: &Context, args: &EventsArgs) -> Result<(), Failure> {
     let store = context.connect().await?;
-    // Whoever follows from a beginning on wants all that comes behind it.
+    // To follow from a beginning on means to be shown all that comes behind it.
     let limit = if args.follow && args.first.is_some() { usize::MAX } else { args.limit as usize };
     let (mut lines, mut next) = (Vec::new(), args.first.unwrap_or(1));
     let (mut earlier, mut later) = (false, false);

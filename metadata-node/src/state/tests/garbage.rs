@@ -417,7 +417,7 @@ fn a_bucket_with_much_in_its_trash_is_gone_at_once_and_its_trash_step_by_step() 
     assert!(held > 600, "{held}");
     m.run(Command::RemoveBucket { name: b(), purge: true }).unwrap();
     assert!(m.state.counters().1.trash >= held - 256, "one entry does a step of it");
-    // Nobody has anything to do with it any more, and the name is not free yet.
+    // The bucket is there for nobody any more, and its name is not free yet.
     assert_eq!((buckets(&m), trash(&m)), (0, Err(ErrorCode::NotFound)));
     assert_eq!(code(m.run(restore("x"))), Err(ErrorCode::NotFound));
     assert_eq!(code(m.run(named(&[3], "x", Condition::None))), Err(ErrorCode::NotFound));

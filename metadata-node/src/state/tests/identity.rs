@@ -190,7 +190,7 @@ fn a_name_is_revoked_in_the_one_role_in_which_it_is_known() {
     assert_eq!(revoked(&mut m, "nobody"), Err(ErrorCode::NotFound));
     assert_eq!(m.state.topology().version, before, "refused without any change");
     assert_eq!(revoked(&mut m, "data-1"), Ok(Role::Data), "it has registered");
-    // Who joined is known when the token is long forgotten; who was promised a token, before it is used.
+    // A joined name is known when its token is long forgotten; a promised one, before its token is used.
     m.run(Command::CreateToken(token(1, Role::Client, Some("alice"), 1_000))).unwrap();
     m.run(Command::CreateToken(token(2, Role::Admin, Some("root"), 1_000))).unwrap();
     use_token(&mut m, 1, "alice", 1).unwrap();
@@ -204,12 +204,12 @@ fn a_name_is_revoked_in_the_one_role_in_which_it_is_known() {
     assert_eq!(revoked(&mut m, "bob"), Err(ErrorCode::BadRequest));
     m.run(Command::CreateToken(token(3, Role::Client, Some("data-2"), 1_000))).unwrap();
     assert_eq!(revoked(&mut m, "data-2"), Err(ErrorCode::BadRequest));
-    // Whoever has acted is known; their own certificate nobody revokes.
+    // An operator who has acted is known, and can't revoke their own certificate.
     let by = Some(actor(Role::Admin, "ops"));
     let noted = Command::Note { act: "meta member rm 3".into() };
     m.apply(vec![Envelope { request: None, by, command: noted }]);
     assert_eq!(revoked(&mut m, "ops"), Err(ErrorCode::BadRequest), "by itself");
-    // What was issued offline can't be known: the role that is said counts.
+    // A name of a certificate that was issued offline can't be known: the role that is said counts.
     let offline = m.run(revoke("offline", Some(Role::Admin))).unwrap();
     assert_eq!(offline, Response::Revoked(actor(Role::Admin, "offline")));
     let by = Some(actor(Role::Admin, "ops"));
