@@ -68,6 +68,7 @@ soak: tools ## The long versions of the tests; docs/soak.md keeps the figures
 	$(CARGO) build $(PROFILE) $(WMALL)
 	WMALL_BIN=$(BIN) WMALL_ROUNDS=$(ROUNDS) \
 	  $(CARGO) test $(PROFILE) --workspace --test soak -- --ignored --nocapture
+	WMALL_BIN=$(BIN) $(CARGO) test $(PROFILE) --workspace --test commands -- --ignored
 	WMALL_BIN=$(BIN) WMALL_CUTS=$(CUTS) $(CARGO) test $(PROFILE) --workspace --test power fifty -- --nocapture
 	WMALL_BIN=$(BIN) WMALL_RUNS=$(ROUNDS) $(CARGO) test $(PROFILE) --workspace --test linearizable -- --nocapture
 	rm -f target/soak.txt; \

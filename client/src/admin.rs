@@ -266,20 +266,6 @@ impl Store {
         self.name(NameCommand::Repin(file)).await
     }
 
-    /// Removes all former versions of a bucket's names for good. Returns how many there were.
-    pub async fn purge_trash(&self, bucket: BucketName) -> Result<u64, ClientError> {
-        let mut count = 0;
-        loop {
-            let (page, _) = self.trash(bucket.clone(), String::new(), None, 1000).await?;
-            if page.is_empty() {
-                return Ok(count);
-            }
-            count += page.len() as u64;
-            let versions = page.into_iter().map(|e| (e.name, e.version)).collect();
-            self.name(NameCommand::Purge { bucket: bucket.clone(), versions }).await?;
-        }
-    }
-
     /// A page of what the names of a bucket pointed to before, and whether there is more.
     pub async fn trash(
         &self,
@@ -294,10 +280,11 @@ impl Store {
         }
     }
 
-    /// Removes an empty bucket.
-    pub async fn remove_bucket(&self, name: BucketName) -> Result<(), ClientError> {
+    /// Removes a bucket without objects; with `purge` also one from which something was removed that could
+    /// still be had back. One that holds objects stays as it is (`not_empty`).
+    pub async fn remove_bucket(&self, name: BucketName, purge: bool) -> Result<(), ClientError> {
         self.inner.forget_bucket(&name);
-        self.administer(UserCommand::RemoveBucket { name }).await
+        self.administer(UserCommand::RemoveBucket { name, purge }).await
     }
 
     /// All buckets.

@@ -28,7 +28,7 @@ const WINDOW_BYTES: usize = 48 << 20;
 const WINDOW_CHUNKS: usize = 32;
 /// How long one slot may take.
 pub(crate) const SLOT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a chunk may take in all.
+/// How long a chunk may take in all, of the time that this process runs.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(40);
 /// Between rounds over all slots.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -258,7 +258,7 @@ impl Inner {
         chunk: ChunkId,
         length: u32,
     ) -> Result<Vec<Bytes>, RpcError> {
-        let deadline = Instant::now() + CHUNK_DEADLINE;
+        let begun = self.running.now();
         loop {
             let topology = self.map.topology();
             let unknown = || RpcError::not_found(format!("pool number {}", pool.0));
@@ -274,7 +274,7 @@ impl Inner {
                 Ok(parts) => return Ok(parts),
                 Err(error) => error,
             };
-            if Instant::now() + PAUSE >= deadline {
+            if self.running.since(begun) + PAUSE >= CHUNK_DEADLINE {
                 let reason = format!("chunk {chunk}: no slot delivers it; the last one: {error}");
                 return Err(RpcError::new(ErrorCode::Unavailable, reason)
                     .hint("`wmall chunk show` tells where its pieces are"));
@@ -321,9 +321,12 @@ impl Inner {
             started: Instant::now(),
             ended: None,
         };
+        let begun = self.running.now();
         let outcome = tokio::time::timeout(SLOT_TIMEOUT, self.read_whole(slot, &wanted)).await;
+        // While this process was stopped nobody had a chance to answer it.
+        let stopped = self.running.stopped_since(begun).is_some();
         // One that failed at once says nothing of how fast the disk is.
-        timing.ended = Some(matches!(outcome, Ok(Ok(_)) | Err(_)));
+        timing.ended = Some(matches!(outcome, Ok(Ok(_)) | Err(_)) && !stopped);
         drop(timing);
         let late = |_| RpcError::new(ErrorCode::Timeout, format!("{} is too slow", slot.target.node));
         let outcome = outcome.map_err(late).and_then(|o| o);
@@ -332,6 +335,7 @@ impl Inner {
                 ErrorCode::NotFound if slot.moving => {}
                 // The node looks for itself and reports what it finds; nobody waits for that here.
                 ErrorCode::HashMismatch | ErrorCode::NotFound => self.have_checked(slot, &wanted),
+                _ if stopped => {}
                 _ => self.map.avoid(&slot.target.node),
             }
         }

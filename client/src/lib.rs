@@ -15,6 +15,8 @@ mod identity;
 mod latency;
 mod map;
 mod put;
+mod refusals;
+mod running;
 mod store;
 mod verify;
 

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
@@ -28,6 +28,7 @@ use wmall_proto::{
 
 use crate::error::ClientError;
 use crate::map::SlotTarget;
+use crate::refusals::Refusals;
 use crate::store::{Inner, Progress, Store, unexpected};
 
 /// Bytes of chunks on their way.
@@ -36,7 +37,7 @@ const WINDOW_BYTES: usize = 48 << 20;
 const WINDOW_CHUNKS: usize = 64;
 /// How long one attempt at a chunk may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(12);
-/// How long a chunk may take in all.
+/// How long a chunk may take in all, of the time that this process runs.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(40);
 /// Chunks smaller than this are sent without asking whether the cluster has them: asking costs as much.
 const WORTH_ASKING: usize = 256 << 10;
@@ -358,10 +359,11 @@ impl ChunkPut {
             let (digests, receipts) = (Vec::new(), Vec::new());
             return Ok(ChunkCommit { id, length, row_version, digests, receipts });
         }
-        let deadline = Instant::now() + CHUNK_DEADLINE;
+        let running = &self.store.running;
+        let begun = running.now();
         let digests = self.digests(&bytes)?;
         let mut receipts: BTreeMap<u8, ReceiptProof> = BTreeMap::new();
-        let (mut version, mut full) = (0, 0);
+        let (mut version, mut refusals) = (0, Refusals::default());
         loop {
             let topology = self.store.map.topology();
             let Some((_, row)) = topology.row_of(self.pool, &id) else {
@@ -370,8 +372,11 @@ impl ChunkPut {
             if row.version != version {
                 version = row.version;
                 receipts.clear();
+                refusals.clear();
             }
-            let error = match self.attempt(&topology, row, id, &bytes, &digests, &mut receipts).await {
+            let attempt = running.now();
+            let mut had = Had { receipts: &mut receipts, refusals: &mut refusals };
+            let error = match self.attempt(&topology, row, id, &bytes, &digests, &mut had).await {
                 Ok(()) if self.enough(&topology, row, &receipts) => {
                     let receipts = receipts.into_values().collect();
                     return Ok(ChunkCommit {
@@ -386,13 +391,16 @@ impl ChunkPut {
                 Err(error) if passes(error.code) => error,
                 Err(error) => return Err(error),
             };
-            // Full disks do not empty themselves while one waits.
-            full = if error.code == ErrorCode::DiskFull { full + 1 } else { 0 };
-            if full >= row.slots.len() {
-                return Err(error);
+            let lacking = (0..row.slots.len() as u8).filter(|slot| !receipts.contains_key(slot));
+            if let Some(verdict) = refusals.verdict(lacking) {
+                return Err(verdict);
             }
-            if Instant::now() + PAUSE >= deadline {
-                let reason = format!("chunk {id}: {} of {} slots; {error}", receipts.len(), row.slots.len());
+            if running.since(begun) + PAUSE >= CHUNK_DEADLINE {
+                let reason = match running.stopped_since(attempt) {
+                    Some(time) => format!("this process was stopped for {} s meanwhile", time.as_secs()),
+                    None => error.to_string(),
+                };
+                let reason = format!("chunk {id}: {} of {} slots; {reason}", receipts.len(), row.slots.len());
                 return Err(RpcError::new(ErrorCode::TooFewReceipts, reason)
                     .hint("`wmall status` shows which data nodes do not answer"));
             }
@@ -427,10 +435,12 @@ impl ChunkPut {
         id: ChunkId,
         bytes: &Bytes,
         digests: &[PieceDigest],
-        receipts: &mut BTreeMap<u8, ReceiptProof>,
+        Had { receipts, refusals }: &mut Had<'_>,
     ) -> Result<(), RpcError> {
         let mut slots = self.store.map.slots(topology, row);
         slots.retain(|s| !receipts.contains_key(&s.slot));
+        // A slot that refused is asked again when the others have been.
+        slots.sort_by_key(|s| refusals.has(s.slot));
         let Some(primary) = slots.first().cloned() else { return Ok(()) };
         let wanted = |s: &&SlotTarget| self.ack == Ack::All || !s.silent;
         let relay = slots[1..].iter().filter(wanted).map(|s| s.slot).collect();
@@ -445,7 +455,12 @@ impl ChunkPut {
             ack: self.ack,
             shard: None,
         };
-        match self.send(&primary, request, bytes).await {
+        let begun = self.store.running.now();
+        let sent = self.send(&primary, request, bytes).await;
+        refusals.hear(primary.slot, sent.as_ref().err());
+        // While this process was stopped nobody had a chance to answer it.
+        let stopped = self.store.running.stopped_since(begun).is_some();
+        match sent {
             Ok(outcome) => {
                 for signed in outcome.receipts {
                     let (slot, digest) = (signed.receipt.slot, signed.receipt.digest);
@@ -456,14 +471,14 @@ impl ChunkPut {
                         tracing::warn!(slot, chunk = %id, "a receipt for other bytes");
                     }
                 }
-                for failure in outcome.failures {
+                for failure in outcome.failures.iter().filter(|_| !stopped) {
                     let node = slots.iter().find(|s| s.slot == failure.slot);
                     node.iter().for_each(|s| self.store.map.avoid(&s.target.node));
                 }
                 Ok(())
             }
             Err(error) => {
-                if error.code != ErrorCode::StaleRow {
+                if error.code != ErrorCode::StaleRow && !stopped {
                     self.store.map.avoid(&primary.target.node);
                 }
                 Err(error)
@@ -503,12 +518,16 @@ impl ChunkPut {
     }
 }
 
+/// The state of a chunk over the attempts.
+struct Had<'a> {
+    receipts: &'a mut BTreeMap<u8, ReceiptProof>,
+    refusals: &'a mut Refusals,
+}
+
 /// Whether another slot, or a later time, may have another answer.
 fn passes(code: ErrorCode) -> bool {
-    !matches!(
-        code,
-        ErrorCode::Denied | ErrorCode::Unsupported | ErrorCode::UploadFenced | ErrorCode::ClusterFull
-    )
+    code.is_own_view()
+        || !matches!(code, ErrorCode::Unsupported | ErrorCode::UploadFenced | ErrorCode::ClusterFull)
 }
 
 fn too_few(row: &PgRow, receipts: &BTreeMap<u8, ReceiptProof>) -> RpcError {

@@ -13,6 +13,7 @@ use wmall_transport::{Endpoint, Identity, Members, RenewBy, Renewal};
 use crate::config::ClientConfig;
 use crate::error::ClientError;
 use crate::map::Map;
+use crate::running::Running;
 
 /// Buckets whose pool is remembered.
 const MAX_BUCKETS: usize = 4096;
@@ -35,6 +36,9 @@ pub(crate) struct Inner {
     pub(crate) map: Map,
     /// Keeps the certificate valid, for those who stay connected.
     renewal: JoinHandle<()>,
+    pub(crate) running: Arc<Running>,
+    /// Looks at that clock.
+    looking: JoinHandle<()>,
     timeout: Duration,
     /// Since when the present wait for the metadata nodes lasts; none if there is none. Reading the map and the
     /// question that it was read for share one timeout, so that a command ends when its user said.
@@ -56,8 +60,15 @@ impl Store {
             }
         }
         let renewal = tokio::spawn(renewal.run(endpoint.clone(), |_| {}));
+        let running = Arc::new(Running::new());
+        let looking = tokio::spawn({
+            let running = running.clone();
+            async move { running.keep_looking().await }
+        });
         let inner = Inner {
             renewal,
+            running,
+            looking,
             endpoint,
             members,
             map: Map::new(),
@@ -85,6 +96,7 @@ impl Store {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.renewal.abort();
+        self.looking.abort();
     }
 }
 
@@ -99,7 +111,16 @@ impl Inner {
 
     /// Asks the leader, again and again until the deadline.
     pub(crate) async fn ask(&self, request: &Request) -> Result<Response, RpcError> {
-        let answer = self.members.call_until(request, self.deadline()).await;
+        let answer = loop {
+            let begun = self.running.now();
+            let answer = self.members.call_until(request, self.deadline()).await;
+            // A process that was stopped has seen nobody fail. Every request may come twice.
+            let failed = answer.as_ref().is_err_and(|e| e.code.is_transient());
+            if !failed || self.running.stopped_since(begun).is_none() {
+                break answer;
+            }
+            *self.waiting() = None;
+        };
         // The map comes from any member and so tells nothing of the leader: what it cost counts. Any other
         // answer, and giving up, end the wait.
         if answer.is_err() || !matches!(request, Request::GetTopology { .. }) {

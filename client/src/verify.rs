@@ -38,8 +38,10 @@ pub struct VerifyReport {
     pub pieces_attested: u64,
     /// Pieces that were read and are good.
     pub pieces_good: u64,
-    /// Pieces that should count and are not good, or could not be read.
+    /// Pieces that should count and are not good, or could not be read from their disks.
     pub pieces_bad: u64,
+    /// Pieces whose nodes refused to be asked or did not answer, which says nothing of the pieces.
+    pub pieces_unasked: u64,
     /// Pieces that are known to be missing, or on nodes that do not answer.
     pub pieces_absent: u64,
     /// Chunks of which no good piece could be read.
@@ -65,12 +67,26 @@ impl VerifyReport {
         self.unreadable == 0 && self.pieces_bad == 0
     }
 
+    /// True if every piece that should count was asked for with an answer.
+    pub fn is_complete(&self) -> bool {
+        self.pieces_unasked == 0
+    }
+
+    /// Counts a piece by what became of asking for it.
+    fn count(&mut self, error: &RpcError) {
+        match says_nothing_of_a_piece(error.code) {
+            true => self.pieces_unasked += 1,
+            false => self.pieces_bad += 1,
+        }
+    }
+
     fn add(&mut self, other: Self) {
         self.chunks += other.chunks;
         self.grades += other.grades;
         self.pieces_attested += other.pieces_attested;
         self.pieces_good += other.pieces_good;
         self.pieces_bad += other.pieces_bad;
+        self.pieces_unasked += other.pieces_unasked;
         self.pieces_absent += other.pieces_absent;
         self.unreadable += other.unreadable;
         self.troubles.extend(other.troubles);
@@ -124,7 +140,7 @@ impl Inner {
         for _ in 0..MAX_MOVES {
             let seen = self.map.topology().row_of(pool, &chunk).map(|(_, row)| row.version);
             let report = self.look_at_chunk(&view, pool, chunk, length, deep).await?;
-            if report.is_good() {
+            if report.is_good() && report.is_complete() {
                 return Ok(report);
             }
             self.refresh().await?;
@@ -173,7 +189,7 @@ impl Inner {
                 match self.attested(&topology, &slot, pool, chunk, piece_length).await {
                     Ok(()) => report.pieces_attested += 1,
                     Err(error) => {
-                        report.pieces_bad += 1;
+                        report.count(&error);
                         report.troubles.push(trouble(Some(slot.target.node.clone()), error.to_string()));
                         continue;
                     }
@@ -187,7 +203,7 @@ impl Inner {
                     report.pieces_good += 1;
                 }
                 Err(error) if live(slot.disk) => {
-                    report.pieces_bad += 1;
+                    report.count(&error);
                     report.troubles.push(trouble(Some(slot.target.node.clone()), error.to_string()));
                 }
                 Err(_) => {}
@@ -246,10 +262,41 @@ impl Inner {
     }
 }
 
+/// True if an error is about the node, its clock, its load or the way to it, and not about a piece.
+fn says_nothing_of_a_piece(code: ErrorCode) -> bool {
+    code.is_transient() || code == ErrorCode::Denied
+}
+
 fn state_word(state: PieceState) -> &'static str {
     match state {
         PieceState::Live => "live",
         PieceState::Suspect => "on a node that does not answer",
         PieceState::Missing => "missing",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_can_not_be_asked_says_nothing_of_its_pieces() {
+        let mut report = VerifyReport::default();
+        for code in [ErrorCode::Denied, ErrorCode::Timeout, ErrorCode::Unreachable, ErrorCode::Busy] {
+            report.count(&RpcError::new(code, "no"));
+        }
+        assert_eq!((report.pieces_unasked, report.pieces_bad), (4, 0));
+        assert!(report.is_good() && !report.is_complete());
+        for code in [
+            ErrorCode::NotFound,
+            ErrorCode::HashMismatch,
+            ErrorCode::Corrupt,
+            ErrorCode::DiskFailed,
+            ErrorCode::BadReceipt,
+        ] {
+            report.count(&RpcError::new(code, "no"));
+        }
+        assert_eq!((report.pieces_unasked, report.pieces_bad), (4, 5));
+        assert!(!report.is_good());
     }
 }

@@ -112,9 +112,7 @@ fn of_query(query: &Query) -> Need<'_> {
 
 fn of_name(command: &NameCommand) -> Need<'_> {
     let bucket = match command {
-        NameCommand::Remove { bucket, .. }
-        | NameCommand::Restore { bucket, .. }
-        | NameCommand::Purge { bucket, .. } => Some(bucket),
+        NameCommand::Remove { bucket, .. } | NameCommand::Restore { bucket, .. } => Some(bucket),
         NameCommand::Unpin { .. } | NameCommand::Repin(_) => None,
     };
     Need::Bucket(bucket, if command.is_for_good() { Access::Admin } else { Access::Write })
@@ -122,7 +120,7 @@ fn of_name(command: &NameCommand) -> Need<'_> {
 
 fn of_command(command: &UserCommand) -> Need<'_> {
     match command {
-        UserCommand::ChangeBucket { name, .. } | UserCommand::RemoveBucket { name } => {
+        UserCommand::ChangeBucket { name, .. } | UserCommand::RemoveBucket { name, .. } => {
             Need::Bucket(Some(name), Access::Admin)
         }
         UserCommand::CreateBucket { .. } => Need::Bucket(None, Access::Admin),
@@ -130,7 +128,7 @@ fn of_command(command: &UserCommand) -> Need<'_> {
         | UserCommand::AllowDeletion { .. }
         | UserCommand::CreateToken { .. }
         | UserCommand::DropToken(_)
-        | UserCommand::Revoke(_)
+        | UserCommand::Revoke { .. }
         | UserCommand::SetScopes(_)
         | UserCommand::Operate(_) => Need::Operator,
     }
@@ -170,8 +168,10 @@ mod tests {
         let unpin =
             Request::Name { request, command: NameCommand::Unpin { file: FileId([0; 32]), purge: false } };
         let by_id = read(Query::File { id: FileId([0; 32]), first: 0 });
-        let drop =
-            Request::Administer { request, command: UserCommand::RemoveBucket { name: bucket.clone() } };
+        let drop = Request::Administer {
+            request,
+            command: UserCommand::RemoveBucket { name: bucket.clone(), purge: true },
+        };
         let revoke = Request::Administer { request, command: UserCommand::AllowDeletion { force: false } };
         let requests = [list, remove(false), remove(true), unpin, by_id, drop, revoke, read(Query::Tokens)];
         let table: [(&[&str], [bool; 8]); 7] = [

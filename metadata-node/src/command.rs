@@ -12,7 +12,7 @@ use wmall_proto::pool::{BucketChange, BucketRules};
 use wmall_proto::rpc::{Ack, CommitRequest, Condition, NameCommand, Registration};
 use wmall_proto::{
     BucketName, ChunkId, DiskId, FileId, Incarnation, NodeName, ObjectName, PgId, PoolId, PoolName,
-    RequestId, Scheme, UploadId,
+    RequestId, Role, Scheme, UploadId,
 };
 
 /// The payload of a Raft entry: commands of several callers, applied in order.
@@ -76,6 +76,8 @@ pub enum Due {
     Trash(BucketName, ObjectName, u64),
     /// A file that was put without a name and let go.
     Pin(FileId),
+    /// The rest of a bucket that was removed with its former versions.
+    Bucket(BucketName),
 }
 
 /// A chunk to delete, if it is still condemned as of this entry.
@@ -279,10 +281,12 @@ pub enum Command {
         /// The epoch.
         epoch: u64,
     },
-    /// Removes an empty bucket.
+    /// Removes a bucket without objects.
     RemoveBucket {
         /// Its name.
         name: BucketName,
+        /// And its former versions; without this, a bucket that has some stays.
+        purge: bool,
     },
     /// A part of a large file.
     CommitPart {
@@ -342,8 +346,15 @@ pub enum Command {
         /// BLAKE3 of the holder's public key.
         key: [u8; 32],
     },
-    /// Has everybody refuse this holder's certificates of before now.
-    Revoke(Actor),
+    /// Has everybody refuse a holder's certificates of before now.
+    Revoke {
+        /// The holder's name.
+        name: NodeName,
+        /// Their role; none for the one in which that name is known.
+        role: Option<Role>,
+        /// The operator who asks for it, and can't ask for their own.
+        by: Option<Actor>,
+    },
     /// Says what a user may do.
     SetScopes(User),
     /// An act that leaves no trace in the map, for the audit log.

@@ -13,7 +13,6 @@ mod ask;
 mod write;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -24,6 +23,7 @@ use wmall_proto::rpc::HeldPiece;
 use wmall_proto::topology::MetadataAddress;
 use wmall_proto::{ChunkId, DiskId, NodeName, PoolId, RpcError, Topology};
 use wmall_runtime::view::{Buffered, SledStore, StoreError};
+use wmall_runtime::{OutFile, ScratchFolder};
 use wmall_transport::{BindError, Endpoint, Identity, IdentityError};
 
 use crate::raft::{SnapshotError, SnapshotFolder};
@@ -174,16 +174,14 @@ pub async fn rebuild(
     let blocks = read_blocks(&endpoint, &map, &seeds, &mut found).await;
     endpoint.close().await;
     let failed = |source| RebuildError::Folder { path: out.display().to_string(), source };
-    let folder = out.with_extension("building");
-    std::fs::create_dir_all(&folder).map_err(failed)?;
-    let written = write(&folder, cluster.0, out, &map, found, &blocks, &mut report);
-    let _ = std::fs::remove_dir_all(&folder);
-    written.map(|()| report)
+    let folder = ScratchFolder::beside(out).map_err(failed)?;
+    write(&folder, cluster.0, out, &map, found, &blocks, &mut report)?;
+    Ok(report)
 }
 
 /// Makes a state of it all, and a snapshot file of the state, which is checked before it has its name.
 fn write(
-    folder: &Path,
+    folder: &ScratchFolder,
     cluster: [u8; 16],
     out: &Path,
     map: &Topology,
@@ -192,27 +190,30 @@ fn write(
     report: &mut Rebuilt,
 ) -> Result<(), RebuildError> {
     let failed = |source| RebuildError::Folder { path: out.display().to_string(), source };
-    let state = State::open(Box::new(Buffered::new(SledStore::create_anew(&folder.join("view"))?)))?;
+    let state = State::open(Box::new(Buffered::new(SledStore::create_anew(&folder.path().join("view"))?)))?;
     state.adopt_map(map)?;
-    let list = File::create(out.with_extension("files")).map_err(failed)?;
+    let mut list = OutFile::create(&out.with_extension("files")).map_err(failed)?;
     let mut writer = Writer {
         state: &state,
         found: &found,
         map,
         files: Vec::new(),
         chunks: 0,
-        list: BufWriter::new(list),
+        list: BufWriter::new(list.file().try_clone().map_err(failed)?),
     };
     let named = writer.add_manifests(blocks, report).map_err(|e| e.at(out))?;
     writer.add_chunks(&named, report).map_err(|e| e.at(out))?;
     writer.flush().map_err(|e| e.at(out))?;
     writer.list.flush().map_err(failed)?;
-    let snapshots = SnapshotFolder::open(&folder.join("snapshots"), cluster).map_err(SnapshotError::Io)?;
-    let temporary = out.with_extension("new");
-    snapshots.write(&state, &temporary)?;
-    let troubles = SnapshotFolder::summary(&temporary)?.audit.troubles;
+    let snapshots =
+        SnapshotFolder::open(&folder.path().join("snapshots"), cluster).map_err(SnapshotError::Io)?;
+    let file = OutFile::create(out).map_err(failed)?;
+    let staged = file.staged(folder);
+    snapshots.write(&state, &staged)?;
+    let troubles = SnapshotFolder::summary(&staged)?.audit.troubles;
     if !troubles.is_empty() {
         return Err(RebuildError::Inconsistent(troubles.join("; ")));
     }
-    std::fs::rename(&temporary, out).map_err(failed)
+    list.publish().map_err(failed)?;
+    file.publish_staged(folder).map_err(failed)
 }

@@ -279,9 +279,6 @@ impl Service {
     /// What can't be had back is an operator's act, whoever does it.
     async fn name(&self, request: RequestId, by: Actor, command: NameCommand) -> Result<Response, RpcError> {
         self.must_lead()?;
-        if let NameCommand::Purge { versions, .. } = &command {
-            bounded(versions.len())?;
-        }
         let for_good = command.is_for_good();
         let command = Command::Name(command);
         match for_good {
@@ -319,14 +316,10 @@ impl Service {
                 Command::CreateToken(token)
             }
             UserCommand::DropToken(id) => Command::DropToken(id),
-            UserCommand::Revoke(actor) if actor == by => {
-                let reason = "nobody revokes their own certificate";
-                return Err(RpcError::new(ErrorCode::BadRequest, reason).hint("let another operator do it"));
-            }
-            UserCommand::Revoke(actor) => Command::Revoke(actor),
+            UserCommand::Revoke { name, role } => Command::Revoke { name, role, by: Some(by.clone()) },
             UserCommand::SetScopes(user) => Command::SetScopes(user),
             UserCommand::CreateBucket { name, pool, rules } => Command::CreateBucket { name, pool, rules },
-            UserCommand::RemoveBucket { name } => Command::RemoveBucket { name },
+            UserCommand::RemoveBucket { name, purge } => Command::RemoveBucket { name, purge },
             UserCommand::ChangeBucket { name, change } => Command::ChangeBucket { name, change },
             UserCommand::AllowDeletion { force } => self.allow_deletion(force).await?,
             UserCommand::Operate(operation) => self.operate(operation).await?,

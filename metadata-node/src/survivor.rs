@@ -19,7 +19,7 @@ use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::{EntryPayload, Membership, RaftLogReader, StorageError};
 use serde::Serialize;
 use wmall_runtime::view::{Buffered, SledStore, StoreError};
-use wmall_runtime::{FolderError, FolderLock};
+use wmall_runtime::{FolderError, FolderLock, OutFile, ScratchFolder};
 use wmall_transport::{Identity, IdentityError};
 
 use crate::born::Born;
@@ -193,25 +193,16 @@ impl Survivor {
     }
 
     /// Writes the state up to the end of this member's log to a snapshot file, as [`crate::restore`] takes
-    /// it. The file has a temporary name until it is whole, on disk, and checked.
+    /// it. The file has its name once it is whole, checked, and on disk.
     pub async fn save(mut self, out: &Path) -> Result<SnapshotSummary, SurvivorError> {
-        let (building, temporary) = (beside(out, ".building"), beside(out, ".part"));
-        let written = self.write_by(&building, &temporary).await;
-        let _ = fs::remove_dir_all(&building);
-        let published = written.and_then(|summary| {
-            fs::rename(&temporary, out).and_then(|()| sync_parent(out)).map_err(cannot_write(out))?;
-            Ok(summary)
-        });
-        published.inspect_err(|_| {
-            let _ = fs::remove_file(&temporary);
-        })
-    }
-
-    async fn write_by(&mut self, building: &Path, out: &Path) -> Result<SnapshotSummary, SurvivorError> {
-        fs::create_dir_all(building).map_err(cannot_write(building))?;
-        let (snapshots, state) = self.carry_over(building).await?;
-        snapshots.write(&state, out)?;
-        Ok(SnapshotFolder::summary(out)?)
+        let building = ScratchFolder::beside(out).map_err(cannot_write(out))?;
+        let file = OutFile::create(out).map_err(cannot_write(out))?;
+        let (snapshots, state) = self.carry_over(building.path()).await?;
+        let staged = file.staged(&building);
+        snapshots.write(&state, &staged)?;
+        let summary = SnapshotFolder::summary(&staged)?;
+        file.publish_staged(&building).map_err(cannot_write(out))?;
+        Ok(summary)
     }
 }
 

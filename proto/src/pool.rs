@@ -37,6 +37,9 @@ pub struct Bucket {
     pub rules: BucketRules,
     /// Former versions of its names that can still be had back.
     pub trash: u64,
+    /// It was removed, and its former versions go step by step. Nobody is shown such a bucket.
+    #[serde(skip)]
+    pub removing: bool,
 }
 
 /// How long removed objects can be had back, unless the bucket says otherwise: a day.

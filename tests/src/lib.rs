@@ -246,7 +246,10 @@ impl Cluster {
         for (cid, content) in files {
             self.assert_content(cid, content);
             let deep = self.json(&["verify", cid, "--deep"]);
-            assert!(["pieces_bad", "pieces_absent", "unreadable"].iter().all(|n| deep[n] == 0), "{deep}");
+            assert!(
+                ["pieces_bad", "pieces_unasked", "pieces_absent", "unreadable"].iter().all(|n| deep[n] == 0),
+                "{deep}"
+            );
         }
     }
 

@@ -240,7 +240,10 @@ fn one_of_each() -> Vec<Request> {
         Request::Status,
         Request::Commit { request, commit },
         Request::Name { request, command: NameCommand::Repin(FileId([0; 32])) },
-        Request::Administer { request, command: UserCommand::RemoveBucket { name: "none".parse().unwrap() } },
+        Request::Administer {
+            request,
+            command: UserCommand::RemoveBucket { name: "none".parse().unwrap(), purge: true },
+        },
         Request::Member(MemberCommand::Remove { id: 99 }),
         Request::Snapshot { local: false },
         Request::Renew { csr: vec![] },

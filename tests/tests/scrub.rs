@@ -45,7 +45,7 @@ fn rot_is_found_and_healed(data: usize, scheme: &str) {
     wait_until("all of it is healed", LONG, || {
         files.iter().all(|(cid, _)| {
             let deep = cluster.json_any(&["verify", cid, "--deep"]);
-            deep["pieces_bad"] == 0 && deep["pieces_absent"] == 0 && deep["unreadable"] == 0
+            ["pieces_bad", "pieces_unasked", "pieces_absent", "unreadable"].iter().all(|n| deep[n] == 0)
         })
     });
     for (cid, content) in &files {

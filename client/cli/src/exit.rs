@@ -1,6 +1,8 @@
 //! Failures as the user sees them: a stable code, why, and what to try; and the exit codes.
 //!
-//! 0 ok, 1 failed, 2 usage, 3 health warning, 4 health error, 5 unsafe and refused, 6 timed out while the work goes on, 69 unreachable, 77 denied, 78 bad config (the last three from sysexits.h).
+//! 0 ok, 1 failed, 2 usage, 3 health warning, 4 health error, 5 unsafe and refused, 6 timed out while the work
+//! goes on, 69 unreachable, 77 denied, 78 bad config (the last three from sysexits.h). 128 and a number: ended
+//! by that signal; 141 with nothing said, as by SIGPIPE: nobody reads stdout any more.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -21,6 +23,13 @@ const GOES_ON: u8 = 6;
 const UNREACHABLE: u8 = 69;
 const DENIED: u8 = 77;
 const BAD_CONFIG: u8 = 78;
+/// As shells show a process that SIGPIPE ended.
+pub(crate) const STDOUT_CLOSED: u8 = by_signal(13);
+
+/// As shells show a process that this signal ended.
+pub(crate) const fn by_signal(number: i32) -> u8 {
+    128 + (number as u8 & 0x7f)
+}
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -44,6 +53,14 @@ impl Failure {
     /// Something on this machine.
     pub(crate) fn local(what: impl Display, why: &dyn std::error::Error) -> Self {
         Self::new("local", format!("{what}: {}", chain(why)), FAILED)
+    }
+
+    /// Something could not be written to stdout.
+    pub(crate) fn stdout(why: &std::io::Error) -> Self {
+        match why.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::new("stdout_closed", why.to_string(), STDOUT_CLOSED),
+            _ => Self::local("cannot write to stdout", why),
+        }
     }
 
     /// The command line does not make sense.
@@ -106,6 +123,10 @@ impl Failure {
     }
 
     pub(crate) fn report(&self) -> ExitCode {
+        // The reader, who stopped reading, knows.
+        if self.exit == STDOUT_CLOSED {
+            return ExitCode::from(self.exit);
+        }
         eprintln!("error[{}]: {}", self.code, self.reason);
         if !self.hint.is_empty() {
             eprintln!("  try: {}", self.hint);

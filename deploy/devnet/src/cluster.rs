@@ -7,7 +7,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use wmall_client::{ClientConfig, ClientError, Store};
 use wmall_proto::status::NodeState;
 use wmall_proto::{NodeName, PoolName, Scheme, ZoneName};
@@ -15,8 +15,8 @@ use wmall_proto::{NodeName, PoolName, Scheme, ZoneName};
 use crate::error::{DevnetError, at};
 use crate::layout::{Layout, NodeKind, NodePlan, Settings, rejoin_config, write_cluster};
 use crate::process::{Launch, is_running, signal, wait_gone};
+use crate::state::{NodeEntry, State, StateLock};
 
-const STATE_FILE: &str = "devnet.json";
 /// How long a cluster may take to come up.
 const READY: Duration = Duration::from_secs(60);
 /// Between looks at something that is about to happen.
@@ -77,22 +77,6 @@ impl UpOptions {
     }
 }
 
-/// A node of a devnet, as its state file has it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NodeEntry {
-    /// Its name.
-    pub name: NodeName,
-    /// What it is.
-    #[serde(flatten)]
-    pub kind: NodeKind,
-    /// Where it listens for calls.
-    pub address: SocketAddr,
-    /// Where it listens for HTTP.
-    pub ops: SocketAddr,
-    /// Its process, when it was last started; 0 for none.
-    pub pid: u32,
-}
-
 /// A node of a devnet, as it is now.
 #[derive(Debug, Clone, Serialize)]
 pub struct NodeView {
@@ -103,17 +87,11 @@ pub struct NodeView {
     pub running: bool,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct StateFile {
-    version: u32,
-    nodes: Vec<NodeEntry>,
-}
-
 /// A devnet in a folder.
 pub struct Devnet {
     layout: Layout,
     binary: PathBuf,
-    state: StateFile,
+    state: State,
     /// Children that end with this value; empty when detached.
     tied: Vec<Child>,
     detach: bool,
@@ -123,10 +101,12 @@ impl Devnet {
     /// Makes a cluster in this folder and starts it: `binary` is the `wmall` that the nodes run. Returns
     /// once every node is up and the pool `3x` is there, if there are nodes enough for it.
     pub async fn up(folder: &Path, binary: &Path, options: &UpOptions) -> Result<Self, DevnetError> {
-        if folder.join(STATE_FILE).exists() {
+        let plans = plan(options)?;
+        fs::create_dir_all(folder).map_err(at(folder))?;
+        let lock = StateLock::take(folder)?;
+        if lock.exists() {
             return Err(DevnetError::Exists(folder.display().to_string()));
         }
-        let plans = plan(options)?;
         let layout = write_cluster(folder, &plans, &options.settings())?;
         for plan in &plans {
             init_node(&layout, plan)?;
@@ -138,12 +118,15 @@ impl Devnet {
             ops: plan.ops.unwrap_or(plan.address),
             pid: 0,
         };
-        let state = StateFile { version: 1, nodes: plans.iter().map(entry).collect() };
+        let state = State::new(plans.iter().map(entry).collect());
+        lock.write(&state)?;
         let mut devnet =
             Self { layout, binary: binary.to_path_buf(), state, tied: Vec::new(), detach: options.detach };
-        devnet.save()?;
-        for i in 0..devnet.state.nodes.len() {
-            devnet.launch(i)?;
+        let launched = (0..devnet.state.nodes.len()).try_for_each(|i| devnet.launch(&lock, i));
+        drop(lock);
+        if let Err(error) = launched {
+            devnet.stop_all();
+            return Err(error);
         }
         if let Err(error) = devnet.wait_ready().await {
             // Half a cluster is none: nothing is left running, and the folder stays for its logs.
@@ -155,12 +138,7 @@ impl Devnet {
 
     /// Opens the devnet of a folder.
     pub fn open(folder: &Path, binary: &Path) -> Result<Self, DevnetError> {
-        let path = folder.join(STATE_FILE);
-        let Ok(text) = fs::read(&path) else {
-            return Err(DevnetError::Missing(folder.display().to_string()));
-        };
-        let state: StateFile = serde_json::from_slice(&text)
-            .map_err(|e| DevnetError::Plan(format!("{} is damaged: {e}", path.display())))?;
+        let state = State::read(folder)?;
         let folder = folder.canonicalize().map_err(at(folder))?;
         let layout = Layout::new(&folder);
         Ok(Self { layout, binary: binary.to_path_buf(), state, tied: Vec::new(), detach: true })
@@ -205,6 +183,8 @@ impl Devnet {
     }
 
     fn end(&mut self, name: &str, with: Signal) -> Result<(), DevnetError> {
+        // Another process may have started it anew.
+        self.state = State::read(self.layout.root())?;
         let node = self.state.nodes[self.find(name)?].clone();
         let config = self.layout.config(&node.name, &node.kind);
         signal(node.pid, &config, with);
@@ -219,6 +199,9 @@ impl Devnet {
     /// Starts a node that does not run; with `wipe`, with nothing left of what it had: a data node on an empty
     /// disk, a metadata node as a new member.
     pub async fn start(&mut self, name: &str, wipe: bool) -> Result<(), DevnetError> {
+        // Another command may start the same node now, or end all of them.
+        let lock = StateLock::take(self.layout.root())?;
+        self.state = lock.read()?;
         let i = self.find(name)?;
         let node = self.state.nodes[i].clone();
         let config = self.layout.config(&node.name, &node.kind);
@@ -226,14 +209,19 @@ impl Devnet {
             return Err(DevnetError::Running(name.to_string()));
         }
         if wipe {
-            let NodeKind::DataNode { .. } = node.kind else { return self.rejoin(i).await };
+            let NodeKind::DataNode { .. } = node.kind else {
+                // It asks the cluster, which may wait for a node that another command starts.
+                drop(lock);
+                return self.rejoin(i).await;
+            };
             let disk = self.layout.node(&node.name).join("disk-1");
             fs::remove_dir_all(&disk).map_err(at(&disk))?;
             let loaded = wmall_data_node::Config::load(&config);
             let loaded = loaded.map_err(|e| DevnetError::Node(e.to_string()))?;
             wmall_data_node::init(&loaded, true).map_err(|e| DevnetError::Node(e.to_string()))?;
         }
-        self.launch(i)?;
+        self.launch(&lock, i)?;
+        drop(lock);
         self.wait_started(i)
     }
 
@@ -259,7 +247,9 @@ impl Devnet {
         self.state.nodes[i].kind = kind.clone();
         let plan = NodePlan { name: node.name.clone(), kind, address: node.address, ops: Some(node.ops) };
         init_node(&self.layout, &plan)?;
-        self.launch(i)?;
+        let lock = StateLock::take(self.layout.root())?;
+        self.launch(&lock, i)?;
+        drop(lock);
         self.wait_started(i)?;
         store.add_member(id, node.name, node.address).await?;
         store.close().await;
@@ -291,10 +281,11 @@ impl Devnet {
 
     /// Stops every node and removes the folder.
     pub fn down(mut self) -> Result<(), DevnetError> {
-        self.stop_all();
         let root = self.layout.root().to_path_buf();
-        // The state file goes first: a folder without it is no devnet, whatever else is left of it.
-        fs::remove_file(root.join(STATE_FILE)).map_err(at(&root))?;
+        let lock = StateLock::take(&root)?;
+        self.state = lock.read()?;
+        self.stop_known();
+        lock.remove_state()?;
         for part in ["nodes", "logs", "ca", "identities"] {
             let path = root.join(part);
             if path.exists() {
@@ -302,6 +293,7 @@ impl Devnet {
             }
         }
         let _ = fs::remove_file(self.layout.client());
+        lock.remove();
         // What the user put beside is the user's.
         let _ = fs::remove_dir(&root);
         Ok(())
@@ -309,10 +301,16 @@ impl Devnet {
 
     /// Stops every node.
     pub fn stop_all(&mut self) {
-        // Another process may have started nodes since.
-        if let Ok(now) = Self::open(self.layout.root(), &self.binary) {
-            self.state = now.state;
+        // Another process may have started nodes since, and none may start now.
+        let lock = StateLock::take(self.layout.root());
+        if let Ok(now) = State::read(self.layout.root()) {
+            self.state = now;
         }
+        self.stop_known();
+        drop(lock);
+    }
+
+    fn stop_known(&mut self) {
         let nodes = self.state.nodes.clone();
         for node in &nodes {
             signal(node.pid, &self.layout.config(&node.name, &node.kind), Signal::TERM);
@@ -332,8 +330,9 @@ impl Devnet {
         self.tied.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
     }
 
-    fn launch(&mut self, i: usize) -> Result<(), DevnetError> {
-        let node = &self.state.nodes[i];
+    /// Starts a node's process and notes it down. A process that nobody could find again is ended.
+    fn launch(&mut self, lock: &StateLock, i: usize) -> Result<(), DevnetError> {
+        let mut node = self.state.nodes[i].clone();
         let launch = Launch {
             binary: &self.binary,
             command: node.kind.command(),
@@ -341,18 +340,20 @@ impl Devnet {
             log: self.layout.log(&node.name),
             tied: !self.detach,
         };
-        let child = launch.start()?;
-        self.state.nodes[i].pid = child.id();
-        self.tied.push(child);
-        self.save()
-    }
-
-    fn save(&self) -> Result<(), DevnetError> {
-        let path = self.layout.root().join(STATE_FILE);
-        let temporary = path.with_extension("json.new");
-        let text = serde_json::to_vec_pretty(&self.state).unwrap_or_default();
-        fs::write(&temporary, text).map_err(at(&temporary))?;
-        fs::rename(&temporary, &path).map_err(at(&path))
+        let mut child = launch.start()?;
+        node.pid = child.id();
+        match lock.enter(&node) {
+            Ok(state) => {
+                self.state = state;
+                self.tied.push(child);
+                Ok(())
+            }
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
     }
 
     /// Waits until a leader answers and every data node is heard of, and makes the first pool.

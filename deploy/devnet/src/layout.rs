@@ -1,6 +1,7 @@
 //! The folders and files of a cluster: CA, identities, configurations.
 
 use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use wmall_proto::topology::{ClusterId, MetadataAddress};
 use wmall_proto::{NodeName, Role, ZoneName};
+use wmall_runtime::OutFile;
 use wmall_runtime::logging::LogConfig;
 use wmall_runtime::ops::OpsConfig;
 use wmall_transport::{Issuer, create_authority};
@@ -251,5 +253,9 @@ pub(crate) fn rejoin_config(layout: &Layout, name: &NodeName, kind: &NodeKind) -
 
 fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), DevnetError> {
     let text = toml::to_string_pretty(value).map_err(|e| DevnetError::Plan(e.to_string()))?;
-    fs::write(path, text).map_err(at(path))
+    let written = OutFile::create(path).and_then(|mut out| {
+        out.file().write_all(text.as_bytes())?;
+        out.publish()
+    });
+    written.map_err(at(path))
 }

@@ -12,8 +12,10 @@ mod error;
 mod in_process;
 mod layout;
 mod process;
+mod state;
 
-pub use cluster::{Devnet, NodeEntry, NodeView, UpOptions};
+pub use cluster::{Devnet, NodeView, UpOptions};
 pub use error::DevnetError;
 pub use in_process::InProcess;
 pub use layout::{Layout, NodeKind, NodePlan, Settings, write_cluster};
+pub use state::NodeEntry;

@@ -10,7 +10,7 @@ use wmall_proto::RpcError;
 
 use super::ClusterClock;
 use super::propose::Proposer;
-use crate::command::Command;
+use crate::command::{Command, Due};
 use crate::state::{NO_EPOCH, State};
 use crate::types::Raft;
 
@@ -89,7 +89,8 @@ impl Collector {
         let mut more = false;
         let due = self.state.due(now, PAGE).map_err(RpcError::internal)?;
         if !due.is_empty() {
-            more |= due.len() == PAGE;
+            // A bucket goes in steps, and is due as long as there is another one.
+            more |= due.len() == PAGE || due.iter().any(|(_, what)| matches!(what, Due::Bucket(_)));
             self.proposer.propose(None, Command::Expire(due)).await?;
         }
         if counters.deletion_held {

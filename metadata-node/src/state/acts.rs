@@ -84,11 +84,9 @@ pub(super) fn act_of(command: &Command) -> Option<String> {
             format!("bucket set {name}{}", rule_words(change.retention_ms, change.undelete_ms, quotas))
         }
         Command::Name(NameCommand::Remove { bucket, name, .. }) => format!("rm {bucket}/{name} --purge"),
-        Command::Name(NameCommand::Purge { bucket, versions }) => {
-            format!("bucket rm {bucket} --purge: {} former versions", versions.len())
-        }
         Command::Name(NameCommand::Unpin { file, .. }) => format!("rm {file} --purge"),
-        Command::RemoveBucket { name } => format!("bucket rm {name}"),
+        Command::RemoveBucket { name, purge: false } => format!("bucket rm {name}"),
+        Command::RemoveBucket { name, purge: true } => format!("bucket rm {name} --purge"),
         Command::AllowDeletion { .. } => "meta allow-deletion".into(),
         Command::CreateToken(token) => {
             let name = token.name.as_ref().map_or("any", |n| n.as_str());
@@ -102,7 +100,9 @@ pub(super) fn act_of(command: &Command) -> Option<String> {
             )
         }
         Command::DropToken(id) => format!("node token rm {id}"),
-        Command::Revoke(actor) => format!("node revoke {actor}"),
+        Command::Revoke { name, role: Some(role), .. } => format!("node revoke {role} {name}"),
+        // Once it is done, the role that was found stands in the line.
+        Command::Revoke { name, role: None, .. } => format!("node revoke {name}"),
         Command::SetScopes(user) => {
             let scopes: Vec<String> = user.scopes.iter().map(ToString::to_string).collect();
             format!("user set {} [{}]", user.name, scopes.join(" "))

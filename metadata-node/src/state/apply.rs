@@ -9,14 +9,15 @@ use wmall_proto::pool::{Bucket, BucketRules};
 use wmall_proto::rpc::Response;
 use wmall_proto::topology::PoolTable;
 use wmall_proto::{
-    BucketName, DiskId, ErrorCode, PgId, Pool, PoolId, PoolName, RpcError, Scheme, Topology, codec,
+    BucketName, DiskId, ErrorCode, NodeName, PgId, Pool, PoolId, PoolName, Role, RpcError, Scheme, Topology,
+    codec,
 };
 
 use super::acts::act_of;
 use super::derived::{AnswerPage, Clock, Derived, NO_EPOCH};
 use super::recent::Part;
 use super::txn::Txn;
-use super::{Applied, State, keys};
+use super::{State, keys};
 use crate::command::{Batch, Command};
 use wmall_runtime::view::{Store, StoreError};
 
@@ -100,12 +101,15 @@ impl<'a> Context<'a> {
     }
 
     fn apply_entry(&mut self, log_id: LogId<u64>, entry: Entry) -> Result<bytes::Bytes, StoreError> {
-        let Applied { membership, .. } = &mut self.derived.applied;
         let mut answers: Vec<Vec<u8>> = Vec::new();
         match entry {
             Entry::Blank => {}
             Entry::Membership(new) => {
-                *membership = openraft::StoredMembership::new(Some(log_id), new);
+                for name in new.nodes().filter_map(|(_, member)| NodeName::new(member.name.as_str()).ok()) {
+                    self.note_holder(Role::Metadata, &name)?;
+                }
+                self.txn.keep();
+                self.derived.applied.membership = openraft::StoredMembership::new(Some(log_id), new);
             }
             Entry::Commands(bytes) => answers = self.apply_batch(&bytes)?,
         }
@@ -147,6 +151,13 @@ impl<'a> Context<'a> {
                 }
             };
             if let Some(act) = act {
+                let act = match &answer {
+                    Ok(Response::Revoked(actor)) => format!("node revoke {actor}"),
+                    _ => act,
+                };
+                if let Some(by) = &item.by {
+                    self.note_holder(by.role, &by.name)?;
+                }
                 self.note(item.by, act, answer.as_ref().err().map(|e| e.code));
                 self.txn.keep();
             }
@@ -193,7 +204,7 @@ impl<'a> Context<'a> {
                 }
                 Ok(Response::Done)
             }
-            Command::RemoveBucket { name } => self.remove_bucket(&name),
+            Command::RemoveBucket { name, purge } => self.remove_bucket(&name, purge),
             Command::CommitPart { owner, upload, pool, part, chunks, ack } => {
                 self.commit_part(&owner, upload, pool, part, chunks, ack)
             }
@@ -208,7 +219,7 @@ impl<'a> Context<'a> {
             Command::CreateToken(token) => self.create_token(token),
             Command::DropToken(id) => self.drop_token(id),
             Command::UseToken { id, name, key } => self.use_token(id, name, key),
-            Command::Revoke(actor) => self.revoke(actor),
+            Command::Revoke { name, role, by } => self.revoke(name, role, by),
             Command::SetScopes(user) => self.set_scopes(user),
             Command::MoveSlots(moves) => self.move_slots(&moves),
             Command::NoteConditions { level, ratio_ppm, halted, moving } => {
@@ -305,28 +316,28 @@ impl<'a> Context<'a> {
             RpcError::not_found(format!("pool named {pool}")).hint("`wmall pool ls` lists the pools")
         })?;
         let created_ms = self.now_ms;
-        let bucket = Bucket { name, pool: pool.id, objects: 0, bytes: 0, created_ms, rules, trash: 0 };
+        let bucket = Bucket {
+            name,
+            pool: pool.id,
+            objects: 0,
+            bytes: 0,
+            created_ms,
+            rules,
+            trash: 0,
+            removing: false,
+        };
         let key = keys::bucket(&bucket.name);
-        if self.txn.get::<Bucket>(&key)?.is_some() {
-            return Err(exists(format!("a bucket named {}", bucket.name)).into());
+        match self.txn.get::<Bucket>(&key)? {
+            Some(there) if there.removing => {
+                let (name, left) = (&bucket.name, there.trash);
+                let reason =
+                    format!("a removed bucket named {name} has {left} removed objects to let go yet");
+                return Err(RpcError::new(ErrorCode::Busy, reason).hint("try again").into());
+            }
+            Some(_) => return Err(exists(format!("a bucket named {}", bucket.name)).into()),
+            None => {}
         }
         self.txn.put(key, &bucket);
-        Ok(Response::Done)
-    }
-
-    fn remove_bucket(&mut self, name: &BucketName) -> Outcome {
-        let bucket = self.bucket(name)?;
-        if bucket.objects > 0 {
-            let reason = format!("bucket {name} holds {} objects", bucket.objects);
-            return Err(RpcError::new(ErrorCode::NotEmpty, reason).into());
-        }
-        if bucket.trash > 0 {
-            let reason = format!("bucket {name} holds {} removed objects that can be had back", bucket.trash);
-            return Err(RpcError::new(ErrorCode::NotEmpty, reason)
-                .hint(format!("`wmall bucket rm {name} --purge` removes them for good"))
-                .into());
-        }
-        self.txn.remove(keys::bucket(name));
         Ok(Response::Done)
     }
 
@@ -335,7 +346,8 @@ impl<'a> Context<'a> {
             RpcError::not_found(format!("bucket named {name}"))
                 .hint(format!("`wmall bucket create {name}` makes it"))
         };
-        Ok(self.txn.get::<Bucket>(&keys::bucket(name))?.ok_or_else(missing)?)
+        let bucket: Option<Bucket> = self.txn.get(&keys::bucket(name))?;
+        Ok(bucket.filter(|b| !b.removing).ok_or_else(missing)?)
     }
 
     /// Sets or clears the dirty mark of this disk's slot in a group.

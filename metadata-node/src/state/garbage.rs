@@ -27,6 +27,7 @@ impl Context<'_> {
             }
             match what {
                 Due::Trash(bucket, name, version) => self.drop_version(&bucket, &name, version)?,
+                Due::Bucket(name) => self.drop_bucket(at_ms, &name)?,
                 Due::Pin(id) => {
                     self.txn.remove(keys::due(at_ms, &Due::Pin(id)));
                     let key = keys::file(&id);

@@ -7,7 +7,7 @@ use wmall_proto::rpc::Response;
 use wmall_proto::{ErrorCode, NodeName, Role, RpcError};
 use wmall_runtime::view::StoreError;
 
-use super::apply::{Context, Outcome};
+use super::apply::{Context, Outcome, Refusal};
 use super::recent::Part;
 use super::txn::decode;
 use super::{State, keys};
@@ -88,6 +88,7 @@ impl Context<'_> {
                 self.txn.put(keys::user(&name), &User { name: name.clone(), scopes });
             }
         }
+        self.note_holder(token.role, &name)?;
         self.note(None, format!("join as {} {name} with token {id}", token.role), None);
         let used = TokenRecord { used: Some((name, key)), ..token };
         self.txn.put(keys::token(&id), &used);
@@ -110,9 +111,68 @@ impl Context<'_> {
         self.derived.applied.membership.nodes().any(|(_, member)| member.name == name.as_str())
     }
 
+    /// Keeps in mind that somebody has gone by this name in this role. Certificates are listed nowhere.
+    pub(super) fn note_holder(&mut self, role: Role, name: &NodeName) -> Result<(), StoreError> {
+        let key = keys::holder(&Actor { role, name: name.clone() });
+        if self.txn.get::<()>(&key)?.is_none() {
+            self.txn.put(key, &());
+        }
+        Ok(())
+    }
+
+    /// The roles in which a name is known: it was registered, joined, was promised a token or scopes, has
+    /// acted, or was revoked before.
+    fn roles_of(&self, name: &NodeName) -> Result<Vec<Role>, StoreError> {
+        let mut roles = Vec::new();
+        for role in Role::ALL {
+            let actor = Actor { role, name: name.clone() };
+            let revoked = self.derived.topology.revoked.iter().any(|r| r.actor == actor);
+            let token = self.derived.join_tokens.values().any(|t| is_of(t, &actor));
+            if revoked || token || self.txn.get::<()>(&keys::holder(&actor))?.is_some() {
+                roles.push(role);
+            }
+        }
+        // A name that was given scopes and never joined is a user's of either kind.
+        let users = [Role::Validator, Role::Client];
+        if !roles.iter().any(|r| users.contains(r)) && self.txn.get::<User>(&keys::user(name))?.is_some() {
+            roles.extend(users);
+        }
+        Ok(roles)
+    }
+
+    /// The role in which a name is to be revoked if nobody says one.
+    fn only_role_of(&self, name: &NodeName) -> Result<Role, Refusal> {
+        match self.roles_of(name)?.as_slice() {
+            [role] => Ok(*role),
+            [] => Err(RpcError::not_found(format!("{name} among the nodes, users and operators that are known"))
+                .hint(
+                    "`wmall node ls`, `wmall user ls`, `wmall meta member ls` and `wmall audit` show names; for a \
+                     certificate that was issued offline say the role: --role",
+                )
+                .into()),
+            several => {
+                let roles: Vec<&str> = several.iter().map(|r| r.as_str()).collect();
+                let reason = format!("{name} may be a certificate of these roles: {}", roles.join(", "));
+                Err(RpcError::new(ErrorCode::BadRequest, reason).hint("say which one: --role").into())
+            }
+        }
+    }
+
     /// Refuses certificates that were issued by a map of before this entry: one says so of itself in its
-    /// serial number. A metadata node can issue itself another, so its name is refused for good.
-    pub(super) fn revoke(&mut self, actor: Actor) -> Outcome {
+    /// serial number. A metadata node can issue itself another, so its name is refused for good. A role that
+    /// is said need not be known: certificates may have been issued offline.
+    pub(super) fn revoke(&mut self, name: NodeName, role: Option<Role>, by: Option<Actor>) -> Outcome {
+        let role = match role {
+            Some(role) => role,
+            None => self.only_role_of(&name)?,
+        };
+        let actor = Actor { role, name };
+        if by.as_ref() == Some(&actor) {
+            let reason = "nobody revokes their own certificate";
+            return Err(RpcError::new(ErrorCode::BadRequest, reason)
+                .hint("let another operator do it")
+                .into());
+        }
         if actor.role == Role::Metadata && self.is_member(&actor.name) {
             let reason = format!("{} is a member; the others would lose it", actor.name);
             return Err(RpcError::new(ErrorCode::Locked, reason)
@@ -133,11 +193,7 @@ impl Context<'_> {
         }
         expired.iter().for_each(|actor| self.txn.remove(keys::revoked(actor)));
         // A token that made this holder, or would, must not make it again.
-        let of_actor = |t: &TokenRecord| {
-            let used = t.used.as_ref().map(|(name, _)| name);
-            t.role == actor.role && (t.name.as_ref() == Some(&actor.name) || used == Some(&actor.name))
-        };
-        let tokens = self.derived.join_tokens.values().filter(|t| of_actor(t)).map(|t| t.id);
+        let tokens = self.derived.join_tokens.values().filter(|t| is_of(t, &actor)).map(|t| t.id);
         let tokens: Vec<TokenId> = tokens.collect();
         tokens.into_iter().for_each(|id| self.remove_token(id));
         let at_ms = self.now_ms;
@@ -149,7 +205,7 @@ impl Context<'_> {
         let at = revoked.partition_point(|r| r.actor < actor);
         revoked.insert(at, revocation.clone());
         self.txn.put(keys::revoked(&actor), &revocation);
-        Ok(Response::Done)
+        Ok(Response::Revoked(actor))
     }
 
     pub(super) fn set_scopes(&mut self, user: User) -> Outcome {
@@ -163,6 +219,12 @@ impl Context<'_> {
         }
         Ok(Response::Done)
     }
+}
+
+/// True if a token made this holder, or would.
+fn is_of(token: &TokenRecord, actor: &Actor) -> bool {
+    let used = token.used.as_ref().map(|(name, _)| name);
+    token.role == actor.role && (token.name.as_ref() == Some(&actor.name) || used == Some(&actor.name))
 }
 
 impl State {

@@ -128,6 +128,7 @@ pub(super) fn due(at_ms: u64, what: &Due) -> Vec<u8> {
             key(b'e', &[&at_ms.to_be_bytes(), &trash(bucket, name, *version)])
         }
         Due::Pin(file) => key(b'e', &[&at_ms.to_be_bytes(), b"f", &file.0]),
+        Due::Bucket(name) => key(b'e', &[&at_ms.to_be_bytes(), b"b", name.as_str().as_bytes()]),
     }
 }
 
@@ -135,6 +136,7 @@ pub(super) fn parse_due(key: &[u8]) -> Option<(u64, Due)> {
     let (at, rest) = key.get(1..)?.split_first_chunk::<8>()?;
     let what = match rest.first()? {
         b'f' => Due::Pin(FileId(rest[1..].try_into().ok()?)),
+        b'b' => Due::Bucket(BucketName::new(std::str::from_utf8(&rest[1..]).ok()?).ok()?),
         _ => {
             let (bucket, name, version) = parse_trash(rest)?;
             Due::Trash(bucket, name, version)
@@ -193,6 +195,11 @@ pub(super) fn revoked(actor: &Actor) -> Vec<u8> {
 
 pub(super) fn act(number: u64) -> Vec<u8> {
     key(b'z', &[&number.to_be_bytes()])
+}
+
+/// Somebody who has gone by this name in this role.
+pub(super) fn holder(actor: &Actor) -> Vec<u8> {
+    key(b'H', &[actor.role.as_str().as_bytes(), &[0], actor.name.as_str().as_bytes()])
 }
 
 pub(super) const STARTS: &[u8] = b"S";

@@ -10,8 +10,8 @@ use super::apply::{Context, Outcome, Refusal};
 use super::keys;
 use crate::command::Due;
 
-/// Former versions that one command may purge.
-const MAX_PURGE: usize = 1000;
+/// Former versions that one step of a bucket's removal drops: each may release a whole file.
+const DROPPED_AT_ONCE: usize = 256;
 
 impl Context<'_> {
     pub(super) fn change_name(&mut self, command: NameCommand) -> Outcome {
@@ -20,7 +20,6 @@ impl Context<'_> {
                 self.remove_name(&bucket, &name, condition, purge)
             }
             NameCommand::Restore { bucket, name, version } => self.restore_name(&bucket, &name, version),
-            NameCommand::Purge { bucket, versions } => self.purge(&bucket, &versions),
             NameCommand::Unpin { file, purge } => self.unpin(&file, purge),
             NameCommand::Repin(file) => self.repin(&file),
         }
@@ -178,16 +177,39 @@ impl Context<'_> {
         Ok(newest.and_then(|key| keys::parse_trash(&key)).map(|(_, _, version)| version))
     }
 
-    fn purge(&mut self, bucket: &BucketName, versions: &[(ObjectName, u64)]) -> Outcome {
-        if versions.len() > MAX_PURGE {
-            let reason = format!("{} versions; {MAX_PURGE} at most", versions.len());
-            return Err(RpcError::new(ErrorCode::OutOfBounds, reason).into());
+    /// Removes a bucket without objects. With `purge` its former versions go too: from now on nobody can have
+    /// them back or see the bucket, and what is more than a step's worth follows step by step.
+    pub(super) fn remove_bucket(&mut self, name: &BucketName, purge: bool) -> Outcome {
+        let bucket = self.bucket(name)?;
+        if bucket.objects > 0 {
+            let reason = format!("bucket {name} holds {} objects", bucket.objects);
+            return Err(RpcError::new(ErrorCode::NotEmpty, reason)
+                .hint("remove them first: `wmall ls` lists them, `wmall rm` removes one")
+                .into());
         }
-        self.bucket(bucket)?;
-        for (name, version) in versions {
-            self.drop_version(bucket, name, *version)?;
+        if bucket.trash > 0 && !purge {
+            let reason = format!("bucket {name} holds {} removed objects that can be had back", bucket.trash);
+            return Err(RpcError::new(ErrorCode::NotEmpty, reason)
+                .hint(format!("`wmall bucket rm {name} --purge` removes them for good"))
+                .into());
         }
+        self.txn.put(keys::due(self.now_ms, &Due::Bucket(name.clone())), &());
+        self.txn.put(keys::bucket(name), &Bucket { removing: true, ..bucket });
+        self.drop_bucket(self.now_ms, name)?;
         Ok(Response::Done)
+    }
+
+    /// A step of the removal of a bucket: some of its former versions and, when none is left, the bucket.
+    pub(super) fn drop_bucket(&mut self, at_ms: u64, name: &BucketName) -> Result<(), Refusal> {
+        let versions = self.txn.first_under(&keys::trash_of(name), DROPPED_AT_ONCE)?;
+        for (bucket, name, version) in versions.iter().filter_map(|key| keys::parse_trash(key)) {
+            self.drop_version(&bucket, &name, version)?;
+        }
+        if versions.len() < DROPPED_AT_ONCE {
+            self.txn.remove(keys::bucket(name));
+            self.txn.remove(keys::due(at_ms, &Due::Bucket(name.clone())));
+        }
+        Ok(())
     }
 
     /// Lets a former version go, if it is there.

@@ -12,7 +12,7 @@ use bincode::{Decode, Encode};
 use wmall_proto::event::EventKind;
 use wmall_proto::rpc::{DiskRegistration, RegisteredDisk, Registration, Response};
 use wmall_proto::topology::{DiskInfo, NodeInfo, Topology};
-use wmall_proto::{DiskId, ErrorCode, NodeName, RpcError};
+use wmall_proto::{DiskId, ErrorCode, NodeName, Role, RpcError};
 
 use super::apply::{Context, Outcome};
 use super::recent::Part;
@@ -66,6 +66,7 @@ impl Context<'_> {
             return Err(RpcError::new(ErrorCode::Busy, reason).into());
         }
         let Registration { node, zone, address, process, disks } = registration;
+        self.note_holder(Role::Data, &node)?;
         let maintenance_until_ms =
             self.derived.topology.nodes.get(&node).and_then(|n| n.maintenance_until_ms);
         let info = NodeInfo { name: node.clone(), zone, address, maintenance_until_ms };

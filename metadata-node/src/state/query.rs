@@ -78,12 +78,7 @@ impl State {
             Query::Objects { bucket, prefix, after, limit } => {
                 self.objects(bucket, prefix, after.as_ref(), *limit)
             }
-            Query::Buckets { after, limit } => {
-                let after = after.as_ref().map(keys::bucket);
-                let (pairs, more) = self.page(keys::BUCKETS, after.as_deref(), *limit)?;
-                let buckets = pairs.iter().map(|(_, value)| decode::<Bucket>(value));
-                Ok(QueryReply::Buckets { buckets: buckets.collect::<Result<_, _>>()?, more })
-            }
+            Query::Buckets { after, limit } => self.buckets(after.as_ref(), *limit),
             Query::Bucket(name) => Ok(QueryReply::Bucket(self.bucket(name)?)),
             Query::Chunk(id) => self.chunk_views(&derived, id, silent),
             Query::Trash { bucket, prefix, after, limit } => {
@@ -155,7 +150,28 @@ impl State {
     fn bucket(&self, name: &BucketName) -> Result<Bucket, QueryError> {
         let stored = self.store.get(&keys::bucket(name))?;
         let missing = || RpcError::not_found(format!("bucket named {name}"));
-        Ok(decode(&stored.ok_or_else(missing)?)?)
+        let bucket: Bucket = decode(&stored.ok_or_else(missing)?)?;
+        if bucket.removing { Err(missing().into()) } else { Ok(bucket) }
+    }
+
+    /// A page of those that are not being removed. It is full if there are more: its last one says where a
+    /// listing goes on.
+    fn buckets(&self, after: Option<&BucketName>, limit: u32) -> Result<QueryReply, QueryError> {
+        let (mut buckets, mut after) = (Vec::<Bucket>::new(), after.map(keys::bucket));
+        let wanted = limit.clamp(1, MAX_LISTING) as usize;
+        loop {
+            let (pairs, mut more) = self.page(keys::BUCKETS, after.as_deref(), limit)?;
+            for (_, value) in &pairs {
+                let bucket: Bucket = decode(value)?;
+                buckets.extend(Some(bucket).filter(|b| !b.removing));
+            }
+            if !more || buckets.len() >= wanted {
+                more |= buckets.len() > wanted;
+                buckets.truncate(wanted);
+                return Ok(QueryReply::Buckets { buckets, more });
+            }
+            after = pairs.into_iter().next_back().map(|(key, _)| key);
+        }
     }
 
     /// A page of a listing: what begins with this and comes after that, and whether there is more.

@@ -53,6 +53,26 @@ impl<'a> Txn<'a> {
         Ok(last)
     }
 
+    /// The first keys under a prefix, changes included.
+    pub(super) fn first_under(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        let (mut found, mut after) = (std::collections::BTreeSet::new(), None);
+        let changed = |key: &Vec<u8>| self.pending.get(key).or_else(|| self.kept.get(key));
+        while found.len() < limit {
+            let page = self.store.scan(prefix, after.as_deref(), PAGE)?;
+            let Some((end, _)) = page.last() else { break };
+            after = Some(end.clone());
+            found.extend(
+                page.into_iter().map(|(key, _)| key).filter(|k| changed(k).is_none_or(Option::is_some)),
+            );
+        }
+        for changes in [&self.kept, &self.pending] {
+            let under = changes.range(prefix.to_vec()..).take_while(|(k, _)| k.starts_with(prefix));
+            let stays = under.filter(|(key, _)| changed(key).is_some_and(Option::is_some));
+            found.extend(stays.map(|(key, _)| key.clone()));
+        }
+        Ok(found.into_iter().take(limit).collect())
+    }
+
     /// The keys of one length from `low` to `high`, both inclusive and under the prefix, changes included.
     pub(super) fn keys_between(
         &self,

@@ -11,7 +11,7 @@ use crate::chunk::{ChunkCommit, ChunkView};
 use crate::feed::FeedPage;
 use crate::file::{FilePage, ObjectEntry, ObjectRecord, TrashEntry};
 use crate::grade::{GradesOf, GradesView};
-use crate::identity::{Actor, AuditRecord, Scope, TokenId, TokenRecord, User};
+use crate::identity::{AuditRecord, Scope, TokenId, TokenRecord, User};
 use crate::ids::{ChunkId, DiskId, FileId, Incarnation, PoolId, UploadId};
 use crate::job::{JobView, Operation, Place};
 use crate::layout::LayoutView;
@@ -283,10 +283,12 @@ pub enum UserCommand {
         /// What its owner asks of it.
         rules: BucketRules,
     },
-    /// Removes an empty bucket, and what is in its trash.
+    /// Removes a bucket without objects.
     RemoveBucket {
         /// Its name.
         name: BucketName,
+        /// Together with all that was removed from it and could still be had back; such a bucket stays otherwise.
+        purge: bool,
     },
     /// Changes a bucket's rules.
     ChangeBucket {
@@ -315,8 +317,15 @@ pub enum UserCommand {
     },
     /// Makes a token void that has not been used.
     DropToken(TokenId),
-    /// Has everybody refuse this holder's certificates of before now.
-    Revoke(Actor),
+    /// Has everybody refuse a holder's certificates of before now. The answer is [`Response::Revoked`].
+    ///
+    /// [`Response::Revoked`]: crate::rpc::Response::Revoked
+    Revoke {
+        /// The holder's name.
+        name: NodeName,
+        /// Their role. If none, the one in which that name is known; it may be any that is said.
+        role: Option<Role>,
+    },
     /// Says what a user may do from now on; with no scopes, nothing.
     SetScopes(User),
     /// What concerns nodes and disks.
@@ -380,13 +389,6 @@ pub enum NameCommand {
         /// Which of its former versions; the newest, if none.
         version: Option<u64>,
     },
-    /// Removes former versions of names for good.
-    Purge {
-        /// Their bucket.
-        bucket: BucketName,
-        /// Which; at most 1,000.
-        versions: Vec<(ObjectName, u64)>,
-    },
     /// Lets go of a file that was put without a name.
     Unpin {
         /// The file.
@@ -403,7 +405,6 @@ impl NameCommand {
     /// audit log notes.
     pub fn is_for_good(&self) -> bool {
         match self {
-            Self::Purge { .. } => true,
             Self::Remove { purge, .. } | Self::Unpin { purge, .. } => *purge,
             Self::Restore { .. } | Self::Repin(_) => false,
         }

@@ -387,4 +387,6 @@ pub enum Response {
     Pieces(PiecePage),
     /// To [`Request::Attest`].
     Attested(crate::receipt::SignedAttestation),
+    /// To an [`UserCommand::Revoke`]: whose certificates are refused now.
+    Revoked(crate::identity::Actor),
 }

@@ -7,7 +7,7 @@ mod parse;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use wmall_proto::rpc::Ack;
 use wmall_proto::{BucketName, ChunkId, FileId, ObjectName, PoolName, Scheme};
 
@@ -25,6 +25,28 @@ pub(crate) use operate::{
     CapacityCommand, Consent, DiskCommand, DrainArgs, HealthCommand, JobCommand, LayoutCommand, NodeCommand,
     PgCommand,
 };
+
+/// Reads the command line of this process; what makes no sense ends it.
+pub(crate) fn parse() -> Args {
+    let mut command = command();
+    let args = Args::from_arg_matches(&command.get_matches_mut());
+    args.unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+fn command() -> clap::Command {
+    with_any_values(Args::command())
+}
+
+/// Behind an option that has to have a value comes its value, also one that begins with a hyphen, as names of
+/// objects and files may.
+fn with_any_values(command: clap::Command) -> clap::Command {
+    let any_value = |arg: clap::Arg| {
+        let has_value =
+            arg.get_action().takes_values() && arg.get_num_args().is_none_or(|n| n.min_values() > 0);
+        if has_value && !arg.is_positional() { arg.allow_hyphen_values(true) } else { arg }
+    };
+    command.mut_args(any_value).mut_subcommands(with_any_values)
+}
 
 /// A storage cluster for chain data: what goes in is durable in several places and comes out proven.
 #[derive(Debug, Parser)]
@@ -212,15 +234,18 @@ pub(crate) struct PutArgs {
 pub(crate) struct LsArgs {
     /// BUCKET, or BUCKET/PREFIX.
     pub(crate) place: String,
-    /// Show at most so many.
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) limit: u32,
+    /// Show at most so many. [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
     /// Only names behind this one.
     #[arg(long, value_name = "NAME")]
     pub(crate) after: Option<ObjectName>,
     /// What was removed or replaced and can still be had back.
-    #[arg(long, conflicts_with = "after")]
+    #[arg(long)]
     pub(crate) removed: bool,
+    /// With --removed: also the versions of the name in --after that are behind this one.
+    #[arg(long, value_name = "VERSION", requires_all = ["after", "removed"])]
+    pub(crate) former: Option<u64>,
 }
 
 /// What a bucket's owner asks of it.
@@ -475,10 +500,38 @@ pub(crate) use wmall_client::Source;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        command().debug_assert();
+    }
+
+    fn parsed(line: &[&str]) -> Result<Command, clap::Error> {
+        Ok(Args::from_arg_matches(&command().try_get_matches_from(line)?)?.command)
+    }
+
+    #[test]
+    fn behind_an_option_comes_its_value_whatever_it_looks_like() {
+        for name in ["--help", "-q", "--", "-", "--after"] {
+            let Ok(Command::Ls(ls)) = parsed(&["wmall", "ls", "b", "--after", name, "--limit", "5"]) else {
+                panic!("{name}");
+            };
+            assert_eq!((ls.after.unwrap().as_str(), ls.limit), (name, Some(5)));
+        }
+        let Ok(Command::Get(get)) = parsed(&["wmall", "get", "b/n", "-O", "-out", "--range", "0-9"]) else {
+            panic!("-O");
+        };
+        assert_eq!((get.out, get.range), (Some("-out".into()), Some((0, Some(9)))));
+        let Ok(Command::Put(put)) = parsed(&["wmall", "put", "--", "-file"]) else { panic!("put") };
+        assert_eq!(put.file, PathBuf::from("-file"));
+        // A value that may be left out is no value if it looks like an option.
+        let Ok(Command::Node(NodeCommand::Drain { args, .. })) =
+            parsed(&["wmall", "node", "drain", "data-1", "--wait", "--yes"])
+        else {
+            panic!("drain");
+        };
+        assert!(args.consent.yes && args.wait.is_some());
+        assert!(parsed(&["wmall", "ls", "b", "--after"]).is_err(), "nothing follows");
+        assert!(parsed(&["wmall", "ls", "b", "--nonsense"]).is_err());
     }
 }

@@ -73,9 +73,10 @@ pub(crate) enum NodeCommand {
     Revoke {
         /// Whose.
         name: NodeName,
-        /// What they are.
-        #[arg(long, value_enum, default_value_t = RoleName::Data)]
-        role: RoleName,
+        /// Their role: for a name that is known in several, or in none since its certificate was issued
+        /// offline. [default: found by the name]
+        #[arg(long, value_enum)]
+        role: Option<RoleName>,
     },
 }
 

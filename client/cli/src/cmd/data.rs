@@ -7,6 +7,7 @@ use tokio::fs::File;
 use wmall_client::{ClientError, PutOptions, PutSummary, Source, Store, VerifyReport};
 use wmall_proto::rpc::Condition;
 use wmall_proto::{ErrorCode, FileId, ObjectName, RpcError};
+use wmall_runtime::OutFile;
 
 use super::Context;
 use crate::args::{GetArgs, PutArgs};
@@ -160,20 +161,16 @@ pub(crate) async fn get(context: &Context, args: GetArgs) -> Result<(), Failure>
     let progress = Some(shown.callback(context.quiet));
     let out = args.out.unwrap_or_else(|| default_name(&args.source));
     if out.as_os_str() == "-" {
-        download.copy_to(&mut tokio::io::stdout(), progress).await?;
+        download.copy_to(&mut tokio::io::stdout(), progress).await.map_err(|error| match error {
+            ClientError::Local { source, .. } => Failure::stdout(&source),
+            other => other.into(),
+        })?;
     } else {
-        let mut name = out.clone().into_os_string();
-        name.push(".part");
-        let part = PathBuf::from(name);
-        let failed = |e| Failure::local(format!("cannot write {}", part.display()), &e);
-        let mut file = File::create(&part).await.map_err(failed)?;
-        let copied = download.copy_to(&mut file, progress).await;
-        if let Err(error) = copied {
-            let _ = std::fs::remove_file(&part);
-            return Err(error.into());
-        }
-        file.sync_all().await.map_err(failed)?;
-        std::fs::rename(&part, &out).map_err(failed)?;
+        let failed = |e| Failure::local(format!("cannot write {}", out.display()), &e);
+        let mut file = OutFile::create(&out).map_err(failed)?;
+        let mut writer = File::from_std(file.file().try_clone().map_err(failed)?);
+        download.copy_to(&mut writer, progress).await?;
+        file.publish().map_err(failed)?;
     }
     drop(shown);
     store.close().await;
@@ -200,8 +197,15 @@ pub(crate) async fn verify(context: &Context, source: &Source, deep: bool) -> Re
     drop(shown);
     store.close().await;
     context.format.print(&report, describe)?;
-    if report.is_good() {
-        return Ok(());
+    match (report.is_good(), report.is_complete()) {
+        (true, true) => return Ok(()),
+        (true, false) => {
+            let why =
+                format!("nothing bad was found; {} pieces could not be asked for", report.pieces_unasked);
+            return Err(Failure::check("verify_incomplete", why)
+                .hint("`wmall status` shows which data nodes do not answer; verify again when they do"));
+        }
+        (false, _) => {}
     }
     let why = format!("{} chunks unreadable, {} pieces bad", report.unreadable, report.pieces_bad);
     Err(Failure::check("verify_failed", why).hint("`wmall chunk show` tells where a chunk's pieces are"))
@@ -210,7 +214,7 @@ pub(crate) async fn verify(context: &Context, source: &Source, deep: bool) -> Re
 fn describe(report: &VerifyReport) -> String {
     let mut text = format!(
         "{} chunks: {} stable, {} warning, {} danger, {} unavailable, {} lost\n\
-         pieces: {} signed for, {} read and good, {} bad; {} known to be absent",
+         pieces: {} signed for, {} read and good, {} bad, {} could not be asked for; {} known to be absent",
         report.chunks,
         report.grades.stable,
         report.grades.warning,
@@ -220,6 +224,7 @@ fn describe(report: &VerifyReport) -> String {
         report.pieces_attested,
         report.pieces_good,
         report.pieces_bad,
+        report.pieces_unasked,
         report.pieces_absent
     );
     for trouble in &report.troubles {

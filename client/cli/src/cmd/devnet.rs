@@ -80,13 +80,18 @@ fn row(node: &NodeView) -> Vec<String> {
 
 async fn up(dir: &Path, options: &UpOptions) -> Result<(), Failure> {
     let devnet = Devnet::up(dir, &binary()?, options).await?;
-    announce(&devnet.layout().client())?;
+    let said = announce(&devnet.layout().client());
     if options.detach {
+        said?;
         return line(&format!("`wmall devnet down --dir {}` ends it", dir.display()));
     }
-    line("Ctrl-C ends it")?;
-    wait_for_signal().await?;
-    Ok(devnet.down()?)
+    // Without anybody who reads this it ends as it would by Ctrl-C.
+    let said = said.and_then(|()| line("Ctrl-C ends it"));
+    if said.is_ok() {
+        wait_for_signal().await?;
+    }
+    devnet.down()?;
+    said
 }
 
 async fn up_in_process(dir: &Path, options: &UpOptions) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use wmall_proto::identity::{Actor, AuditRecord, Scope, TokenId, TokenRecord, User};
+use wmall_proto::identity::{AuditRecord, Scope, TokenId, TokenRecord, User};
 use wmall_proto::{NodeName, Role};
 
 use super::{Context, join};
@@ -85,11 +85,13 @@ fn words(scopes: &[Scope]) -> String {
     if words.is_empty() { "-".into() } else { words.join(" ") }
 }
 
-pub(super) async fn revoke(context: &Context, name: NodeName, role: Role) -> Result<(), Failure> {
+pub(super) async fn revoke(context: &Context, name: NodeName, role: Option<Role>) -> Result<(), Failure> {
     let store = context.connect().await?;
-    store.revoke(Actor { role, name: name.clone() }).await?;
+    let revoked = store.revoke(name, role).await?;
     store.close().await;
-    if role == Role::Metadata && !context.quiet {
+    context.format.print(&revoked, |revoked| format!("revoked: {revoked}"))?;
+    if revoked.role == Role::Metadata && !context.quiet {
+        let name = revoked.name;
         eprintln!(
             "{name} is refused for good; it also had the key that certificates are issued with: if somebody else \
              may have it now, the cluster needs a new CA (SECURITY.md)"
@@ -138,7 +140,8 @@ pub(super) async fn audit(context: &Context, args: &AuditArgs) -> Result<(), Fai
         more = true;
     }
     if more {
-        eprintln!("there are more; --first goes on behind the last, --limit shows more");
+        let next = lines.last().map_or(first, |l| l.number + 1);
+        eprintln!("there are more; --first {next} goes on behind the last, --limit shows more");
     }
     context
         .format

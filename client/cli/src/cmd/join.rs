@@ -1,6 +1,7 @@
 //! `init --join`: from a token to a node or a user that can begin. Identity first, then configuration, then
 //! folders; each step that was done is found done when the command is given again.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use wmall_client::ClientConfig;
 use wmall_proto::join::JoinToken;
 use wmall_proto::rpc::{Request, Response};
 use wmall_proto::{NodeName, Role};
+use wmall_runtime::OutFile;
 use wmall_runtime::ops::OpsConfig;
 use wmall_transport::{Endpoint, Identity, Issuer, JoinError, Members};
 
@@ -158,7 +160,11 @@ fn write_config<T: Serialize>(file: &Path, config: &T) -> Result<(), Failure> {
         return Ok(());
     }
     let text = toml::to_string_pretty(config).map_err(|e| Failure::local("the configuration", &e))?;
-    std::fs::write(file, text).map_err(|e| Failure::local(format!("cannot write {}", file.display()), &e))
+    let written = OutFile::create(file).and_then(|mut out| {
+        out.file().write_all(text.as_bytes())?;
+        out.publish()
+    });
+    written.map_err(|e| Failure::local(format!("cannot write {}", file.display()), &e))
 }
 
 fn said(name: &NodeName, role: &str, file: &Path) -> Result<(), Failure> {

@@ -1,11 +1,12 @@
 //! `meta`: members, snapshots, restores.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use wmall_metadata_node::{
     Audit, Config, InitError, RestoreError, SnapshotSummary, restore, verify_snapshot,
 };
 use wmall_proto::topology::MetadataAddress;
+use wmall_runtime::{OutFile, ScratchFolder};
 
 use super::Context;
 use super::role::name_and_address;
@@ -76,27 +77,22 @@ async fn snapshot(context: &Context, command: SnapshotCommand) -> Result<(), Fai
     }
 }
 
-/// Saves the leader's, or that of one member. Under a temporary name until it is whole, on disk, and checked.
+/// Saves the leader's, or that of one member. The file has its name once it is whole, checked, and on disk.
 async fn save(context: &Context, file: &Path, from: Option<&wmall_proto::NodeName>) -> Result<(), Failure> {
-    let mut temporary = file.as_os_str().to_owned();
-    temporary.push(".part");
-    let temporary = PathBuf::from(temporary);
-    let failed = |e| Failure::local(format!("cannot write {}", temporary.display()), &e);
+    let failed = |e| Failure::local(format!("cannot write {}", file.display()), &e);
     let store = context.connect().await?;
-    let mut out = tokio::fs::File::create(&temporary).await.map_err(failed)?;
-    let saved = match from {
-        Some(member) => store.save_local_snapshot(member, &mut out).await,
-        None => store.save_snapshot(&mut out).await,
+    let (scratch, out) =
+        (ScratchFolder::beside(file).map_err(failed)?, OutFile::create(file).map_err(failed)?);
+    let staged = out.staged(&scratch);
+    let mut writer = tokio::fs::File::create(&staged).await.map_err(failed)?;
+    match from {
+        Some(member) => store.save_local_snapshot(member, &mut writer).await?,
+        None => store.save_snapshot(&mut writer).await?,
     };
     store.close().await;
-    if let Err(error) = saved {
-        let _ = std::fs::remove_file(&temporary);
-        return Err(error.into());
-    }
-    out.sync_all().await.map_err(failed)?;
     let bad = |e| Failure::local("the snapshot that came is no good", &e);
-    let summary = verify_snapshot(&temporary).map_err(bad)?;
-    std::fs::rename(&temporary, file).map_err(failed)?;
+    let summary = verify_snapshot(&staged).map_err(bad)?;
+    out.publish_staged(&scratch).map_err(failed)?;
     context.format.print(&summary, describe)
 }
 

@@ -9,80 +9,81 @@ use super::Context;
 use super::place::grades;
 use crate::args::{BucketCommand, BucketRuleArgs, LsArgs, PoolCommand};
 use crate::exit::Failure;
-use crate::output::{bytes, table, time};
+use crate::output::{Listing, bytes, table, time};
 
-/// Lists objects, page by page, up to a limit.
+/// Entries that are asked for at once: what the metadata nodes give at most.
+const PAGE: u64 = 1000;
+
+/// Lists objects, page by page, to the end or a limit.
 pub(crate) async fn ls(context: &Context, args: LsArgs) -> Result<(), Failure> {
-    let LsArgs { place, limit, after, removed } = args;
+    let LsArgs { place, limit, after, removed, former } = args;
     let (bucket, prefix) = place.split_once('/').unwrap_or((&place, ""));
     let bucket = BucketName::new(bucket).map_err(Failure::usage)?;
+    let mut left = limit.unwrap_or(u64::MAX);
     if removed {
-        return ls_removed(context, bucket, prefix, limit).await;
+        // All versions of a name come before the next name, the latest last.
+        let after = after.map(|name| (name, former.unwrap_or(u64::MAX)));
+        return ls_removed(context, bucket, prefix, after, left).await;
     }
     let store = context.connect().await?;
-    let mut all: Vec<ObjectEntry> = Vec::new();
-    let mut after: Option<ObjectName> = after;
-    loop {
-        let left = limit - (all.len() as u32).min(limit);
-        let (page, more) =
-            store.list(bucket.clone(), prefix.to_string(), after.clone(), left.clamp(1, 1000)).await?;
-        all.extend(page);
-        all.truncate(limit as usize);
-        after = all.last().map(|e| e.name.clone()).or(after);
-        if !more || all.len() as u32 >= limit {
-            if more {
-                eprintln!("there are more; --limit shows more, --after goes on behind the last");
-            }
-            break;
-        }
+    let mut listing = Listing::new(context.format, &["size", "modified", "name", "cid"]);
+    let mut after = after;
+    let mut more = true;
+    while more && left > 0 {
+        let page = left.min(PAGE) as u32;
+        let (entries, goes_on) = store.list(bucket.clone(), prefix.to_string(), after.clone(), page).await?;
+        listing.page(&entries, object_row)?;
+        left -= (entries.len() as u64).min(left);
+        (more, after) = (goes_on, entries.last().map(|e| e.name.clone()).or(after));
     }
     store.close().await;
-    context.format.print(&all, |all| {
-        table(
-            &["size", "modified", "name", "cid"],
-            all.iter().map(|e| {
-                let record = &e.record;
-                vec![
-                    bytes(record.size),
-                    time(record.modified_ms),
-                    e.name.to_string(),
-                    record.file.to_string(),
-                ]
-            }),
-        )
-    })
+    listing.end()?;
+    if let Some(last) = after.filter(|_| more) {
+        eprintln!("there are more; --after {:?} goes on behind the last, --limit shows more", last.as_str());
+    }
+    Ok(())
+}
+
+fn object_row(entry: &ObjectEntry) -> Vec<String> {
+    let record = &entry.record;
+    vec![bytes(record.size), time(record.modified_ms), entry.name.to_string(), record.file.to_string()]
 }
 
 /// Lists what was removed or replaced.
-async fn ls_removed(context: &Context, bucket: BucketName, prefix: &str, limit: u32) -> Result<(), Failure> {
+async fn ls_removed(
+    context: &Context,
+    bucket: BucketName,
+    prefix: &str,
+    mut after: Option<(ObjectName, u64)>,
+    mut left: u64,
+) -> Result<(), Failure> {
     let store = context.connect().await?;
-    let mut all: Vec<TrashEntry> = Vec::new();
-    loop {
-        let after = all.last().map(|e| (e.name.clone(), e.version));
-        let left = limit.saturating_sub(all.len() as u32).clamp(1, 1000);
-        let (page, more) = store.trash(bucket.clone(), prefix.to_string(), after, left).await?;
-        all.extend(page);
-        if !more || all.len() >= limit as usize {
-            break;
-        }
+    let columns = &["size", "removed", "until", "version", "name", "cid"];
+    let mut listing = Listing::new(context.format, columns);
+    let mut more = true;
+    while more && left > 0 {
+        let page = left.min(PAGE) as u32;
+        let (entries, goes_on) = store.trash(bucket.clone(), prefix.to_string(), after.clone(), page).await?;
+        listing.page(&entries, removed_row)?;
+        left -= (entries.len() as u64).min(left);
+        (more, after) = (goes_on, entries.last().map(|e| (e.name.clone(), e.version)).or(after));
     }
     store.close().await;
-    all.truncate(limit as usize);
-    context.format.print(&all, |all| {
-        let row = |e: &TrashEntry| {
-            let object = &e.record.object;
-            let (removed, due) = (time(e.record.removed_ms), time(e.record.due_ms));
-            vec![
-                bytes(object.size),
-                removed,
-                due,
-                e.version.to_string(),
-                e.name.to_string(),
-                object.file.to_string(),
-            ]
-        };
-        table(&["size", "removed", "until", "version", "name", "cid"], all.iter().map(row))
-    })
+    listing.end()?;
+    if let Some((name, version)) = after.filter(|_| more) {
+        let name = name.as_str();
+        eprintln!(
+            "there are more; --after {name:?} --former {version} goes on behind the last, --limit shows more"
+        );
+    }
+    Ok(())
+}
+
+fn removed_row(entry: &TrashEntry) -> Vec<String> {
+    let object = &entry.record.object;
+    let (removed, due) = (time(entry.record.removed_ms), time(entry.record.due_ms));
+    let (version, name) = (entry.version.to_string(), entry.name.to_string());
+    vec![bytes(object.size), removed, due, version, name, object.file.to_string()]
 }
 
 fn millis(time: std::time::Duration) -> u64 {
@@ -149,10 +150,7 @@ pub(crate) async fn bucket(context: &Context, command: BucketCommand) -> Result<
             return Ok(());
         }
         BucketCommand::Rm { name, purge } => {
-            if purge {
-                store.purge_trash(name.clone()).await?;
-            }
-            store.remove_bucket(name).await?;
+            store.remove_bucket(name, purge).await?;
             store.close().await;
             return Ok(());
         }

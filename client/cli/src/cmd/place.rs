@@ -53,7 +53,7 @@ pub(super) async fn node(context: &Context, command: NodeCommand) -> Result<(), 
             operate(context, Operation::Maintenance { node: name, for_ms, force }, Some((consent, what)))
                 .await
         }
-        NodeCommand::Revoke { name, role } => identity::revoke(context, name, role.into()).await,
+        NodeCommand::Revoke { name, role } => identity::revoke(context, name, role.map(Into::into)).await,
         NodeCommand::Ls => context.format.print(&fetch_status(context).await?.nodes, |all| nodes(all)),
         NodeCommand::Show { name } => {
             let store = context.connect().await?;

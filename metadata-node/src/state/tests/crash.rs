@@ -37,10 +37,11 @@ fn history() -> Vec<(LogId<u64>, bytes::Bytes)> {
             }),
             5 => Command::MarkDirty(DiskId(1 + roll(3) as u32)),
             6 => Command::FenceUploads { before_ms: n / 4 },
-            7 => Command::Revoke(Actor {
-                role: Role::Client,
+            7 => Command::Revoke {
                 name: NodeName::new(format!("u{}", roll(4))).unwrap(),
-            }),
+                role: Some(Role::Client).filter(|_| roll(2) == 0),
+                by: None,
+            },
             8 => Command::SetScopes(User {
                 name: NodeName::new("alice").unwrap(),
                 scopes: vec!["b:read".parse().unwrap()],

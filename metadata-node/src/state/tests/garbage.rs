@@ -370,3 +370,82 @@ fn what_falls_due_is_found_in_the_order_of_time() {
     m.run(Command::DeleteChunks(vec![gone])).unwrap();
     assert!(m.exists(1), "a chunk that nobody condemned");
 }
+
+fn trash(m: &Machine) -> Result<usize, ErrorCode> {
+    let query = Query::Trash { bucket: b(), prefix: String::new(), after: None, limit: 1000 };
+    match m.state.query(&query, &Silent::new()) {
+        Ok(QueryReply::Trash { entries, .. }) => Ok(entries.len()),
+        Ok(other) => panic!("{other:?}"),
+        Err(QueryError::Answer(error)) => Err(error.code),
+        Err(QueryError::Store(error)) => panic!("{error}"),
+    }
+}
+
+fn buckets(m: &Machine) -> usize {
+    match m.state.query(&Query::Buckets { after: None, limit: 10 }, &Silent::new()) {
+        Ok(QueryReply::Buckets { buckets, more: false }) => buckets.len(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_bucket_goes_with_all_that_was_removed_from_it_or_not_at_all() {
+    let mut m = Machine::new();
+    let drop = |purge| Command::RemoveBucket { name: b(), purge };
+    m.run(named(&[1], "gone", Condition::None)).unwrap();
+    m.run(remove("gone", false)).unwrap();
+    m.run(named(&[2], "stays", Condition::None)).unwrap();
+    let before = m.pairs();
+    assert_eq!(code(m.run(drop(true))), Err(ErrorCode::NotEmpty));
+    assert_eq!(trash(&m), Ok(1), "what was removed can still be had back");
+    let same = |pairs: BTreeMap<Vec<u8>, Vec<u8>>| -> Vec<_> {
+        pairs.into_iter().filter(|(key, _)| !matches!(key[0], b'a' | b'k')).collect()
+    };
+    assert_eq!(same(m.pairs()), same(before), "refused without any change");
+    m.run(remove("stays", false)).unwrap();
+    assert_eq!(code(m.run(drop(false))), Err(ErrorCode::NotEmpty));
+    m.run(drop(true)).unwrap();
+    assert_eq!((buckets(&m), trash(&m)), (0, Err(ErrorCode::NotFound)));
+    assert_eq!(m.state.counters().1.trash, 0);
+    assert!(m.state.due(u64::MAX, 10).unwrap().iter().all(|(_, due)| !matches!(due, Due::Bucket(_))));
+    m.recount();
+}
+
+#[test]
+fn a_bucket_with_much_in_its_trash_is_gone_at_once_and_its_trash_step_by_step() {
+    let mut m = Machine::new();
+    m.run(named(&[1], "x", Condition::None)).unwrap();
+    for _ in 0..600 {
+        m.run(remove("x", false)).unwrap();
+        m.run(restore("x")).unwrap();
+        m.run(named(&[2], "x", Condition::None)).unwrap();
+        m.run(named(&[1], "x", Condition::None)).unwrap();
+    }
+    m.run(remove("x", false)).unwrap();
+    let held = m.state.counters().1.trash;
+    assert!(held > 600, "{held}");
+    m.run(Command::RemoveBucket { name: b(), purge: true }).unwrap();
+    assert!(m.state.counters().1.trash >= held - 256, "one entry does a step of it");
+    // The bucket is there for nobody any more, and its name is not free yet.
+    assert_eq!((buckets(&m), trash(&m)), (0, Err(ErrorCode::NotFound)));
+    assert_eq!(code(m.run(restore("x"))), Err(ErrorCode::NotFound));
+    assert_eq!(code(m.run(named(&[3], "x", Condition::None))), Err(ErrorCode::NotFound));
+    let again =
+        Command::CreateBucket { name: b(), pool: "3x".parse().unwrap(), rules: BucketRules::default() };
+    assert_eq!(code(m.run(again.clone())), Err(ErrorCode::Busy));
+    m.recount();
+    m.assert_same_after_reload();
+    let steps = (0..100).take_while(|_| {
+        let due = m.state.due(m.index, 100).unwrap();
+        let more = due.iter().any(|(_, due)| matches!(due, Due::Bucket(_)));
+        let due = due.into_iter().filter(|(_, due)| matches!(due, Due::Bucket(_))).collect();
+        m.run(Command::Expire(due)).unwrap();
+        more
+    });
+    assert_eq!(steps.count() as u64, held.div_euclid(256));
+    assert_eq!(m.state.counters().1.trash, 0);
+    m.recount();
+    m.run(again).unwrap();
+    assert_eq!(trash(&m), Ok(0));
+    m.recount();
+}

@@ -21,6 +21,10 @@ fn token(id: u8, role: Role, name: Option<&str>, expires_ms: u64) -> TokenRecord
     }
 }
 
+fn revoke(name: &str, role: Option<Role>) -> Command {
+    Command::Revoke { name: NodeName::new(name).unwrap(), role, by: Some(actor(Role::Admin, "ops")) }
+}
+
 fn use_token(m: &mut Machine, id: u8, name: &str, key: u8) -> Result<(), ErrorCode> {
     let name = NodeName::new(name).unwrap();
     code(m.run(Command::UseToken { id: TokenId([id; 32]), name, key: [key; 32] })).map(|_| ())
@@ -62,7 +66,7 @@ fn of_two_who_show_one_token_one_gets_in() {
     m.run(Command::CreateToken(token(6, Role::Data, None, m.index + 2))).unwrap();
     assert_eq!(use_token(&mut m, 6, "data-6", 1), Err(ErrorCode::BadToken), "expired at this very moment");
     // Who was revoked is not let in again by the token that let them in, whatever time it has left.
-    m.run(Command::Revoke(actor(Role::Data, "data-9"))).unwrap();
+    m.run(revoke("data-9", Some(Role::Data))).unwrap();
     assert_eq!(use_token(&mut m, 1, "data-9", 1), Err(ErrorCode::BadToken), "revoked since");
     m.run(Command::DropToken(TokenId([4; 32]))).unwrap();
     assert_eq!(use_token(&mut m, 4, "data-5", 1), Err(ErrorCode::BadToken));
@@ -74,12 +78,12 @@ fn of_two_who_show_one_token_one_gets_in() {
 fn what_is_revoked_stays_so_and_a_metadata_node_for_good() {
     let mut m = Machine::new();
     let version = m.state.topology().version;
-    m.run(Command::Revoke(actor(Role::Data, "data-2"))).unwrap();
+    m.run(revoke("data-2", Some(Role::Data))).unwrap();
     let (at, first) = (m.index, m.state.topology().version);
-    m.run(Command::Revoke(actor(Role::Client, "alice"))).unwrap();
+    m.run(revoke("alice", Some(Role::Client))).unwrap();
     let second = m.state.topology().version;
     assert!(version < first && first < second);
-    m.run(Command::Revoke(actor(Role::Metadata, "metadata-1"))).unwrap();
+    m.run(revoke("metadata-1", Some(Role::Metadata))).unwrap();
     let expected = [
         Revocation {
             actor: actor(Role::Metadata, "metadata-1"),
@@ -93,7 +97,7 @@ fn what_is_revoked_stays_so_and_a_metadata_node_for_good() {
     assert_eq!(topology.revoked, expected, "in the order of their holders, which readers rely on");
     assert!(topology.version > version, "everybody reads the map again");
     // Once more, later: one entry a holder.
-    m.run(Command::Revoke(actor(Role::Data, "data-2"))).unwrap();
+    m.run(revoke("data-2", Some(Role::Data))).unwrap();
     assert_eq!(m.state.topology().revoked.len(), 3);
     assert_eq!(m.state.topology().revoked[1].before, m.state.topology().version);
     m.assert_same_after_reload();
@@ -172,4 +176,45 @@ fn every_act_leaves_a_line_and_the_lines_hang_together() {
     for damaged in [changed, without, cut] {
         assert_ne!(troubles(&damaged), [""; 0]);
     }
+}
+
+#[test]
+fn a_name_is_revoked_in_the_one_role_in_which_it_is_known() {
+    let mut m = Machine::new();
+    let revoked = |m: &mut Machine, name: &str| match m.run(revoke(name, None)) {
+        Ok(Response::Revoked(actor)) => Ok(actor.role),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.code),
+    };
+    let before = m.state.topology().version;
+    assert_eq!(revoked(&mut m, "nobody"), Err(ErrorCode::NotFound));
+    assert_eq!(m.state.topology().version, before, "refused without any change");
+    assert_eq!(revoked(&mut m, "data-1"), Ok(Role::Data), "it has registered");
+    // A joined name is known when its token is long forgotten; a promised one, before its token is used.
+    m.run(Command::CreateToken(token(1, Role::Client, Some("alice"), 1_000))).unwrap();
+    m.run(Command::CreateToken(token(2, Role::Admin, Some("root"), 1_000))).unwrap();
+    use_token(&mut m, 1, "alice", 1).unwrap();
+    m.run(Command::DropToken(TokenId([1; 32]))).unwrap();
+    assert_eq!(revoked(&mut m, "alice"), Ok(Role::Client));
+    assert_eq!(revoked(&mut m, "root"), Ok(Role::Admin));
+    assert_eq!(revoked(&mut m, "root"), Ok(Role::Admin), "once more, by the revocation itself");
+    // Scopes alone do not say of which kind a user is; nor does a name that two go by.
+    let bob = NodeName::new("bob").unwrap();
+    m.run(Command::SetScopes(User { name: bob, scopes: vec!["b:read".parse().unwrap()] })).unwrap();
+    assert_eq!(revoked(&mut m, "bob"), Err(ErrorCode::BadRequest));
+    m.run(Command::CreateToken(token(3, Role::Client, Some("data-2"), 1_000))).unwrap();
+    assert_eq!(revoked(&mut m, "data-2"), Err(ErrorCode::BadRequest));
+    // An operator who has acted is known, and can't revoke their own certificate.
+    let by = Some(actor(Role::Admin, "ops"));
+    let noted = Command::Note { act: "meta member rm 3".into() };
+    m.apply(vec![Envelope { request: None, by, command: noted }]);
+    assert_eq!(revoked(&mut m, "ops"), Err(ErrorCode::BadRequest), "by itself");
+    // A name of a certificate that was issued offline can't be known: the role that is said counts.
+    let offline = m.run(revoke("offline", Some(Role::Admin))).unwrap();
+    assert_eq!(offline, Response::Revoked(actor(Role::Admin, "offline")));
+    let by = Some(actor(Role::Admin, "ops"));
+    m.apply(vec![Envelope { request: None, by, command: revoke("alice", None) }]);
+    assert_eq!(lines(&m).last().unwrap().act, "node revoke client alice", "the line says what was found");
+    assert_eq!(troubles(&m.pairs()), [""; 0]);
+    m.assert_same_after_reload();
 }

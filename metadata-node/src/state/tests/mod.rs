@@ -438,7 +438,7 @@ fn names_move_and_buckets_count() {
     };
     // The former version of `x` holds its file.
     assert_eq!((references(&m, 1), references(&m, 2)), (1, 2));
-    assert_eq!(code(m.run(Command::RemoveBucket { name: b() })), Err(ErrorCode::NotEmpty));
+    assert_eq!(code(m.run(Command::RemoveBucket { name: b(), purge: true })), Err(ErrorCode::NotEmpty));
 }
 
 fn b() -> BucketName {
