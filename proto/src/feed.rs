@@ -81,6 +81,19 @@ pub enum FeedPage {
     },
 }
 
+impl FeedPage {
+    /// The same for an answer that has no room for what happened: nothing yet, and more to come at once. What is
+    /// asked about again is small.
+    pub fn put_off(self, position: u64) -> Self {
+        match self {
+            Self::Items { items, .. } if !items.is_empty() => {
+                Self::Items { position, items: Vec::new(), more: true }
+            }
+            page => page,
+        }
+    }
+}
+
 /// What the metadata nodes know of pieces that a data node asked about.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct PiecesKnown {

@@ -1,6 +1,5 @@
 //! One disk: its format, its journal of pieces, the index over them, and what keeps both in order.
 
-mod ballast;
 mod books;
 mod compact;
 mod index;
@@ -16,7 +15,7 @@ mod worth;
 
 pub(crate) use index::{Located, PieceState};
 pub(crate) use piece::PieceHeader;
-pub(crate) use store::{DiskError, DiskStore, Usage};
+pub(crate) use store::{DiskError, DiskStore, KEPT_FREE, Usage};
 pub use superblock::{FormatError, Superblock};
 #[cfg(feature = "testing")]
 pub use testing::scan_any_segment;

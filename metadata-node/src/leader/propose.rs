@@ -14,7 +14,7 @@ use wmall_proto::identity::Actor;
 use wmall_proto::rpc::Response;
 use wmall_proto::{ErrorCode, RequestId, RpcError, codec};
 
-use super::ClusterClock;
+use super::{ClusterClock, Volumes};
 use crate::command::{Batch, Command, Envelope};
 use crate::types::Raft;
 
@@ -48,14 +48,15 @@ struct Waiting {
 pub struct Proposer {
     queue: mpsc::Sender<Waiting>,
     room: Arc<Semaphore>,
+    volumes: Arc<Volumes>,
 }
 
 impl Proposer {
     /// Starts the task.
-    pub(crate) fn start(raft: Raft, clock: Arc<ClusterClock>) -> Self {
+    pub(crate) fn start(raft: Raft, clock: Arc<ClusterClock>, volumes: Arc<Volumes>) -> Self {
         let (queue, commands) = mpsc::channel(QUEUE);
         tokio::spawn(run(raft, clock, commands));
-        Self { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES)) }
+        Self { queue, room: Arc::new(Semaphore::new(QUEUE_BYTES)), volumes }
     }
 
     /// Proposes a command and waits for its answer.
@@ -74,6 +75,9 @@ impl Proposer {
     }
 
     async fn queue(&self, envelope: Envelope) -> Result<Response, RpcError> {
+        if envelope.command.grows() {
+            self.volumes.check()?;
+        }
         let bytes = codec::encode(&envelope).len();
         if bytes > MAX_COMMAND {
             let reason = format!("a command of {bytes} bytes; {MAX_COMMAND} at most");

@@ -3,6 +3,7 @@
 
 #![warn(missing_docs)]
 
+pub mod ballast;
 pub mod boot;
 pub mod clock;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod ops;
 pub mod random;
 pub mod shutdown;
 pub mod view;
+pub mod volume;
 
 pub use config::ConfigError;
 pub use folder::{FolderError, FolderLock};
