@@ -217,7 +217,8 @@ impl Context<'_> {
     }
 
     fn stage_weight(&mut self, disk: DiskId, weight: u32) -> Outcome {
-        let present = self.known_disk(disk)?.weight;
+        let known = self.known_disk(disk)?;
+        let (present, waits) = (known.weight, known.weight_waits);
         if !is_weight(weight) {
             let reason = format!("a weight of {weight}; it is 1 to {MAX_WEIGHT}");
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason)
@@ -226,7 +227,8 @@ impl Context<'_> {
         }
         let mut draft = self.derived.draft.clone();
         draft.weights.retain(|(d, _)| *d != disk);
-        if weight != present {
+        // What it has, for a disk that asks for more: that is a no.
+        if weight != present || waits {
             draft.weights.push((disk, weight));
             draft.weights.sort_unstable();
         }

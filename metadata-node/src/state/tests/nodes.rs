@@ -141,6 +141,15 @@ fn a_weight_above_the_usual_waits_for_an_operator_and_so_does_another_zone() {
     m.register_as(asking(5, "z1", &[("d", 1_000_000)]), &[]).unwrap();
     assert_eq!(m.weights("data-5"), [(1, Some(1_000_000))]);
     let node = NodeName::new("data-5").unwrap();
+    // An operator may say no.
+    let no = DiskId(5);
+    m.operate(Operate::StageWeight { disk: no, weight: 1 }).unwrap();
+    let version = m.state.draft().version;
+    m.operate(Operate::ApplyLayout { version }).unwrap();
+    assert_eq!(m.weights("data-5"), [(1, None)]);
+    m.register_as(asking(5, "z1", &[("d", 999_999)]), &[]).unwrap();
+    assert_eq!(m.weights("data-5"), [(1, Some(999_999))], "and is asked again for something else");
+    m.register_as(asking(5, "z1", &[("d", 1_000_000)]), &[]).unwrap();
     // As often as it asks, and by however many disks.
     let many: Vec<String> = (0..10).map(|i| format!("d{i}")).collect();
     let many: Vec<(&str, u32)> = many.iter().map(|name| (name.as_str(), 2)).collect();
