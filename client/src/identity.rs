@@ -11,8 +11,8 @@ use crate::error::ClientError;
 use crate::store::{Store, unexpected};
 
 impl Store {
-    /// Makes a join token. Its secret is drawn here; the metadata nodes learn its id only. With `wait_for_layout` every
-    /// disk of the data node that joins with it waits for an operator.
+    /// Makes a join token. Its secret is drawn here; the metadata nodes learn its id only. With
+    /// `wait_for_layout` every disk of the data node that joins with it waits for an operator.
     pub async fn create_token(
         &self,
         role: Role,

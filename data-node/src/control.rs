@@ -381,7 +381,7 @@ fn told(beat: DiskHeartbeat) -> DiskHeartbeat {
     beat
 }
 
-/// The same, but for what a node that lies says.
+/// Replaces what a node that lies says.
 #[cfg(feature = "testing")]
 fn told(beat: DiskHeartbeat) -> DiskHeartbeat {
     match crate::lies::told().full {

@@ -1,4 +1,4 @@
-//! How much each disk of the node can have in all, by what its file system says and not by its configuration alone.
+//! Computes how much each disk of the node can have, by its file system and not by its configuration alone.
 
 /// A disk and its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub(crate) struct Measured {
     pub(crate) file_system: Option<(u64, u64)>,
 }
 
-/// The most bytes that each disk can have: what it has and its share of what is free, less `kept` bytes that each
+/// The most bytes that each disk can have: its own and its share of what is free, less `kept` bytes that each
 /// file system keeps. Disks of one file system share; what one has no use for is the others'.
 pub(crate) fn capacities(disks: &[Measured], kept: u64) -> Vec<u64> {
     let mut capacities: Vec<u64> = disks.iter().map(|d| d.max_bytes).collect();
@@ -21,7 +21,7 @@ pub(crate) fn capacities(disks: &[Measured], kept: u64) -> Vec<u64> {
     for file_system in order.chunk_by(|&a, &b| device(disks, a) == device(disks, b)) {
         let free = file_system.iter().filter_map(|&i| disks[i].file_system).map(|(_, free)| free).min();
         let mut left = free.unwrap_or(0).saturating_sub(kept);
-        // Who wants least first, so that what it leaves can be shared.
+        // Serve the disk that wants least first, so that what it leaves can be shared.
         for (n, &i) in file_system.iter().enumerate() {
             let share = wants(i).min(left / (file_system.len() - n) as u64);
             left -= share;

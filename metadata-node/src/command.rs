@@ -415,8 +415,9 @@ impl PromisedChunk {
 }
 
 impl Command {
-    /// Whether it makes the metadata grow for somebody who asks: refused while there is no room for that. Deletes,
-    /// revocations, what operators decide about nodes, disks and tokens, and what the cluster does by itself go on.
+    /// True if it makes the metadata grow for somebody who asks: refused while there is no room for that.
+    /// Deletes, revocations, decisions of operators about nodes, disks and tokens, and the cluster's own acts
+    /// go on.
     pub(crate) fn grows(&self) -> bool {
         match self {
             Self::CreatePool { .. }

@@ -1,7 +1,8 @@
-//! Looks at the room on this member's own volumes, and keeps a ballast on that of its data: what is given up when
-//! the volume is full all the same, so that the member can start, and deletes can be written.
+//! Looks at the room on this member's own volumes, and keeps a ballast on that of its data. The ballast is
+//! given up when the volume is full all the same, so that the member can start, and deletes can be written.
 //!
-//! Two tasks, one a volume: a folder that hangs, such as a mount of another machine, must not hide the other one.
+//! Two tasks, one a volume: a folder that hangs, such as a mount of another machine, must not hide the other
+//! one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,7 +35,8 @@ impl Default for VolumeConfig {
     }
 }
 
-/// Keeps a ballast in a member's folder. Before anything else there is opened: on a full volume it is given up.
+/// Keeps a ballast in a member's folder. Before anything else there is opened: on a full volume it is given
+/// up.
 pub(crate) fn ballast(folder: &Path, config: &VolumeConfig) -> Ballast {
     Ballast::new(folder.to_path_buf(), config.ballast_bytes, config.ballast_bytes / 2)
 }
@@ -54,7 +56,7 @@ pub(crate) async fn watch_data(
                 ballast.restore();
             }
             let room = room(&folder, &folder.join("snapshots"), config.reserve_bytes)?;
-            // What the ballast takes can be had.
+            // Count the ballast, which can be given up.
             Some(VolumeRoom { free_bytes: room.free_bytes.saturating_add(held_in(&folder)), ..room })
         };
         let data = tokio::task::spawn_blocking(looking).await.unwrap_or_default();
@@ -74,8 +76,8 @@ pub(crate) async fn watch_backups(config: BackupConfig, volumes: Arc<Volumes>) {
     }
 }
 
-/// The room on a folder's volume. A snapshot is written beside the one before it, so the newest counts to what is
-/// to stay free.
+/// The room on a folder's volume. A snapshot is written beside the one before it, so the newest counts to
+/// what is to stay free.
 fn room(folder: &Path, snapshots: &Path, reserve_bytes: u64) -> Option<VolumeRoom> {
     let free_bytes = volume::free_bytes(folder).ok()?;
     let newest = snapshot_files(snapshots).ok().and_then(|files| files.last().cloned());

@@ -493,7 +493,8 @@ impl Service {
         let changes = if same_life { self.state.map_changes(known) } else { None };
         let (topology, level) =
             (self.topology(if changes.is_some() { u64::MAX } else { known }), self.repairer.level());
-        // A whole map may take a message for itself: what happened comes with the next answer, asked for at once.
+        // A whole map may take a message for itself: the feed goes on with the next answer, asked for at
+        // once.
         let feed = if topology.topology.is_some() { feed.put_off(heartbeat_feed) } else { feed };
         let upload_grace_ms = self.upload_grace_ms;
         let reply = HeartbeatReply { topology, changes, feed, feed_epoch, work, level, upload_grace_ms };

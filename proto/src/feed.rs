@@ -82,8 +82,7 @@ pub enum FeedPage {
 }
 
 impl FeedPage {
-    /// The same for an answer that has no room for what happened: nothing yet, and more to come at once. What is
-    /// asked about again is small.
+    /// Empties the page for an answer that has no room for it: nothing yet, and more to come at once.
     pub fn put_off(self, position: u64) -> Self {
         match self {
             Self::Items { items, .. } if !items.is_empty() => {

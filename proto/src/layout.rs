@@ -51,7 +51,7 @@ pub struct LayoutDraft {
 }
 
 impl LayoutDraft {
-    /// Whether nothing is staged.
+    /// True if nothing is staged.
     pub fn is_empty(&self) -> bool {
         self.weights.is_empty() && self.zones.is_empty()
     }

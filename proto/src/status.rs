@@ -48,7 +48,8 @@ pub struct DiskStatus {
     pub weight: u32,
     /// The most bytes it may use.
     pub max_bytes: u64,
-    /// Bytes that it can have in all, as of its last heartbeat: what it has and what its file system has for it.
+    /// Bytes that it can have in all, as of its last heartbeat: what it has and what its file system has for
+    /// it.
     pub capacity_bytes: u64,
     /// The weight that its node's configuration names, if that waits for an operator.
     pub waiting_weight: Option<u32>,

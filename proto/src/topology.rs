@@ -29,8 +29,8 @@ pub const MAX_MOVING: usize = 16_384;
 /// them, the map fits in one message.
 pub const MAX_ROWS_BYTES: usize = codec::MAX_MESSAGE / 4 * 3;
 
-/// Bytes that a row of so many slots takes of [`MAX_ROWS_BYTES`]: its size in memory, which counts while it is
-/// decoded, or its encoding when all slots are dirty, as after a restore. Moving slots count apart.
+/// Bytes that a row of so many slots takes of [`MAX_ROWS_BYTES`]: its size in memory, which counts while it
+/// is decoded, or its encoding when all slots are dirty, as after a restore. Moving slots count apart.
 pub fn row_bytes(width: usize) -> usize {
     size_of::<PgRow>().max(32 + 21 * width)
 }
@@ -80,7 +80,7 @@ pub struct DiskInfo {
     pub public_key: [u8; 32],
     /// Its share as the node's configuration had it last: an operator's layout holds until that changes.
     pub configured_weight: u32,
-    /// Whether that share is more than a node may take by itself, and waits for an operator.
+    /// True if that share is more than a node may take by itself, and waits for an operator.
     pub weight_waits: bool,
     /// An operator wants it empty: its slots move elsewhere, and it gets none.
     pub draining: bool,
@@ -280,7 +280,8 @@ mod tests {
         NodeName::new(format!("{i:063}")).unwrap()
     }
 
-    /// As large as a map may be, in rows of so many slots: longest names, all optional values, all slots dirty.
+    /// As large as a map may be, in rows of so many slots: longest names, all optional values, all slots
+    /// dirty.
     fn largest(width: usize) -> Topology {
         let mut map = Topology::empty();
         map.version = u64::MAX;

@@ -13,7 +13,7 @@ pub struct VolumeRoom {
 }
 
 impl VolumeRoom {
-    /// Whether less is free than is to stay so.
+    /// True if less is free than is to stay so.
     pub fn is_low(&self) -> bool {
         self.free_bytes < self.bound_bytes
     }
@@ -43,7 +43,7 @@ pub enum VolumeUse {
 pub struct VolumeStatus {
     /// The member's name.
     pub member: String,
-    /// What is there.
+    /// Use of the volume.
     pub holds: VolumeUse,
     /// Its room.
     pub room: VolumeRoom,

@@ -151,8 +151,8 @@ fn shards_that_were_promised_and_never_stored_are_missed_without_being_read() {
     false_promises_are_found_out("6", "rs:4+2");
 }
 
-/// A node that says to be full, of what nobody wants besides, and asks for the weight of all and another zone: nobody
-/// else pays for that, and an operator is asked.
+/// A node says that it is full, of dead bytes besides, and asks for the weight of all and another zone. No
+/// other pays for that, and an operator is asked.
 #[test]
 fn who_claims_to_be_full_and_heavy_stops_nobody_and_draws_nothing() {
     let cluster = Cluster::up_with(&["--metadata", "1", "--data", "5"]);
@@ -183,7 +183,7 @@ fn who_claims_to_be_full_and_heavy_stops_nobody_and_draws_nothing() {
     );
     let findings = cluster.json_any(&["health"]).to_string();
     assert!(findings.contains("LAYOUT_WAITING") && findings.contains("asks for 1000000"), "{findings}");
-    // Who decides sees what it would come to first.
+    // An operator sees first what it would come to.
     let staged = cluster.json(&["layout", "accept", "data-3"]);
     let of_liar = staged["disks"].as_array().unwrap().iter().find(|d| d["node"] == "data-3").unwrap();
     assert_eq!((&of_liar["draft_weight"], &of_liar["draft_zone"]), (&1_000_000.into(), &"elsewhere".into()));

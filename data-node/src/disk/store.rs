@@ -244,7 +244,7 @@ impl DiskStore {
         Usage { pieces, bytes, segment_bytes, dead_bytes, reserved_bytes, end, failed, full }
     }
 
-    /// What it may have, what it has, and what its file system has left.
+    /// Bytes that it may have, that it has, and that its file system has left.
     pub(crate) fn measured(&self, usage: &Usage) -> Measured {
         Measured {
             max_bytes: self.config.max_bytes,

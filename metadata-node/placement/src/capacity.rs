@@ -1,9 +1,9 @@
 //! The completeness ratio: bytes needed to hold everything at full redundancy, over what the zone rule lets the disks take.
 //!
-//! It is the larger of two: that ratio by the records of what is stored, and the same by what the disks say they hold.
-//! Dead bytes count until they are compacted. What a node says of itself counts up to its part of what can be used and
-//! no further, so it moves the ratio by its share at most; and where a scheme needs every node there is, one that has
-//! no room stops no more than one that is gone. A disk that is full by itself refuses by itself.
+//! It is the larger of two: that ratio by the records of what is stored, and the same by the words of the
+//! disks. Dead bytes count until they are compacted. A node's word counts up to its part of what can be used
+//! and no further, so it moves the ratio by its share at most. Where a scheme needs every node there is, one
+//! that has no room stops no more than one that is gone. A disk that is full refuses by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +29,7 @@ pub struct DiskSpace {
     pub used_bytes: u64,
     /// Of these, bytes of records that nobody wants.
     pub dead_bytes: u64,
-    /// Whether it counts: it answers, works, is not being emptied, and has slots.
+    /// True if it counts: it answers, works, is not being emptied, and has slots.
     pub counts: bool,
 }
 
@@ -86,8 +86,8 @@ fn level(overall: u64, held: u64) -> CapacityLevel {
     CapacityLevel::of(held).max(CapacityLevel::Danger)
 }
 
-/// The level, or the one that there would be without a node that no scheme can do without, if that is lower: a node
-/// that has little room, or says so, stops no more than one that is gone.
+/// The level, or the lower one that there would be without a node that a scheme needs: a node that has little
+/// room, or says so, stops no more than one that is gone.
 fn level_of(disks: &[&DiskSpace], pools: &[PoolNeed], overall: u64, held: u64) -> CapacityLevel {
     let all = level(overall, held);
     if all < CapacityLevel::WritesStopped {
@@ -181,7 +181,7 @@ impl<'a> Room<'a> {
         }
     }
 
-    /// What disks say, added up: of each node and zone no more than its part of what can be used.
+    /// Adds up what disks say: of each node and zone no more than its part of what can be used.
     fn counted(&self, disks: &[&DiskSpace], said: impl Fn(&DiskSpace) -> u64) -> u64 {
         let mut sums: BTreeMap<&ZoneName, BTreeMap<&NodeName, u64>> = BTreeMap::new();
         for disk in disks {
@@ -208,7 +208,7 @@ fn of_width(zones: &Rooms<'_>, width: usize) -> u128 {
     low
 }
 
-/// Whether there is room for `n` bytes in each of `width` slots.
+/// True if there is room for `n` bytes in each of `width` slots.
 fn fits(zones: &Rooms<'_>, width: usize, n: u128) -> bool {
     let per_zone = ZoneRule::new(width, zones.len()).per_zone as u128;
     let of_zone = |nodes: &BTreeMap<&NodeName, u64>| {

@@ -41,7 +41,7 @@ pub struct LayoutPreview {
     pub stuck: u64,
 }
 
-/// What a draft changes.
+/// Changes of a draft.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drafted {
     /// Weights of disks.

@@ -1,9 +1,9 @@
 //! The room on the members' volumes. Each member looks at its own and says it with its answers to Raft; the
-//! leader refuses what makes the metadata grow while a quorum would be at risk by it, long before a log finds no
-//! room: a member whose log can't be written ends, and all of them have the same to write.
+//! leader refuses what makes the metadata grow while a quorum would be at risk by it, long before a log finds
+//! no room: a member whose log can't be written ends, and all of them have the same to write.
 //!
-//! One function decides; the rest is memory: what this member measured, and what it has heard of each other one.
-//! Bounded by the members.
+//! One function decides; the rest is memory: what this member measured, and what it has heard of each other
+//! one. Bounded by the members.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,11 +15,11 @@ use wmall_proto::{ErrorCode, NodeName, RpcError};
 use crate::raft::is_leader;
 use crate::types::Raft;
 
-/// What a member has said counts for so long.
+/// A member's word counts for so long.
 const HEARD_FOR: Duration = Duration::from_secs(30);
 
-/// Why nothing that grows may be taken; none if it may. Of each voter, what it has said lately. One that has not
-/// been heard of is no help to a quorum, whatever room it has.
+/// Why nothing that grows may be taken; none if it may. `voters` says of each what it has said lately. One
+/// that has not been heard of is no help to a quorum, whatever room it has.
 fn refusal(voters: &[(String, Option<MemberVolumes>)]) -> Option<String> {
     let is_low = |said: &MemberVolumes| said.data.is_some_and(|room| room.is_low());
     let well = voters.iter().filter(|(_, said)| said.is_some_and(|said| !is_low(&said))).count();
@@ -35,7 +35,7 @@ fn refusal(voters: &[(String, Option<MemberVolumes>)]) -> Option<String> {
     (!low.is_empty()).then(|| low.join("; "))
 }
 
-/// What is known of the members' volumes.
+/// The members' volumes, as far as they are known.
 pub struct Volumes {
     name: NodeName,
     own: Mutex<MemberVolumes>,
@@ -67,7 +67,7 @@ impl Volumes {
         change(&mut self.own_mut());
     }
 
-    /// What this member says of its own.
+    /// This member's word on its own.
     pub(crate) fn own(&self) -> MemberVolumes {
         *self.own_mut()
     }
@@ -103,7 +103,7 @@ impl Volumes {
         refusal(&self.voters())
     }
 
-    /// The same, as the answer to such a command.
+    /// Answers such a command.
     pub(crate) fn check(&self) -> Result<(), RpcError> {
         self.full().map_or(Ok(()), |reason| {
             Err(RpcError::new(ErrorCode::ClusterFull, reason)

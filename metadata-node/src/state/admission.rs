@@ -1,6 +1,7 @@
-//! What a data node may take of the placement by itself. Its configuration asks for weights and names a zone; what
-//! is usual in the cluster is taken, and the rest waits for an operator (`wmall layout accept`, docs/adr/0027). So a
-//! node that was let in draws three times the usual share at most to itself, whatever it writes, and empties no other.
+//! Decides what a data node may take of the placement by itself. Its configuration asks for weights and names
+//! a zone. It gets what is usual in the cluster, and the rest waits for an operator (`wmall layout accept`,
+//! docs/adr/0027). So a node that was let in draws three times the usual share at most to itself, whatever it
+//! writes, and empties no other.
 //!
 //! Functions of values, and of the map.
 
@@ -15,14 +16,14 @@ use super::State;
 
 /// A disk may have so many times the usual weight by itself.
 const DISK_FACTOR: u64 = 2;
-/// And all disks of a node so many times what those of a node usually have: nodes differ in how many disks they have.
+/// All disks of a node may have so many times what those of a node usually have: nodes differ in their disks.
 const NODE_FACTOR: u64 = 3;
 /// The usual weight where no other node has any: that of a configuration which names none.
 const FIRST_WEIGHT: u64 = 100;
 /// Of the other nodes, one in so many may be unusual: the largest of them say nothing.
 const UNUSUAL_PART: usize = 4;
 
-/// What is usual among the other nodes.
+/// Weights that are usual among the other nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Usual {
     /// The weight of a disk.
@@ -43,8 +44,8 @@ impl Usual {
         Self { disk, node: usual(others.values().map(|(_, sum)| *sum)) }
     }
 
-    /// The weight that a disk takes by itself, of the one that it asks for, where the node's other disks have so much;
-    /// and whether the rest of it waits. `present` is what a disk has that is known.
+    /// The weight that a disk takes by itself of the one that it asks for, and whether the rest waits. The
+    /// node's other disks have `of_others`, and a disk that is known has `present`.
     pub(super) fn admit(&self, asked: u32, of_others: u64, present: Option<u32>) -> (u32, bool) {
         let most = self.node.map_or(u64::MAX, |node| (node * NODE_FACTOR).saturating_sub(of_others));
         let within = u64::from(asked) <= (self.disk * DISK_FACTOR).min(most);
@@ -66,8 +67,8 @@ fn usual(values: impl Iterator<Item = u64>) -> Option<u64> {
     values.iter().rev().nth(unusual).copied()
 }
 
-/// Whether a node in this zone would change what the other zones may have of rows: one node would get a part of
-/// every group at once.
+/// True if a node in this zone would change how many slots of a row the other zones may have: one node would
+/// get a part of every group at once.
 pub(super) fn zone_changes_rows(node: &NodeName, zone: &ZoneName, topology: &Topology) -> bool {
     let of_others = topology.disks.values().filter(|d| d.node != *node && d.weight > 0);
     let zones: BTreeSet<&ZoneName> =
@@ -116,7 +117,7 @@ pub(super) fn said_zone(node: &NodeInfo) -> &ZoneName {
 }
 
 impl State {
-    /// Whether a registration has no more disks than there may be.
+    /// Refuses a registration with more disks than there may be.
     pub(crate) fn check_disks(&self, registration: &Registration) -> Result<(), RpcError> {
         check_disks(registration, &self.read().topology)
     }

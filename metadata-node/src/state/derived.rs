@@ -112,7 +112,7 @@ pub struct PoolCounters {
 pub(crate) struct Derived {
     pub(crate) applied: Applied,
     pub(crate) topology: Arc<Topology>,
-    /// The same as it travels, encoded for the first who asks for this version.
+    /// The map as it travels, encoded for the first caller that asks for this version.
     pub(crate) encoded: Arc<OnceLock<EncodedMap>>,
     /// What changed in it of late.
     pub(crate) recent: RecentChanges,

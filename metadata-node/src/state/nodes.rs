@@ -29,7 +29,7 @@ pub(crate) struct NodeStarts {
     pub(crate) process: [u8; 16],
     /// By disk, the highest number of starts of any copy.
     pub(crate) disks: BTreeMap<DiskId, u64>,
-    /// Whether all that it asks for waits for an operator.
+    /// True if all that it asks for waits for an operator.
     pub(crate) waits: bool,
 }
 
@@ -138,8 +138,8 @@ impl Context<'_> {
         (id, new_life)
     }
 
-    /// The weight of a disk that registers, and whether the one that it asks for waits. What an operator laid out holds
-    /// until the configuration says something new.
+    /// The weight of a disk that registers, and whether the one that it asks for waits. An operator's layout
+    /// holds until the configuration says something new.
     fn admit_disk(
         &self,
         node: &NodeName,

@@ -227,7 +227,7 @@ impl Context<'_> {
         }
         let mut draft = self.derived.draft.clone();
         draft.weights.retain(|(d, _)| *d != disk);
-        // What it has, for a disk that asks for more: that is a no.
+        // Staging the weight that it has says no to a disk that asks for more.
         if weight != present || waits {
             draft.weights.push((disk, weight));
             draft.weights.sort_unstable();
@@ -236,7 +236,7 @@ impl Context<'_> {
         Ok(Response::Done)
     }
 
-    /// What a node asks for goes into the draft as it is now: what it asks for later is not applied unseen.
+    /// Takes into the draft what a node asks for now: later wishes are not applied unseen.
     fn stage_waiting(&mut self, node: &NodeName) -> Outcome {
         let topology = &self.derived.topology;
         let info = topology.nodes.get(node).ok_or_else(|| {

@@ -1,5 +1,5 @@
-//! A file that is given up when its file system is full, so that deleting and starting, which write before they
-//! free, still work.
+//! A file that is given up when its file system is full, so that deleting and starting, which write before
+//! they free, still work.
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};

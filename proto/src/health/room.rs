@@ -4,7 +4,7 @@ use super::{Finding, Severity};
 use crate::status::ClusterStatus;
 use crate::volume::{VolumeUse, mebibytes};
 
-/// What of the status is a finding. Whether it is muted, the caller knows.
+/// Finds what needs attention in a status. The caller knows what is muted.
 pub(super) fn findings(status: &ClusterStatus) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut add = |code, severity, what: String, advice| {
@@ -42,7 +42,7 @@ fn low(status: &ClusterStatus, holds: VolumeUse) -> Option<String> {
     (!each.is_empty()).then(|| each.join(", "))
 }
 
-/// What nodes ask for by their configurations and do not take by themselves.
+/// Lists what nodes ask for by their configurations and do not take by themselves.
 fn waiting(status: &ClusterStatus) -> Vec<String> {
     let mut waiting = Vec::new();
     for node in &status.nodes {

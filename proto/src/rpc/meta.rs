@@ -312,7 +312,7 @@ pub enum UserCommand {
         scopes: Vec<Scope>,
         /// How long it is good.
         ttl_ms: u64,
-        /// Whether every disk of the data node that joins with it waits for an operator's layout.
+        /// True if every disk of the data node that joins with it waits for an operator's layout.
         wait_for_layout: bool,
     },
     /// Makes a token void that has not been used.

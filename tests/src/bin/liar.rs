@@ -1,4 +1,5 @@
-//! A data node that lies: `liar CONFIG LIE…`, where a lie is `wrong-bytes`, `false-receipts`, `withhold` or `full`.
+//! A data node that lies: `liar CONFIG LIE…`, where a lie is `wrong-bytes`, `false-receipts`, `withhold` or
+//! `full`.
 
 use std::path::Path;
 

@@ -136,7 +136,8 @@ pub(crate) enum LayoutCommand {
         #[arg(long, value_name = "N")]
         weight: u32,
     },
-    /// Take into the draft what waits of a node: weights above the usual, another zone, disks that wait by its token.
+    /// Take into the draft what waits of a node: weights above the usual, another zone, disks of a waiting
+    /// token.
     Accept {
         /// The node.
         node: NodeName,

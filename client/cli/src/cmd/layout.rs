@@ -30,7 +30,7 @@ pub(super) async fn run(context: &Context, command: LayoutCommand) -> Result<(),
     context.format.print(&view, describe)
 }
 
-/// What there is, and what the node's configuration asks for, if that waits.
+/// Shows what is there, and what the node's configuration asks for, if that waits.
 fn asked(there: String, waits: Option<&impl std::fmt::Display>) -> String {
     waits.map_or_else(|| there.clone(), |asked| format!("{there} (asks for {asked})"))
 }

@@ -85,7 +85,7 @@ fn one_tiny_disk_that_is_full_stops_nobody() {
 }
 
 proptest! {
-    /// Whatever a node says of what it holds, the ratio moves by its share of what can be used at most.
+    /// The ratio moves by a node's share at most, however much that says it holds.
     #[test]
     fn the_word_of_one_node_moves_the_ratio_by_its_share_at_most(
         spec in proptest::collection::vec((0u32..3, 1u64..1000, 0u64..1000, 0u64..1000), 2..9),
@@ -110,7 +110,7 @@ proptest! {
         }
     }
 
-    /// Whatever room a node claims or denies, writes are not stopped that would go on without it.
+    /// A node stops no writes that would go on without it, however much room it claims or denies.
     #[test]
     fn a_node_that_denies_its_room_stops_no_more_than_one_that_is_gone(
         nodes in 3usize..9,
@@ -130,7 +130,8 @@ proptest! {
         prop_assert!(denied.level <= gone.level.max(CapacityLevel::Danger), "{denied:?} {gone:?}");
     }
 
-    /// By hand: bytes one after another, each in slots on the emptiest nodes that the rule allows, or in the emptiest zones.
+    /// By hand: bytes one after another, each in slots on the emptiest nodes that the rule allows, or in the
+    /// emptiest zones.
     #[test]
     fn usable_is_what_can_really_be_placed(
         spec in proptest::collection::vec((0u32..3, 0u64..12), 1..7),

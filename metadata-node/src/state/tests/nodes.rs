@@ -165,7 +165,7 @@ fn a_weight_above_the_usual_waits_for_an_operator_and_so_does_another_zone() {
     assert_eq!(zone(&m), ("z1".into(), Some("z0".into())));
     let again = asking(5, "z0", &[("d", 1_000_000)]);
     assert!(m.state.registered(&again).is_some(), "to ask again changes nothing");
-    // What an operator has looked at is applied, and what is asked for since waits on.
+    // An operator applies the draft that was looked at; later wishes wait on.
     m.operate(Operate::StageWaiting { node: node.clone() }).unwrap();
     let draft = m.state.draft();
     assert_eq!(draft.zones, [(node.clone(), "z0".parse().unwrap())]);
