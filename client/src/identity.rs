@@ -11,13 +11,15 @@ use crate::error::ClientError;
 use crate::store::{Store, unexpected};
 
 impl Store {
-    /// Makes a join token. Its secret is drawn here; the metadata nodes learn its id only.
+    /// Makes a join token. Its secret is drawn here; the metadata nodes learn its id only. With
+    /// `wait_for_layout` every disk of the data node that joins with it waits for an operator.
     pub async fn create_token(
         &self,
         role: Role,
         name: Option<NodeName>,
         scopes: Vec<Scope>,
         ttl: Duration,
+        wait_for_layout: bool,
     ) -> Result<JoinToken, ClientError> {
         let mut metadata = Vec::new();
         for answer in self.inner.members.call_each(&Request::JoinAddress).await? {
@@ -41,7 +43,8 @@ impl Store {
             metadata,
         };
         let ttl_ms = ttl.as_millis() as u64;
-        self.administer(UserCommand::CreateToken { id: token.id(), role, name, scopes, ttl_ms }).await?;
+        let id = token.id();
+        self.administer(UserCommand::CreateToken { id, role, name, scopes, ttl_ms, wait_for_layout }).await?;
         Ok(token)
     }
 

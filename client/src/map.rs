@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use wmall_proto::Role;
 use wmall_proto::rpc::TopologyReply;
-use wmall_proto::{DiskId, NodeName, PgRow, Topology};
+use wmall_proto::{DiskId, NodeName, PgRow, RpcError, Topology};
 use wmall_transport::Target;
 
 use crate::latency::Latency;
@@ -49,12 +49,13 @@ impl Map {
         self.lock().time.map_or_else(wmall_runtime::clock::now_ms, moved)
     }
 
-    pub(crate) fn update(&self, reply: TopologyReply) {
+    pub(crate) fn update(&self, reply: TopologyReply) -> Result<(), RpcError> {
+        let topology = reply.topology.map(|map| map.decode()).transpose().map_err(RpcError::internal)?;
         let mut known = self.lock();
-        if let Some(topology) = reply.topology
+        if let Some(topology) = topology
             && topology.version > known.topology.version
         {
-            known.topology = Arc::new(*topology);
+            known.topology = Arc::new(topology);
         }
         // A cluster that has just begun has no clock yet.
         if reply.now_ms > 0 {
@@ -63,6 +64,7 @@ impl Map {
         if let Some(suspects) = reply.suspects {
             known.suspects = suspects.into_iter().collect();
         }
+        Ok(())
     }
 
     /// A call to this node failed.

@@ -156,7 +156,7 @@ impl Inner {
         let request = Request::GetTopology { known };
         match self.ask(&request).await? {
             Response::Topology(reply) => {
-                self.map.update(reply);
+                self.map.update(reply)?;
                 self.endpoint.set_revoked(&self.map.topology().revoked);
                 Ok(())
             }

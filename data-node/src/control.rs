@@ -19,9 +19,10 @@ use wmall_runtime::clock::now_ms;
 use wmall_transport::{Endpoint, Members};
 
 use crate::config::RawConfig;
-use crate::disk::DiskStore;
+use crate::disk::{DiskStore, KEPT_FREE, Usage};
 use crate::kept_map;
 use crate::map::Map;
+use crate::capacity;
 use crate::traffic::Traffic;
 
 /// Between heartbeats.
@@ -209,8 +210,10 @@ impl Control {
 
     /// One heartbeat. True if there is more of the feed already.
     async fn beat(&mut self) -> Result<bool, RpcError> {
-        let disk = |d: &Arc<DiskStore>| {
-            let usage = d.usage();
+        let usages: Vec<Usage> = self.disks.iter().map(|d| d.usage()).collect();
+        let measured: Vec<_> = self.disks.iter().zip(&usages).map(|(d, usage)| d.measured(usage)).collect();
+        let capacities = capacity::capacities(&measured, KEPT_FREE);
+        let disk = |((d, usage), capacity_bytes): ((&Arc<DiskStore>, &Usage), u64)| {
             Some(DiskHeartbeat {
                 disk: d.id()?,
                 incarnation: d.superblock.incarnation,
@@ -218,6 +221,7 @@ impl Control {
                 segment_bytes: usage.segment_bytes,
                 dead_bytes: usage.dead_bytes,
                 reserved_bytes: usage.reserved_bytes,
+                capacity_bytes,
                 pieces: usage.pieces,
                 end: usage.end,
                 writable: !usage.failed && !usage.full,
@@ -228,7 +232,7 @@ impl Control {
             node: self.config.name.clone(),
             process: self.process,
             now_ms: now_ms(),
-            disks: self.disks.iter().filter_map(disk).collect(),
+            disks: self.disks.iter().zip(&usages).zip(capacities).filter_map(disk).map(told).collect(),
             topology: self.map.version(),
             topology_epoch: self.life.unwrap_or(NOWHERE),
             feed: self.feed,
@@ -245,7 +249,7 @@ impl Control {
             // This answer's map was held against a version of the former life.
             self.map.doubt();
         } else {
-            self.map.update(topology);
+            self.map.update(topology)?;
             changes.into_iter().for_each(|changes| self.map.change(changes));
         }
         self.endpoint.set_revoked(&self.map.get().topology.revoked);
@@ -368,6 +372,21 @@ impl Control {
             }
         }
         Ok(())
+    }
+}
+
+/// The heartbeat of a disk as it is sent.
+#[cfg(not(feature = "testing"))]
+fn told(beat: DiskHeartbeat) -> DiskHeartbeat {
+    beat
+}
+
+/// Replaces what a node that lies says.
+#[cfg(feature = "testing")]
+fn told(beat: DiskHeartbeat) -> DiskHeartbeat {
+    match crate::lies::told().full {
+        true => DiskHeartbeat { used_bytes: u64::MAX, dead_bytes: u64::MAX, writable: false, ..beat },
+        false => beat,
     }
 }
 

@@ -24,6 +24,7 @@ mod node;
 mod put;
 mod ranges;
 mod relay;
+mod capacity;
 mod room;
 mod scrub;
 mod service;

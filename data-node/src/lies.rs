@@ -12,6 +12,8 @@ pub struct Lies {
     pub false_receipts: bool,
     /// Pieces that are there are denied.
     pub withhold: bool,
+    /// Disks are said to be full, and full of what nobody wants.
+    pub full: bool,
 }
 
 static LIES: OnceLock<Lies> = OnceLock::new();

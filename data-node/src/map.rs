@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use wmall_proto::capacity::CapacityLevel;
 use wmall_proto::rpc::TopologyReply;
-use wmall_proto::topology::{MapChanges, NodeInfo};
+use wmall_proto::topology::{EncodedMap, MapChanges, NodeInfo};
 use wmall_proto::{DiskId, ErrorCode, NodeName, PgRow, PoolId, Role, RpcError, Topology};
 use wmall_transport::Target;
 
@@ -16,6 +16,8 @@ use wmall_transport::Target;
 pub(crate) struct Known {
     pub(crate) topology: Arc<Topology>,
     pub(crate) suspects: Arc<HashSet<NodeName>>,
+    /// The map for those who ask for it, encoded for the first of them.
+    encoded: Arc<OnceLock<EncodedMap>>,
 }
 
 /// The copy.
@@ -33,8 +35,8 @@ pub(crate) struct Map {
 impl Map {
     /// Begins with what is known from before.
     pub(crate) fn new(topology: Topology) -> Self {
-        let (topology, suspects) = (Arc::new(topology), Arc::default());
-        let (known, level) = (RwLock::new(Known { topology, suspects }), Mutex::new(CapacityLevel::Safe));
+        let known = Known { topology: Arc::new(topology), suspects: Arc::default(), encoded: Arc::default() };
+        let (known, level) = (RwLock::new(known), Mutex::new(CapacityLevel::Safe));
         Self { known, doubted: AtomicBool::new(true), level, time: Mutex::default() }
     }
 
@@ -87,17 +89,19 @@ impl Map {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn update(&self, reply: TopologyReply) {
+    pub(crate) fn update(&self, reply: TopologyReply) -> Result<(), RpcError> {
+        let topology = reply.topology.map(|map| map.decode()).transpose().map_err(RpcError::internal)?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(topology) = reply.topology
+        if let Some(topology) = topology
             && (topology.version > known.topology.version || self.doubted.load(Ordering::Acquire))
         {
             self.doubted.store(false, Ordering::Release);
-            known.topology = Arc::new(*topology);
+            (known.topology, known.encoded) = (Arc::new(topology), Arc::default());
         }
         if let Some(suspects) = reply.suspects {
             known.suspects = Arc::new(suspects.into_iter().collect());
         }
+        Ok(())
     }
 
     /// Makes changes to what is known. Those for another version were overtaken: the next heartbeat names the one that is here. If
@@ -107,6 +111,7 @@ impl Map {
         if self.doubted.load(Ordering::Acquire) || changes.base != known.topology.version {
             return;
         }
+        known.encoded = Arc::default();
         if !Arc::make_mut(&mut known.topology).change(changes) {
             self.doubted.store(true, Ordering::Release);
         }
@@ -114,6 +119,11 @@ impl Map {
 }
 
 impl Known {
+    /// The map as it travels.
+    pub(crate) fn encoded(&self) -> EncodedMap {
+        self.encoded.get_or_init(|| EncodedMap::of(&self.topology)).clone()
+    }
+
     /// The row of a chunk, if the caller placed it by the same version.
     pub(crate) fn row(
         &self,

@@ -140,7 +140,7 @@ impl Intake {
         if self.map.get().topology.version == version {
             let ask = Request::GetTopology { known: self.map.version() };
             if let Response::Topology(reply) = self.metadata.call(&ask).await? {
-                self.map.update(reply);
+                self.map.update(reply)?;
             }
         }
         Ok(self.map.get())

@@ -318,8 +318,8 @@ impl Handler for Service {
                 ok
             }
             Request::GetTopology { known } => {
-                let map = self.intake.known().topology;
-                let topology = (map.version > known).then(|| Box::new((*map).clone()));
+                let map = self.intake.known();
+                let topology = (map.topology.version > known).then(|| map.encoded());
                 let reply = TopologyReply { topology, suspects: None, now_ms: self.intake.now_ms() };
                 replier.send(Ok(Response::Topology(reply))).await;
                 true

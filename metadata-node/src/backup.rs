@@ -43,6 +43,9 @@ pub struct BackupConfig {
     /// How many are kept.
     #[serde(default = "default_keep")]
     pub keep: usize,
+    /// With less than this and the bytes of the newest backup free there, health says so.
+    #[serde(default = "default_reserve_bytes")]
+    pub reserve_bytes: u64,
 }
 
 fn default_every_s() -> u64 {
@@ -51,6 +54,10 @@ fn default_every_s() -> u64 {
 
 fn default_keep() -> usize {
     48
+}
+
+fn default_reserve_bytes() -> u64 {
+    64 << 20
 }
 
 /// Writes and lists snapshot files of this member.
@@ -120,7 +127,8 @@ impl Backups {
     }
 }
 
-fn snapshot_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// The snapshot files of a folder, the oldest first; none if there is no folder.
+pub(crate) fn snapshot_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(paths),

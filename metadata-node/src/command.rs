@@ -191,6 +191,11 @@ pub enum Operate {
         /// Its weight.
         weight: u32,
     },
+    /// Takes into the draft what waits of a node.
+    StageWaiting {
+        /// The node.
+        node: NodeName,
+    },
     /// Makes the draft the layout, if it is of this version.
     ApplyLayout {
         /// The version.
@@ -423,6 +428,50 @@ impl PromisedChunk {
 }
 
 impl Command {
+    /// True if it makes the metadata grow for somebody who asks: refused while there is no room for that.
+    /// Deletes, revocations, decisions of operators about nodes, disks and tokens, and the cluster's own acts
+    /// go on.
+    pub(crate) fn grows(&self) -> bool {
+        match self {
+            Self::CreatePool { .. }
+            | Self::CreateBucket { .. }
+            | Self::CommitPart { .. }
+            | Self::CommitFile { .. }
+            | Self::Name(NameCommand::Restore { .. } | NameCommand::Repin(_)) => true,
+            Self::Name(
+                NameCommand::Remove { .. } | NameCommand::Purge { .. } | NameCommand::Unpin { .. },
+            )
+            // Shorter graces and smaller quotas make room.
+            | Self::ChangeBucket { .. }
+            | Self::RemoveBucket { .. }
+            | Self::Expire(_)
+            | Self::DeleteChunks(_)
+            | Self::FenceUploads { .. }
+            | Self::DropParts(_)
+            | Self::BeginEpoch { .. }
+            | Self::AllowDeletion { .. }
+            | Self::Register { .. }
+            | Self::CloseTickets { .. }
+            // A new disk or member may be what makes room.
+            | Self::CreateToken(_)
+            | Self::DropToken(_)
+            | Self::UseToken { .. }
+            | Self::Revoke(_)
+            | Self::SetScopes(_)
+            | Self::Note { .. }
+            | Self::Tick
+            | Self::MoveSlots(_)
+            | Self::NoteConditions { .. }
+            | Self::NoteDisks { .. }
+            | Self::Operate(_)
+            | Self::NoteUsage(_)
+            | Self::Quarantine { .. }
+            | Self::MarkDirty(_)
+            | Self::Distrust(_)
+            | Self::ReportBad { .. } => false,
+        }
+    }
+
     /// The command that a client's commit becomes.
     pub fn from_commit(owner: Actor, commit: CommitRequest) -> Self {
         let strip = |chunks: Vec<ChunkCommit>| chunks.into_iter().map(PromisedChunk::from_commit).collect();

@@ -11,6 +11,7 @@ use wmall_runtime::logging::LogConfig;
 use wmall_runtime::ops::OpsConfig;
 
 use crate::backup::BackupConfig;
+use crate::gauge::VolumeConfig;
 use crate::state::LONGEST_LIFE_MS;
 
 /// Long enough to be renewed at all.
@@ -47,6 +48,9 @@ pub struct RawConfig {
     pub join: bool,
     /// Backups by the clock; none if absent.
     pub backup: Option<BackupConfig>,
+    /// The room that the volume of `data_dir` is to keep.
+    #[serde(default)]
+    pub volume: VolumeConfig,
     /// A snapshot is taken, and the log before it dropped, after so many entries.
     #[serde(default = "default_snapshot_entries")]
     pub snapshot_entries: u64,
@@ -195,6 +199,7 @@ impl RawConfig {
             seeds: Vec::new(),
             join: false,
             backup: None,
+            volume: VolumeConfig::default(),
             snapshot_entries: default_snapshot_entries(),
             suspect_after_ms: default_suspect_ms(),
             down_after_ms: default_down_ms(),

@@ -12,6 +12,7 @@ mod born;
 mod catch_up;
 mod command;
 mod config;
+mod gauge;
 mod init;
 mod join;
 mod leader;
@@ -32,6 +33,7 @@ mod view;
 
 pub use backup::{BackupConfig, RestoreError, restore, verify as verify_snapshot};
 pub use config::{Config, MemberEntry, RawConfig};
+pub use gauge::VolumeConfig;
 pub use init::{InitError, found, init};
 pub use node::{RunError, run};
 pub use raft::{NotAMember, SnapshotSummary};

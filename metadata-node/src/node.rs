@@ -28,7 +28,9 @@ use crate::born::Born;
 use crate::config::Config;
 use crate::init::others;
 use crate::join::{Door, Lifetimes};
-use crate::leader::{Challenger, ClusterClock, Collector, Graces, Liveness, Proposer, ReadIndex, Repairer};
+use crate::leader::{
+    Challenger, ClusterClock, Collector, Graces, Liveness, Proposer, ReadIndex, Repairer, Volumes,
+};
 use crate::members::Members;
 use crate::ops::MetadataOps;
 use crate::raft::{LogStore, LogStoreError, Machine, Network, NotAMember, Peers, SnapshotFolder};
@@ -38,7 +40,7 @@ use crate::state::State;
 use crate::status::StatusSource;
 use crate::types::Raft;
 use crate::view::{self, ViewError};
-use crate::{bootstrap, catch_up};
+use crate::{bootstrap, catch_up, gauge};
 
 /// Raft's heartbeat and election timeouts, in milliseconds. Generous: two cores may have to share ten
 /// processes, and an fsync may take a while.
@@ -104,6 +106,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         return Err(RunError::WrongMember { found: born.id, expected: config.id });
     }
     let _lock = FolderLock::acquire(&folder)?;
+    // On a full volume nothing could be opened beside it.
+    let ballast = gauge::ballast(&folder, &config.raw.volume);
     let lifetimes = Lifetimes {
         node: Duration::from_millis(config.raw.node_certificate_ms),
         user: Duration::from_millis(config.raw.user_certificate_ms),
@@ -147,13 +151,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         return Err(NotAMember::RolledBack { last, acknowledged, by }.into());
     }
     let clock = ClusterClock::new(config.raw.name.clone(), state.clone());
-    let peers = Peers::new(born, endpoint.clone(), log.clone(), clock.clone());
+    let volumes = Volumes::new(config.raw.name.clone());
+    let peers = Peers::new(born, endpoint.clone(), log.clone(), clock.clone(), volumes.clone());
     if !pristine {
         peers.check_self(&other_members(&config, &state)).await?;
     }
     let raft = start_raft(&config, &peers, log.clone(), state.clone(), snapshots.clone()).await?;
     peers.take_part(raft.clone());
     clock.take_part(raft.clone());
+    volumes.take_part(raft.clone());
     let liveness = Arc::new(Liveness::new(
         Duration::from_millis(config.raw.suspect_after_ms),
         Duration::from_millis(config.raw.down_after_ms),
@@ -162,7 +168,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let aside = tokio::spawn(step_aside(raft.clone(), clock.clone(), peers.clone()));
     let metrics = Metrics::new();
     wmall_runtime::files::show_limit(&metrics, open_files);
-    let proposer = Proposer::start(raft.clone(), clock.clone(), config.raw.name.clone());
+    let proposer =
+        Proposer::start(raft.clone(), clock.clone(), config.raw.name.clone(), volumes.clone());
     let repair = config.raw.repair;
     let repairer = Repairer::new(
         raft.clone(),
@@ -188,6 +195,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         liveness: liveness.clone(),
         repairer: repairer.clone(),
         clock: clock.clone(),
+        volumes: volumes.clone(),
     };
     let graces =
         Graces { condemned_ms: config.raw.condemned_grace_ms, upload_ms: config.raw.upload_grace_ms };
@@ -230,6 +238,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     };
     let mut tasks = vec![watch, aside, collector, repairing, tokio::spawn(challenger.run())];
     tasks.extend(backup);
+    tasks.push(tokio::spawn(gauge::watch_data(folder, config.raw.volume, ballast, volumes.clone())));
+    let backups = config.raw.backup.clone();
+    tasks.extend(backups.map(|backups| tokio::spawn(gauge::watch_backups(backups, volumes))));
     tasks.push(tokio::spawn(refuse_revoked(state.clone(), endpoint.clone())));
     let shown = join_port.clone();
     tasks.push(tokio::spawn(renewal.run(endpoint.clone(), move |identity| {

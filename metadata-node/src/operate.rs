@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use wmall_placement::{DrainPreview, preview_drain, preview_layout};
+use wmall_placement::{Drafted, DrainPreview, preview_drain, preview_layout};
 use wmall_proto::health::CODES;
 use wmall_proto::job::{Job, JobKind, JobView, Operation, Place};
 use wmall_proto::layout::{LayoutChange, LayoutDisk, LayoutView};
 use wmall_proto::status::DrainView;
-use wmall_proto::{DiskId, ErrorCode, NodeName, RpcError, Topology};
+use wmall_proto::{DiskId, ErrorCode, NodeName, RpcError, Topology, ZoneName};
 
 use crate::command::{Command, Operate};
 use crate::leader::new_epoch;
@@ -58,6 +58,7 @@ impl Service {
                 Operate::ApplyLayout { version }
             }
             Operation::Layout(LayoutChange::Revert) => Operate::RevertLayout,
+            Operation::Layout(LayoutChange::Accept { node }) => Operate::StageWaiting { node },
             Operation::Mute { code, .. } if !CODES.contains(&code.as_str()) => {
                 let reason = format!("finding with the code {code}");
                 return Err(RpcError::not_found(reason).hint(format!("the codes are {}", CODES.join(", "))));
@@ -211,13 +212,15 @@ impl Service {
         self.reads.wait().await?;
         let (topology, draft) = (self.state.topology(), self.state.draft());
         let weights: BTreeMap<DiskId, u32> = draft.weights.iter().copied().collect();
-        let (repairer, map, drafted) = (self.repairer.clone(), topology.clone(), weights.clone());
+        let zoned: BTreeMap<NodeName, ZoneName> = draft.zones.iter().cloned().collect();
+        let drafted = Drafted { weights: weights.clone(), zones: zoned.clone() };
+        let (repairer, map) = (self.repairer.clone(), topology.clone());
         let previewing = move || {
             let snapshot = repairer.snapshot(&map, Instant::now());
             let mut preview = preview_layout(&snapshot, &drafted);
             // What has no place as it is, is no fault of the draft.
             if preview.stuck > 0 {
-                let before = preview_layout(&snapshot, &BTreeMap::new()).stuck;
+                let before = preview_layout(&snapshot, &Drafted::default()).stuck;
                 preview.stuck = preview.stuck.saturating_sub(before);
             }
             preview
@@ -228,7 +231,8 @@ impl Service {
         for disk in topology.disks.values() {
             let Some(node) = topology.nodes.get(&disk.node) else { continue };
             let change = preview.disks.get(&disk.id).cloned().unwrap_or_default();
-            let zone = zones.entry(node.zone.clone()).or_default();
+            let draft_zone = zoned.get(&node.name).unwrap_or(&node.zone).clone();
+            let zone = zones.entry(draft_zone.clone()).or_default();
             *zone = (zone.0 + change.bytes_in, zone.1 + change.bytes_out);
             disks.push(LayoutDisk {
                 disk: disk.id,
@@ -236,6 +240,9 @@ impl Service {
                 name: disk.name.clone(),
                 zone: node.zone.clone(),
                 weight: disk.weight,
+                draft_zone,
+                waiting_zone: node.waiting_zone.clone(),
+                waiting_weight: disk.weight_waits.then_some(disk.configured_weight),
                 draft_weight: weights.get(&disk.id).copied().unwrap_or(disk.weight),
                 slots: change.slots,
                 draft_slots: change.draft_slots,
@@ -245,7 +252,7 @@ impl Service {
             });
         }
         Ok(LayoutView {
-            version: (!weights.is_empty()).then_some(draft.version),
+            version: (!draft.is_empty()).then_some(draft.version),
             disks,
             slots: preview.slots,
             bytes: preview.bytes,

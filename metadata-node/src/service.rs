@@ -15,7 +15,7 @@ use wmall_proto::rpc::{
     Request, Response, TopologyReply, UserCommand,
 };
 use wmall_proto::status::NodeState;
-use wmall_proto::topology::{ClusterId, DiskInfo, Topology};
+use wmall_proto::topology::{ClusterId, DiskInfo, MAX_DISKS_PER_NODE, MAX_ROWS_BYTES, Topology, row_bytes};
 use wmall_proto::{
     ChunkId, DiskId, ErrorCode, NodeName, PoolId, PoolName, RequestId, Role, RpcError, Scheme,
 };
@@ -35,15 +35,6 @@ use crate::types::Raft;
 
 /// Tries at a command whose proposal was overtaken by another change of the topology.
 const TRIES: usize = 5;
-/// Bytes that the rows of all pools may take in a message, with room to spare for disks and nodes.
-const MAX_MAP_BYTES: usize = wmall_proto::codec::MAX_MESSAGE / 8 * 7;
-/// What a row takes of that: its size in memory counts against the codec's limit while it is decoded, and
-/// its encoding (32 bytes, and 21 a slot when all are dirty, as after a restore) afterwards. Few slots move at once.
-fn row_bytes(scheme: Scheme) -> usize {
-    size_of::<wmall_proto::PgRow>().max(32 + 21 * scheme.width())
-}
-/// Disks that a node may have.
-const MAX_DISKS: usize = 64;
 /// How long a join token may be good.
 const MIN_TTL_MS: u64 = 1_000;
 const MAX_TTL_MS: u64 = 30 * 86_400_000;
@@ -217,7 +208,7 @@ impl Service {
         let leads = self.must_lead().is_ok();
         let suspects = leads.then(|| self.liveness.silent_nodes(&topology, Instant::now()));
         let news = topology.version > known;
-        let topology = news.then(|| Box::new((*topology).clone()));
+        let topology = news.then(|| self.state.encoded_map());
         TopologyReply { topology, suspects, now_ms: self.clock.told_ms().unwrap_or(0) }
     }
 
@@ -308,10 +299,12 @@ impl Service {
             UserCommand::CreatePool { name, scheme, pg_bits } => {
                 return self.create_pool(request, by, name, scheme, pg_bits).await;
             }
-            UserCommand::CreateToken { id, role, name, scopes, ttl_ms } => {
+            UserCommand::CreateToken { id, role, name, scopes, ttl_ms, wait_for_layout } => {
                 let expires_ms = self.clock.now_ms().saturating_add(ttl_ms);
                 let created_by = Some(by.clone());
-                let token = TokenRecord { id, role, name, scopes, expires_ms, created_by, used: None };
+                let used = None;
+                let token =
+                    TokenRecord { id, role, name, scopes, expires_ms, created_by, wait_for_layout, used };
                 check_token(&token, ttl_ms)?;
                 Command::CreateToken(token)
             }
@@ -381,29 +374,27 @@ impl Service {
 
     /// Refuses a pool with which the map would not fit in a message any more.
     fn check_map_size(&self, scheme: Scheme, pg_bits: u8) -> Result<(), RpcError> {
-        let bytes = |rows: usize, scheme: Scheme| rows * row_bytes(scheme);
+        let bytes = |rows: usize, scheme: Scheme| rows * row_bytes(scheme.width());
         let topology = self.state.topology();
         let there: usize = topology.pools.values().map(|t| bytes(t.rows.len(), t.pool.scheme)).sum();
         let wanted = there + bytes(1 << pg_bits, scheme);
-        if wanted <= MAX_MAP_BYTES {
+        if wanted <= MAX_ROWS_BYTES {
             return Ok(());
         }
-        let reason = format!("the map would grow to {wanted} bytes; {MAX_MAP_BYTES} at most");
+        let reason = format!("the rows of all pools would grow to {wanted} bytes; {MAX_ROWS_BYTES} at most");
         Err(RpcError::new(ErrorCode::OutOfBounds, reason).hint("choose fewer placement groups"))
     }
 
     /// A node that comes up again as it was changes nothing, and so costs no entry.
     async fn register(&self, by: Actor, registration: Registration) -> Result<Response, RpcError> {
-        if registration.disks.is_empty() || registration.disks.len() > MAX_DISKS {
-            let reason = format!("a node registers 1 to {MAX_DISKS} disks");
-            return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
-        }
         if let Some(disk) = registration.disks.iter().find(|d| !is_weight(d.weight)) {
             let reason =
                 format!("disk {} with a weight of {}; it is 1 to {MAX_WEIGHT}", disk.name, disk.weight);
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason));
         }
         self.reads.wait().await?;
+        // Before it costs an entry; applying judges again.
+        self.state.check_disks(&registration)?;
         if let Some(registered) = self.state.registered(&registration) {
             return Ok(Response::Registered(registered));
         }
@@ -475,7 +466,7 @@ impl Service {
 
     async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<Response, RpcError> {
         self.must_lead()?;
-        bounded(heartbeat.disks.len() * (MAX_LIST / MAX_DISKS))?;
+        bounded(heartbeat.disks.len() * (MAX_LIST / MAX_DISKS_PER_NODE))?;
         let topology = self.state.topology();
         if !topology.nodes.contains_key(&heartbeat.node) {
             let what = format!("data node {}; it must register first", heartbeat.node);
@@ -491,11 +482,14 @@ impl Service {
         let work = self.state.work_of(&disks);
         // A version of another life of the metadata is no base of anything.
         let same_life = heartbeat.topology_epoch == feed_epoch;
-        let known = heartbeat.topology;
+        let (known, heartbeat_feed) = (heartbeat.topology, heartbeat.feed);
         self.liveness.hear(heartbeat, Instant::now());
         let changes = if same_life { self.state.map_changes(known) } else { None };
         let (topology, level) =
             (self.topology(if changes.is_some() { u64::MAX } else { known }), self.repairer.level());
+        // A whole map may take a message for itself: the feed goes on with the next answer, asked for at
+        // once.
+        let feed = if topology.topology.is_some() { feed.put_off(heartbeat_feed) } else { feed };
         let upload_grace_ms = self.upload_grace_ms;
         let reply = HeartbeatReply { topology, changes, feed, feed_epoch, work, level, upload_grace_ms };
         Ok(Response::Heartbeat(reply))

@@ -11,7 +11,7 @@ use wmall_proto::topology::{ClusterId, NodeInfo, Topology};
 
 use wmall_runtime::view::StoreError;
 
-use crate::leader::{Clocks, ClusterClock, Liveness, Repairer, Space};
+use crate::leader::{Clocks, ClusterClock, Liveness, Repairer, Space, Volumes};
 use crate::state::{Counters, State};
 use crate::types::Raft;
 
@@ -24,6 +24,7 @@ pub(crate) struct StatusSource {
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) repairer: Repairer,
     pub(crate) clock: Arc<ClusterClock>,
+    pub(crate) volumes: Arc<Volumes>,
 }
 
 impl StatusSource {
@@ -68,6 +69,8 @@ impl StatusSource {
             clock_behind_ms,
             clocks,
             clones: self.liveness.clones(&topology, now),
+            volumes: self.volumes.all(),
+            metadata_full: self.volumes.full(),
             index,
         })
     }
@@ -118,6 +121,8 @@ impl StatusSource {
                 incarnation: disk.incarnation,
                 weight: disk.weight,
                 max_bytes: disk.max_bytes,
+                capacity_bytes: beat.map_or(disk.max_bytes, |b| b.capacity_bytes.min(disk.max_bytes)),
+                waiting_weight: disk.weight_waits.then_some(disk.configured_weight),
                 used_bytes: beat.map_or(0, |b| b.used_bytes),
                 segment_bytes: beat.map_or(0, |b| b.segment_bytes),
                 pieces: beat.map_or(0, |b| b.pieces),
@@ -133,6 +138,7 @@ impl StatusSource {
         NodeStatus {
             name: node.name.clone(),
             zone: node.zone.clone(),
+            waiting_zone: node.waiting_zone.clone(),
             address: node.address,
             state,
             maintenance_until_ms: node.maintenance_until_ms.filter(|until| *until > self.clock.now_ms()),

@@ -73,7 +73,10 @@ pub struct CapacityReport {
     pub ratio_ppm: u64,
     /// Bytes needed over bytes that can be used.
     pub overall_ppm: u64,
-    /// The fill of the fullest disk.
+    /// Bytes that the disks say they hold over bytes that can be used; each node's word counts up to its
+    /// part.
+    pub held_ppm: u64,
+    /// The fill of the fullest disk, which is no part of the ratio: that disk refuses by itself.
     pub fullest_ppm: u64,
     /// That disk.
     pub fullest_disk: Option<DiskId>,

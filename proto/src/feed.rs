@@ -81,6 +81,18 @@ pub enum FeedPage {
     },
 }
 
+impl FeedPage {
+    /// Empties the page for an answer that has no room for it: nothing yet, and more to come at once.
+    pub fn put_off(self, position: u64) -> Self {
+        match self {
+            Self::Items { items, .. } if !items.is_empty() => {
+                Self::Items { position, items: Vec::new(), more: true }
+            }
+            page => page,
+        }
+    }
+}
+
 /// What the metadata nodes know of pieces that a data node asked about.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct PiecesKnown {

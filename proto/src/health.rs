@@ -2,6 +2,8 @@
 //!
 //! A function of the status, so that every place that prints health prints the same.
 
+mod room;
+
 use serde::{Deserialize, Serialize};
 
 use crate::capacity::{CapacityLevel, CapacityReport};
@@ -34,7 +36,7 @@ pub struct Finding {
 }
 
 /// All codes there are.
-pub const CODES: [&str; 19] = [
+pub const CODES: [&str; 22] = [
     "CHUNKS_LOST",
     "CHUNKS_UNAVAILABLE",
     "CHUNKS_IN_DANGER",
@@ -54,6 +56,9 @@ pub const CODES: [&str; 19] = [
     "MEMBERS_SILENT",
     "CLOCK_SKEW",
     "NODE_CLONED",
+    "METADATA_VOLUME_LOW",
+    "BACKUP_VOLUME_LOW",
+    "LAYOUT_WAITING",
 ];
 /// 0.70 is reached within so many days: it takes time to buy disks.
 const SOON_DAYS: u64 = 30;
@@ -211,6 +216,9 @@ pub fn health(status: &ClusterStatus) -> Vec<Finding> {
             "stop one of the two; wipe the disks of a copy before it joins",
         );
     }
+    for Finding { code, severity, what, advice, .. } in room::findings(status) {
+        add(code, severity, what, advice);
+    }
     findings.sort_by_key(|f| (f.muted, std::cmp::Reverse(f.severity)));
     findings
 }
@@ -230,7 +238,8 @@ fn seconds(ms: i64) -> String {
 mod tests {
     use super::*;
     use crate::grade::GradeCounts;
-    use crate::status::{ClockStatus, Mute, RepairStatus};
+    use crate::status::{ClockStatus, DiskStatus, Mute, RepairStatus};
+    use crate::volume::{VolumeRoom, VolumeStatus, VolumeUse};
 
     fn fine() -> ClusterStatus {
         ClusterStatus {
@@ -246,6 +255,7 @@ mod tests {
             capacity: CapacityReport {
                 ratio_ppm: 1,
                 overall_ppm: 1,
+                held_ppm: 1,
                 fullest_ppm: 1,
                 fullest_disk: None,
                 level: CapacityLevel::Safe,
@@ -264,6 +274,8 @@ mod tests {
             clock_behind_ms: 0,
             clocks: vec![],
             clones: vec![],
+            volumes: vec![],
+            metadata_full: None,
             trash: 0,
             condemned_chunks: 0,
             condemned_bytes: 0,
@@ -294,6 +306,73 @@ mod tests {
         assert_eq!(
             ["-11 s", "+5 min", "-3 h"],
             [-11_000, 300_000, -10_800_000].map(seconds).each_ref().map(String::as_str)
+        );
+    }
+
+    /// 40 MiB are free of 256 that are to be.
+    fn low(holds: VolumeUse) -> VolumeStatus {
+        let room = VolumeRoom { free_bytes: 40 << 20, bound_bytes: 256 << 20 };
+        VolumeStatus { member: "meta-2".into(), holds, room }
+    }
+
+    fn node(waiting_weight: Option<u32>, waiting_zone: Option<&str>) -> NodeStatus {
+        let disk = DiskStatus {
+            id: crate::DiskId(7),
+            name: "disk-1".into(),
+            incarnation: crate::Incarnation([0; 16]),
+            weight: 100,
+            max_bytes: 1,
+            capacity_bytes: 1,
+            waiting_weight,
+            used_bytes: 0,
+            segment_bytes: 0,
+            pieces: 0,
+            tickets: 0,
+            dirty_groups: 0,
+            slots: 0,
+            draining: false,
+            quarantined: false,
+            writable: true,
+            failed: false,
+        };
+        NodeStatus {
+            name: "data-1".parse().unwrap(),
+            zone: "z1".parse().unwrap(),
+            waiting_zone: waiting_zone.map(|zone| zone.parse().unwrap()),
+            address: ([127, 0, 0, 1], 1).into(),
+            state: NodeState::Up,
+            maintenance_until_ms: None,
+            silent_ms: Some(1),
+            disks: vec![disk],
+        }
+    }
+
+    #[test]
+    fn a_volume_that_is_low_is_named_and_is_an_error_once_commands_are_refused() {
+        let mut status = fine();
+        status.volumes = vec![low(VolumeUse::Metadata)];
+        let found = health(&status);
+        assert_eq!((found[0].code, found[0].severity), ("METADATA_VOLUME_LOW", Severity::Warning));
+        assert!(found[0].what.contains("meta-2 has 40 MiB free and is to keep 256 MiB"), "{}", found[0].what);
+        status.metadata_full = Some("x".into());
+        assert_eq!(health(&status)[0].severity, Severity::Error);
+        status.volumes[0].room.free_bytes = 256 << 20;
+        assert_eq!(health(&status), []);
+        status.volumes = vec![low(VolumeUse::Backup)];
+        assert_eq!(health(&status)[0].code, "BACKUP_VOLUME_LOW");
+    }
+
+    #[test]
+    fn what_a_node_asks_for_and_may_not_take_waits_for_an_operator() {
+        let mut status = fine();
+        status.nodes = vec![node(None, None)];
+        assert_eq!(health(&status), []);
+        status.nodes = vec![node(Some(1_000_000), Some("z9"))];
+        let found = health(&status);
+        assert_eq!(found[0].code, "LAYOUT_WAITING");
+        assert_eq!(
+            found[0].what,
+            "an operator is to decide: data-1 asks for zone z9; data-1/disk-1 has weight 100 and asks for 1000000"
         );
     }
 

@@ -183,6 +183,8 @@ pub struct TokenRecord {
     pub expires_ms: u64,
     /// Who made it.
     pub created_by: Option<Actor>,
+    /// True if every disk of the data node that joins with it waits for an operator's layout.
+    pub wait_for_layout: bool,
     /// The name that it was used for, and BLAKE3 of the key: the same key may ask again, since an answer may
     /// have been lost on the way.
     pub used: Option<(NodeName, [u8; 32])>,

@@ -32,6 +32,11 @@ pub enum LayoutChange {
     },
     /// Drops the draft.
     Revert,
+    /// Takes into the draft what waits of a node: weights of its disks, and its zone.
+    Accept {
+        /// The node.
+        node: NodeName,
+    },
 }
 
 /// Weights that are not in force yet.
@@ -41,6 +46,15 @@ pub struct LayoutDraft {
     pub version: u64,
     /// The disks whose weights change, in the order of their numbers.
     pub weights: Vec<(DiskId, u32)>,
+    /// The nodes whose zones change, in the order of their names.
+    pub zones: Vec<(NodeName, ZoneName)>,
+}
+
+impl LayoutDraft {
+    /// True if nothing is staged.
+    pub fn is_empty(&self) -> bool {
+        self.weights.is_empty() && self.zones.is_empty()
+    }
 }
 
 /// A disk in the layout, and what the draft would do to it.
@@ -56,8 +70,14 @@ pub struct LayoutDisk {
     pub zone: ZoneName,
     /// Its weight.
     pub weight: u32,
+    /// Its node's zone by the draft.
+    pub draft_zone: ZoneName,
+    /// The zone that its node asks for, if that waits.
+    pub waiting_zone: Option<ZoneName>,
     /// Its weight by the draft.
     pub draft_weight: u32,
+    /// The weight that its node asks for, if that waits.
+    pub waiting_weight: Option<u32>,
     /// Slots of groups that it has.
     pub slots: u64,
     /// Slots that it would have in the end.

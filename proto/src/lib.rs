@@ -33,6 +33,7 @@ pub mod rpc;
 pub mod scheme;
 pub mod status;
 pub mod topology;
+pub mod volume;
 
 pub use access::Role;
 pub use error::{ErrorCode, RpcError};

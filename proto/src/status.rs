@@ -48,6 +48,11 @@ pub struct DiskStatus {
     pub weight: u32,
     /// The most bytes it may use.
     pub max_bytes: u64,
+    /// Bytes that it can have in all, as of its last heartbeat: what it has and what its file system has for
+    /// it.
+    pub capacity_bytes: u64,
+    /// The weight that its node's configuration names, if that waits for an operator.
+    pub waiting_weight: Option<u32>,
     /// Bytes of the pieces it holds, as of its last heartbeat.
     pub used_bytes: u64,
     /// Bytes of its segments, dead records and free room in them included.
@@ -120,6 +125,8 @@ pub struct NodeStatus {
     pub name: NodeName,
     /// Its failure domain.
     pub zone: ZoneName,
+    /// The zone that its configuration names by now, which waits for an operator.
+    pub waiting_zone: Option<ZoneName>,
     /// Where it listens.
     pub address: SocketAddr,
     /// Whether it answers.
@@ -220,6 +227,10 @@ pub struct ClusterStatus {
     pub clocks: Vec<ClockStatus>,
     /// Processes that were refused, since another goes by their name.
     pub clones: Vec<CloneStatus>,
+    /// Volumes of metadata nodes, as far as they have said lately how much room there is.
+    pub volumes: Vec<crate::volume::VolumeStatus>,
+    /// Why commands that make the metadata grow are refused, if they are.
+    pub metadata_full: Option<String>,
     /// Raft index that this was computed at.
     pub index: u64,
 }

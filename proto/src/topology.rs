@@ -5,14 +5,35 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
+use std::sync::Arc;
+
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use crate::codec::{self, CodecError};
 use crate::identity::Revocation;
 use crate::ids::{ChunkId, DiskId, Incarnation, PoolId};
 use crate::names::{NodeName, PoolName, ZoneName};
 use crate::pg::{PgId, PgKey, PgRow};
 use crate::pool::Pool;
+
+/// Disks that a node may have, by all names that it ever registered and nobody has forgotten.
+pub const MAX_DISKS_PER_NODE: usize = 64;
+/// Disks that a cluster may have. Nodes have one at least, so there are no more of those.
+pub const MAX_DISKS: usize = 1024;
+/// Holders whose certificates may be refused at once.
+pub const MAX_REVOKED: usize = 8192;
+/// Slots that may be on their way at once.
+pub const MAX_MOVING: usize = 16_384;
+/// Bytes that the rows of all pools may take. With the most disks, nodes, revocations and moving slots beside
+/// them, the map fits in one message.
+pub const MAX_ROWS_BYTES: usize = codec::MAX_MESSAGE / 4 * 3;
+
+/// Bytes that a row of so many slots takes of [`MAX_ROWS_BYTES`]: its size in memory, which counts while it
+/// is decoded, or its encoding when all slots are dirty, as after a restore. Moving slots count apart.
+pub fn row_bytes(width: usize) -> usize {
+    size_of::<PgRow>().max(32 + 21 * width)
+}
 
 /// A cluster's identity, drawn once by `wmall cluster init` and written into every certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
@@ -59,6 +80,8 @@ pub struct DiskInfo {
     pub public_key: [u8; 32],
     /// Its share as the node's configuration had it last: an operator's layout holds until that changes.
     pub configured_weight: u32,
+    /// True if that share is more than a node may take by itself, and waits for an operator.
+    pub weight_waits: bool,
     /// An operator wants it empty: its slots move elsewhere, and it gets none.
     pub draining: bool,
     /// For now nothing of that begins.
@@ -81,6 +104,8 @@ pub struct NodeInfo {
     pub zone: ZoneName,
     /// Where it listens.
     pub address: SocketAddr,
+    /// The zone that its configuration names by now, which waits for an operator.
+    pub waiting_zone: Option<ZoneName>,
     /// Until when its silence is expected, in milliseconds since the Unix epoch.
     pub maintenance_until_ms: Option<u64>,
 }
@@ -108,6 +133,45 @@ pub struct Topology {
     /// Certificates that are refused, in the order of their holders.
     pub revoked: Vec<Revocation>,
 }
+
+/// A map as it travels: encoded once by who has it, however many ask, and decoded by who wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedMap(Arc<[u8]>);
+
+impl EncodedMap {
+    /// Encodes a map.
+    pub fn of(map: &Topology) -> Self {
+        Self(codec::encode(map).into())
+    }
+
+    /// The map.
+    pub fn decode(&self) -> Result<Topology, CodecError> {
+        codec::decode(&self.0)
+    }
+
+    /// Its encoded length.
+    pub fn length(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Encode for EncodedMap {
+    fn encode<E: bincode::enc::Encoder>(&self, encoder: &mut E) -> Result<(), bincode::error::EncodeError> {
+        use bincode::enc::write::Writer;
+        (self.0.len() as u64).encode(encoder)?;
+        encoder.writer().write(&self.0)
+    }
+}
+
+impl<C> Decode<C> for EncodedMap {
+    fn decode<D: bincode::de::Decoder<Context = C>>(
+        decoder: &mut D,
+    ) -> Result<Self, bincode::error::DecodeError> {
+        Ok(Self(Vec::<u8>::decode(decoder)?.into()))
+    }
+}
+
+bincode::impl_borrow_decode!(EncodedMap);
 
 /// What changed in a map since a version of it: rows one by one, for these change often, and the rest as it is now if
 /// anything of it did.
@@ -200,5 +264,111 @@ impl Topology {
         zones.sort();
         zones.dedup();
         zones.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::FeedPage;
+    use crate::identity::Actor;
+    use crate::pg::Source;
+    use crate::rpc::{HeartbeatReply, Response, TopologyReply};
+    use crate::{Role, RpcError};
+
+    fn name(i: usize) -> NodeName {
+        NodeName::new(format!("{i:063}")).unwrap()
+    }
+
+    /// As large as a map may be, in rows of so many slots: longest names, all optional values, all slots
+    /// dirty.
+    fn largest(width: usize) -> Topology {
+        let mut map = Topology::empty();
+        map.version = u64::MAX;
+        let mut left = MAX_ROWS_BYTES / row_bytes(width);
+        let mut moving = MAX_MOVING;
+        let pool_named = |id: u16, pg_bits: u8| Pool {
+            id: PoolId(id),
+            name: PoolName::new(format!("{id:063}")).unwrap(),
+            scheme: crate::Scheme::Replicated { copies: width as u8 },
+            pg_bits,
+        };
+        while left > 0 {
+            let bits = left.ilog2().min(u32::from(crate::pg::MAX_PG_BITS)) as u8;
+            left -= 1 << bits;
+            let row = |_| {
+                let mut row = PgRow::new(vec![DiskId(1); width]);
+                row.dirty_at = vec![Some(u64::MAX); width];
+                for sources in row.sources.iter_mut().take(moving) {
+                    sources.push(Source { disk: DiskId(1), since: u64::MAX, vouched: true });
+                    moving -= 1;
+                }
+                row
+            };
+            let rows = (0..1u32 << bits).map(row).collect();
+            let id = map.pools.len() as u16 + 1;
+            map.pools.insert(PoolId(id), PoolTable { pool: pool_named(id, bits), rows });
+        }
+        for i in 0..MAX_DISKS {
+            let zone = ZoneName::new(format!("{i:063}")).unwrap();
+            let address = SocketAddr::from(([0xffff; 8], u16::MAX));
+            let info = NodeInfo {
+                name: name(i),
+                zone: zone.clone(),
+                address,
+                waiting_zone: Some(zone),
+                maintenance_until_ms: Some(u64::MAX),
+            };
+            map.nodes.insert(name(i), info);
+            let id = DiskId(i as u32);
+            let disk = DiskInfo {
+                id,
+                node: name(i),
+                name: name(i).to_string(),
+                weight: u32::MAX,
+                max_bytes: u64::MAX,
+                incarnation: Incarnation([255; 16]),
+                public_key: [255; 32],
+                configured_weight: u32::MAX,
+                weight_waits: true,
+                draining: true,
+                drain_paused: true,
+                successor: Some(id),
+                quarantined_ms: Some(u64::MAX),
+                down_since_ms: Some(u64::MAX),
+            };
+            map.disks.insert(id, disk);
+        }
+        let revoked = |i| Revocation {
+            actor: Actor { role: Role::Data, name: name(i) },
+            before: u64::MAX,
+            at_ms: u64::MAX,
+        };
+        map.revoked = (0..MAX_REVOKED).map(revoked).collect();
+        map
+    }
+
+    #[test]
+    fn the_largest_map_there_may_be_travels_in_one_message() {
+        for width in [1, 3, 6, 20] {
+            let map = largest(width);
+            let encoded = EncodedMap::of(&map);
+            let suspects = Some(map.nodes.keys().cloned().collect());
+            let reply = HeartbeatReply {
+                topology: TopologyReply { topology: Some(encoded), suspects, now_ms: u64::MAX },
+                changes: None,
+                feed: FeedPage::Behind { position: u64::MAX },
+                feed_epoch: u64::MAX,
+                work: map.disks.keys().take(MAX_DISKS_PER_NODE).copied().collect(),
+                level: crate::capacity::CapacityLevel::Safe,
+                upload_grace_ms: u64::MAX,
+            };
+            let answer: Result<Response, RpcError> = Ok(Response::Heartbeat(reply));
+            let bytes = codec::encode(&answer);
+            assert!(bytes.len() < codec::MAX_MESSAGE, "{} bytes with rows of {width}", bytes.len());
+            let back: Result<Response, RpcError> = codec::decode(&bytes).unwrap();
+            let Ok(Response::Heartbeat(reply)) = back else { panic!("another answer") };
+            assert_eq!(reply.topology.topology.unwrap().decode().unwrap(), map);
+        }
     }
 }

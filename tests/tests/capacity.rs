@@ -99,3 +99,52 @@ fn the_alarm_is_raised_writes_stop_in_turn_and_deletes_lead_back() {
     wait_until("it is safe again", LONG, || ratio(&cluster).1 == "safe");
     wait_until("everybody may write again", LONG, || put(&config, "d").status.success());
 }
+
+/// A metadata node that is to keep more free than any volume has stands for one whose volume is full.
+#[test]
+fn without_room_for_metadata_only_what_makes_room_is_taken() {
+    let cluster = Cluster::up_with(&["--metadata", "3", "--data", "3"]);
+    cluster.run(&["bucket", "create", "b"]);
+    let file = cluster.write("in", &bytes(1, 1 << 20));
+    cluster.put(&file, &["b/before"]);
+    let keep = |member: &str, reserve_bytes: i64| {
+        cluster.reconfigure(member, |config| {
+            let volume = config["volume"].as_table_mut().unwrap();
+            volume.insert("reserve_bytes".into(), reserve_bytes.into());
+        });
+    };
+    let finding = || {
+        let findings = cluster.json_any(&["health"]);
+        let all = findings.as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|f| f["code"] == "METADATA_VOLUME_LOW")
+    };
+    let try_to_put = || {
+        let config = cluster.config();
+        wmall(&["--config", &config, "-q", "put", &file, "b/other"])
+    };
+    keep("metadata-1", 1 << 60);
+    let named = |f: &Value| f["what"].as_str().is_some_and(|what| what.contains("metadata-1"));
+    wait_until("the member is named", LONG, || {
+        finding().is_some_and(|f| named(&f) && f["severity"] == "warning")
+    });
+    cluster.put(&file, &["b/second"]);
+    keep("metadata-2", 1 << 60);
+    let refused = |stderr: &str| {
+        stderr.contains("error[cluster_full]") && stderr.contains("the metadata volume of metadata-")
+    };
+    wait_until("a quorum is at risk", LONG, || {
+        let output = try_to_put();
+        !output.status.success() && refused(&String::from_utf8_lossy(&output.stderr))
+    });
+    assert_eq!(finding().unwrap()["severity"], "error");
+    cluster.fails(&["bucket", "create", "other"]).expect(1, "cluster_full");
+    // Reads, deletes and operators go on.
+    cluster.run(&["get", "b/before", "-O", &cluster.path("out")]);
+    cluster.run(&["rm", "b/before", "--purge"]);
+    cluster.run(&["layout", "stage", "data-1/disk-1", "--weight", "90"]);
+    cluster.run(&["layout", "revert"]);
+    keep("metadata-2", 0);
+    wait_until("everybody may write again", LONG, || try_to_put().status.success());
+    keep("metadata-1", 0);
+    wait_until("the finding goes", LONG, || finding().is_none());
+}

@@ -150,3 +150,43 @@ fn copies_that_were_promised_and_never_stored_are_missed_without_being_read() {
 fn shards_that_were_promised_and_never_stored_are_missed_without_being_read() {
     false_promises_are_found_out("6", "rs:4+2");
 }
+
+/// A node says that it is full, of dead bytes besides, and asks for the weight of all and another zone. No
+/// other pays for that, and an operator is asked.
+#[test]
+fn who_claims_to_be_full_and_heavy_stops_nobody_and_draws_nothing() {
+    let cluster = Cluster::up_with(&["--metadata", "1", "--data", "5"]);
+    let config = cluster.node_config("data-3");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut changed: toml::Table = text.parse().unwrap();
+    changed.insert("zone".into(), "elsewhere".into());
+    changed["disks"][0].as_table_mut().unwrap().insert("weight".into(), 1_000_000.into());
+    std::fs::write(&config, changed.to_string()).unwrap();
+    let before = cluster.json(&["status"]);
+    let _liar = Liar::instead_of(&cluster, "data-3", &["full"]);
+    cluster.wait_status("it says so", LONG, |s| status::disk(s, "data-3", "disk-1")["writable"] == false);
+    let files = cluster.put_files(1..5, 2 << 20, &["--chunk-size", "128K"]);
+    for (cid, content) in &files {
+        cluster.assert_content(cid, content);
+    }
+    let after = cluster.json(&["status"]);
+    assert_eq!(after["capacity"]["level"], "safe", "{after}");
+    let ratio = after["capacity"]["ratio_ppm"].as_u64().unwrap();
+    assert!(ratio <= 250_000, "a fifth of the cluster says to be full: {after}");
+    let disk = status::disk(&after, "data-3", "disk-1");
+    assert_eq!((&disk["weight"], &disk["waiting_weight"]), (&100.into(), &1_000_000.into()), "{disk}");
+    assert!(status::slots(&after, "data-3") <= status::slots(&before, "data-3"), "{after}");
+    let liar = node(&after, "data-3");
+    assert_eq!(
+        (&liar["zone"], &liar["waiting_zone"]),
+        (&node(&before, "data-3")["zone"], &"elsewhere".into())
+    );
+    let findings = cluster.json_any(&["health"]).to_string();
+    assert!(findings.contains("LAYOUT_WAITING") && findings.contains("asks for 1000000"), "{findings}");
+    // An operator sees first what it would come to.
+    let staged = cluster.json(&["layout", "accept", "data-3"]);
+    let of_liar = staged["disks"].as_array().unwrap().iter().find(|d| d["node"] == "data-3").unwrap();
+    assert_eq!((&of_liar["draft_weight"], &of_liar["draft_zone"]), (&1_000_000.into(), &"elsewhere".into()));
+    cluster.run(&["layout", "revert"]);
+    cluster.fails(&["layout", "accept", "data-1"]).expect(1, "precondition_failed");
+}

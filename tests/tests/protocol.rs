@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use wmall_client::{ClientConfig, PutOptions, Store};
 use wmall_devnet::{InProcess, UpOptions};
+use wmall_proto::capacity::CapacityLevel;
 use wmall_proto::challenge::Challenge;
+use wmall_proto::health::health;
 use wmall_proto::range::{Range, RangeClaim, RangeSum};
 use wmall_proto::rpc::{
-    Ack, CallKind, CommitRequest, Heartbeat, MemberCommand, NameCommand, PieceCheck, PutRequest, Query,
-    RaftCall, RaftRequest, ReadRequest, Registration, Request, Response, UserCommand,
+    Ack, CallKind, CommitRequest, DiskHeartbeat, DiskRegistration, Heartbeat, MemberCommand, NameCommand,
+    PieceCheck, PutRequest, Query, RaftCall, RaftRequest, ReadRequest, RegisteredDisk, Registration, Request,
+    Response, UserCommand,
 };
 use wmall_proto::{
     ChunkId, DiskId, ErrorCode, FileId, Incarnation, NodeName, PoolId, RequestId, Role, RpcError, UploadId,
@@ -326,6 +329,85 @@ async fn every_call_of_every_role_is_answered_or_denied_as_the_table_says() {
     let disguised = Target { role: Role::Metadata, node: data.name.clone(), address: data.address };
     let answer = client.call(&disguised, &Request::Status, TIMEOUT).await;
     assert_eq!(answer.unwrap_err().code, ErrorCode::Denied);
+    fixture.cluster.down().await;
+}
+
+/// A node of a name of its own that was let in, and registers whatever it likes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_node_that_registers_without_end_fills_no_map_and_stops_no_put() {
+    let fixture = fixture().await;
+    let root = fixture.cluster.layout().root().to_path_buf();
+    let (issuer, name) = (Issuer::load(&root.join("ca")).unwrap(), NodeName::new("hostile").unwrap());
+    let folder = root.join("hostile");
+    issuer.issue(&folder, Role::Data, &name, Duration::from_secs(600)).unwrap();
+    let endpoint = Endpoint::client(&Identity::load(&folder).unwrap()).unwrap();
+    let client = ClientConfig::load(&fixture.cluster.layout().client()).unwrap();
+    let metadata = &client.metadata[0];
+    let leader = Target { role: Role::Metadata, node: metadata.name.clone(), address: metadata.address };
+    let mut registered = Vec::new();
+    let mut refused = 0;
+    for round in 0..8u8 {
+        let disk = |i: u8| DiskRegistration {
+            name: NodeName::new(format!("d-{round}-{i}")).unwrap(),
+            weight: 1_000_000,
+            max_bytes: 1,
+            incarnation: Incarnation([round * 16 + i; 16]),
+            public_key: [round; 32],
+            starts: 1,
+            end: (0, 0),
+        };
+        let registration = Registration {
+            node: name.clone(),
+            zone: format!("zone-{round}").parse().unwrap(),
+            address: "127.0.0.1:1".parse().unwrap(),
+            process: [9; 16],
+            disks: (0..16).map(disk).collect(),
+        };
+        match endpoint.call(&leader, &Request::Register(registration), TIMEOUT).await {
+            Ok(Response::Registered(disks)) => registered.extend(disks),
+            Err(error) => {
+                assert_eq!(error.code, ErrorCode::OutOfBounds, "{error:?}");
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((registered.len(), refused), (64, 4), "as many disks as a node may have");
+    let full = |disk: &RegisteredDisk| DiskHeartbeat {
+        disk: disk.id,
+        incarnation: Incarnation([0; 16]),
+        used_bytes: u64::MAX,
+        segment_bytes: u64::MAX,
+        dead_bytes: u64::MAX,
+        reserved_bytes: u64::MAX,
+        capacity_bytes: u64::MAX,
+        pieces: u64::MAX,
+        end: (0, 0),
+        writable: false,
+        failed: false,
+    };
+    let heartbeat = Heartbeat {
+        node: name.clone(),
+        process: [9; 16],
+        now_ms: u64::MAX,
+        disks: registered.iter().map(full).collect(),
+        topology: 0,
+        topology_epoch: 0,
+        feed: u64::MAX,
+        feed_epoch: 0,
+    };
+    endpoint.call(&leader, &Request::Heartbeat(heartbeat), TIMEOUT).await.unwrap();
+    let status = fixture.store.status().await.unwrap();
+    assert_eq!(status.capacity.level, CapacityLevel::Safe);
+    let hostile = status.nodes.iter().find(|n| n.name == name).unwrap();
+    let weight: u32 = hostile.disks.iter().map(|d| d.weight).sum();
+    assert!(weight <= 300, "three times what others have, and not {weight}");
+    assert!(hostile.waiting_zone.is_some());
+    assert!(health(&status).iter().any(|finding| finding.code == "LAYOUT_WAITING"));
+    let content = wmall_tests::bytes(5, 3 << 20);
+    let put = fixture.store.put(&mut content.as_slice(), &PutOptions::default()).await;
+    assert!(put.is_ok(), "{put:?}");
+    endpoint.close().await;
     fixture.cluster.down().await;
 }
 

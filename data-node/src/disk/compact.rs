@@ -45,7 +45,7 @@ pub(super) struct Compactor {
     pub(super) books: Arc<Books>,
     pub(super) work: mpsc::Sender<Work>,
     /// Makes room for copies when the file system itself is full.
-    pub(super) ballast: super::ballast::Ballast,
+    pub(super) ballast: wmall_runtime::ballast::Ballast,
     pub(super) name: String,
     /// Bytes that the segments may take, but for those that are kept for compaction.
     pub(super) room: u64,

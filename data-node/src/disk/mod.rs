@@ -1,6 +1,5 @@
 //! One disk: its format, its journal of pieces, the index over them, and what keeps both in order.
 
-mod ballast;
 mod books;
 mod compact;
 mod error;
@@ -20,7 +19,7 @@ pub(crate) use error::{DiskError, starved};
 pub(crate) use index::{Located, PieceState};
 pub(crate) use piece::PieceHeader;
 pub(crate) use places::Places;
-pub(crate) use store::{DiskStore, Usage};
+pub(crate) use store::{DiskStore, KEPT_FREE, Usage};
 pub use superblock::{FormatError, Superblock};
 #[cfg(feature = "testing")]
 pub use testing::scan_any_segment;

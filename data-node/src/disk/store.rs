@@ -21,9 +21,10 @@ use wmall_proto::rpc::{DoubtedPiece, PieceCheck};
 use wmall_proto::topology::ClusterId;
 use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError};
 use wmall_runtime::FolderLock;
+use wmall_runtime::ballast::{self, Ballast};
 use wmall_runtime::view::StoreError;
+use wmall_runtime::volume;
 
-use super::ballast::Ballast;
 use super::books::Books;
 use super::compact::Compactor;
 use super::error::{DiskError, append_failed, fenced, full, starved};
@@ -35,6 +36,7 @@ use super::starts;
 use super::superblock::Superblock;
 use super::worth::Tight;
 use crate::config::DiskConfig;
+use crate::capacity::Measured;
 
 /// Bounds of a segment's size: the largest piece must fit, and few files must do.
 const MIN_SEGMENT: u64 = 32 << 20;
@@ -43,7 +45,7 @@ const MAX_SEGMENT: u64 = 1 << 30;
 const QUEUE_BYTES: usize = 128 << 20;
 /// Bytes of the file system that segments leave to the index and to what else is beside them: an index that can't be
 /// written fails the disk, and a full disk should only refuse.
-const KEPT_FREE: u64 = 32 << 20;
+pub(crate) const KEPT_FREE: u64 = 32 << 20;
 /// Looks at a piece that is moved between finding and reading it.
 const LOOKS: usize = 3;
 
@@ -226,6 +228,15 @@ impl DiskStore {
         let full = self.books.full();
         let end = self.books.end();
         Usage { pieces, bytes, segment_bytes, dead_bytes, reserved_bytes, end, failed, full }
+    }
+
+    /// Bytes that it may have, that it has, and that its file system has left.
+    pub(crate) fn measured(&self, usage: &Usage) -> Measured {
+        Measured {
+            max_bytes: self.config.max_bytes,
+            has_bytes: usage.segment_bytes.saturating_add(ballast::held_in(&self.config.path)),
+            file_system: volume::of(&self.config.path).ok(),
+        }
     }
 
     /// An index that can't be read is of no more use: the disk fails, and the next start builds the index anew.

@@ -1,10 +1,10 @@
 //! What other weights would come to, before anybody decides them: the moves that balancing would make, one plan after
 //! another, until there are no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use wmall_proto::DiskId;
 use wmall_proto::chunk::PieceState;
+use wmall_proto::{DiskId, NodeName, ZoneName};
 
 use crate::budget::Budget;
 use crate::repair::{PlannedMove, Policy, plan_repairs};
@@ -41,13 +41,31 @@ pub struct LayoutPreview {
     pub stuck: u64,
 }
 
-/// Plans with these weights in the place of those that the disks have, as if there were no budget.
-pub fn preview_layout(snapshot: &Snapshot, weights: &BTreeMap<DiskId, u32>) -> LayoutPreview {
+/// Changes of a draft.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drafted {
+    /// Weights of disks.
+    pub weights: BTreeMap<DiskId, u32>,
+    /// Zones of nodes.
+    pub zones: BTreeMap<NodeName, ZoneName>,
+}
+
+/// Plans with these weights and zones in the place of those that there are, as if there were no budget.
+pub fn preview_layout(snapshot: &Snapshot, draft: &Drafted) -> LayoutPreview {
     let mut drafted = snapshot.clone();
-    for (disk, weight) in weights {
+    for (disk, weight) in &draft.weights {
         if let Some(fact) = drafted.disks.get_mut(disk) {
             fact.candidate.weight = *weight;
         }
+    }
+    for fact in drafted.disks.values_mut() {
+        if let Some(zone) = draft.zones.get(&fact.candidate.node) {
+            fact.candidate.zone = zone.clone();
+        }
+    }
+    if *draft != Drafted::default() {
+        let weighted = drafted.disks.values().filter(|fact| fact.candidate.weight > 0);
+        drafted.zones = weighted.map(|fact| &fact.candidate.zone).collect::<BTreeSet<_>>().len();
     }
     let all = Budget::ALL;
     let policy = Policy { together_ms: 0, override_halt: true };
@@ -125,12 +143,13 @@ mod tests {
         let rows: Vec<Vec<u32>> = (0..12).map(|i| vec![1 + i % 2]).collect();
         let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
         let c = cluster(&[1, 1, 1], &rows);
-        let even = preview_layout(&c, &BTreeMap::new());
+        let even = preview_layout(&c, &Drafted::default());
         let slots =
             |p: &LayoutPreview| p.disks.values().map(|d| (d.slots, d.draft_slots)).collect::<Vec<_>>();
         assert!(even.slots <= 4 && even.disks[&DiskId(3)].draft_slots >= 3, "{even:?}");
         // Half the weight of the others.
-        let light = preview_layout(&c, &BTreeMap::from([(DiskId(3), 1), (DiskId(1), 2), (DiskId(2), 2)]));
+        let weights = BTreeMap::from([(DiskId(3), 1), (DiskId(1), 2), (DiskId(2), 2)]);
+        let light = preview_layout(&c, &Drafted { weights, ..Drafted::default() });
         assert!(light.disks[&DiskId(3)].draft_slots < 4, "{:?}", slots(&light));
         assert_eq!(light.bytes, light.slots * 100);
         let sum = |of: fn(&DiskChange) -> u64| light.disks.values().map(of).sum::<u64>();
@@ -141,7 +160,8 @@ mod tests {
     #[test]
     fn a_disk_that_gets_nothing_has_a_reason() {
         let mut c = cluster(&[1, 2, 3, 4], &[&[1, 2, 3]]);
-        let why = |c: &Snapshot| preview_layout(c, &BTreeMap::new()).disks[&DiskId(4)].why_nothing.unwrap();
+        let why =
+            |c: &Snapshot| preview_layout(c, &Drafted::default()).disks[&DiskId(4)].why_nothing.unwrap();
         assert!(why(&c).contains("less than a group"));
         c.disks.get_mut(&DiskId(4)).unwrap().free_bytes = 0;
         assert!(why(&c).contains("full"));

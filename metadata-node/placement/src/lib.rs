@@ -25,7 +25,7 @@ pub use drain::{DrainPreview, preview_drain};
 pub use forecast::{Space, forecast};
 pub use grading::{GroupFacts, PieceFact, grade, tally};
 pub use halt::Halt;
-pub use layout::{DiskChange, LayoutPreview, preview_layout};
+pub use layout::{DiskChange, Drafted, LayoutPreview, preview_layout};
 pub use rendezvous::{PlacementError, propose_rows};
 pub use repair::{PlannedMove, Policy, Reason, RepairPlan, plan_repairs};
 pub use snapshot::{DiskFact, DiskState, GroupFact, SlotFact, Snapshot};

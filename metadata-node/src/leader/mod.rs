@@ -9,6 +9,7 @@ mod propose;
 mod read_index;
 mod repair;
 mod space;
+mod volumes;
 
 pub(crate) use challenge::Challenger;
 pub(crate) use clock::{Clocks, ClusterClock};
@@ -20,3 +21,4 @@ pub(crate) use propose::not_leader;
 pub use read_index::ReadIndex;
 pub(crate) use repair::Repairer;
 pub(crate) use space::Space;
+pub(crate) use volumes::Volumes;

@@ -16,7 +16,7 @@ use wmall_proto::rpc::Response;
 use wmall_proto::{ErrorCode, NodeName, RequestId, Role, RpcError, codec};
 use wmall_transport::{Bounds, Holder, Place, Refusal, Room, is_privileged};
 
-use super::ClusterClock;
+use super::{ClusterClock, Volumes};
 use crate::command::{Batch, Command, Envelope};
 use crate::types::Raft;
 
@@ -56,15 +56,16 @@ pub struct Proposer {
     bytes: Room<Holder>,
     /// Whose the commands are that this member makes by itself.
     own: Holder,
+    volumes: Arc<Volumes>,
 }
 
 impl Proposer {
     /// Starts the task.
-    pub(crate) fn start(raft: Raft, clock: Arc<ClusterClock>, name: NodeName) -> Self {
+    pub(crate) fn start(raft: Raft, clock: Arc<ClusterClock>, name: NodeName, volumes: Arc<Volumes>) -> Self {
         let (queue, waiting) = mpsc::channel((COMMANDS.room + COMMANDS.reserve) as usize);
         tokio::spawn(run(raft, clock, waiting));
         let (commands, bytes) = (Room::new(COMMANDS), Room::new(BYTES));
-        Self { queue, commands, bytes, own: Arc::new(Actor { role: Role::Metadata, name }) }
+        Self { queue, commands, bytes, own: Arc::new(Actor { role: Role::Metadata, name }), volumes }
     }
 
     /// Proposes a command of this member's own and waits for its answer.
@@ -108,6 +109,9 @@ impl Proposer {
     }
 
     async fn queue(&self, holder: Holder, envelope: Envelope) -> Result<Response, RpcError> {
+        if envelope.command.grows() {
+            self.volumes.check()?;
+        }
         let bytes = codec::encode(&envelope).len();
         if bytes > MAX_COMMAND {
             let reason = format!("a command of {bytes} bytes; {MAX_COMMAND} at most");

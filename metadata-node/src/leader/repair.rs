@@ -236,7 +236,8 @@ impl Repairer {
         };
         let free = |percent: u64| {
             let Some(b) = beat.filter(|b| b.writable) else { return 0 };
-            let room = disk.max_bytes.saturating_sub(b.reserved_bytes) / 100 * percent;
+            let can_have = b.capacity_bytes.min(disk.max_bytes);
+            let room = can_have.saturating_sub(b.reserved_bytes) / 100 * percent;
             room.saturating_sub(b.used_bytes).saturating_sub(b.dead_bytes)
         };
         let (free_bytes, last_bytes) = (free(FILLED_PERCENT), free(LAST_PERCENT));

@@ -26,7 +26,7 @@ use wmall_transport::{Endpoint, Target};
 
 use super::log_store::LogStore;
 use crate::born::Born;
-use crate::leader::ClusterClock;
+use crate::leader::{ClusterClock, Volumes};
 use crate::types::{Member, Raft};
 
 /// Why a folder is no member any more.
@@ -84,6 +84,7 @@ pub struct Peers {
     endpoint: Endpoint,
     log: LogStore,
     clock: Arc<ClusterClock>,
+    volumes: Arc<Volumes>,
     raft: OnceLock<Raft>,
     /// Nothing is appended to others: they are to elect another leader.
     silent: AtomicBool,
@@ -99,12 +100,19 @@ const HELLO: Duration = Duration::from_millis(500);
 
 impl Peers {
     /// This member, in the life that its folder says.
-    pub(crate) fn new(born: Born, endpoint: Endpoint, log: LogStore, clock: Arc<ClusterClock>) -> Arc<Self> {
+    pub(crate) fn new(
+        born: Born,
+        endpoint: Endpoint,
+        log: LogStore,
+        clock: Arc<ClusterClock>,
+        volumes: Arc<Volumes>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             born,
             endpoint,
             log,
             clock,
+            volumes,
             raft: OnceLock::new(),
             silent: AtomicBool::new(false),
             acknowledged: Mutex::default(),
@@ -189,6 +197,7 @@ impl Peers {
             return Err(RpcError::new(ErrorCode::Denied, reason));
         }
         self.clock.hear(&of.name, answer.now_ms);
+        self.volumes.hear(&of.name, answer.volumes);
         Ok(answer.message)
     }
 
@@ -239,7 +248,8 @@ impl Peers {
         // A follower's view of the cluster's clock is moved on from when it last looked.
         self.clock.now_ms();
         let now_ms = wmall_runtime::clock::now_ms();
-        Response::Raft(RaftAnswer { incarnation: self.born.incarnation, now_ms, message })
+        let volumes = self.volumes.own();
+        Response::Raft(RaftAnswer { incarnation: self.born.incarnation, now_ms, volumes, message })
     }
 
     /// The cluster that this member knows; none if it has never taken part in one.

@@ -31,13 +31,20 @@ pub(super) async fn newest_map(endpoint: &Endpoint, seeds: &Addresses) -> Result
         let target = Target { role: Role::Data, node, address };
         match endpoint.call(&target, &Request::GetTopology { known: 0 }, TIMEOUT).await {
             Ok(Response::Topology(reply)) => {
-                let Some(map) = reply.topology else { continue };
+                let map = match reply.topology.map(|map| map.decode()).transpose() {
+                    Ok(Some(map)) => map,
+                    Ok(None) => continue,
+                    Err(error) => {
+                        last = RpcError::internal(error);
+                        continue;
+                    }
+                };
                 let more = map.nodes.values().filter(|n| !asked.contains(&n.name));
                 for node in more.map(|n| n.name.clone()).collect::<Vec<_>>() {
                     waiting.insert(node.clone(), target_of(&map, &node, seeds).address);
                 }
                 if newest.as_ref().is_none_or(|n| n.version < map.version) {
-                    newest = Some(*map);
+                    newest = Some(map);
                 }
             }
             Ok(_) => last = RpcError::internal("the answer is of another kind than the question"),

@@ -57,6 +57,7 @@ fn operation(operate: &Operate) -> Option<String> {
         }
         Operate::SetMaintenance { node, until_ms: None } => format!("node maintenance {node} --end"),
         Operate::StageWeight { disk, weight } => format!("layout stage {disk} --weight {weight}"),
+        Operate::StageWaiting { node } => format!("layout accept {node}"),
         Operate::ApplyLayout { version } => format!("layout apply --draft {version}"),
         Operate::RevertLayout => "layout revert".into(),
         Operate::Mute { code, until_ms: Some(until) } => format!("health mute {code} until {until}"),
@@ -92,11 +93,12 @@ pub(super) fn act_of(command: &Command) -> Option<String> {
             let name = token.name.as_ref().map_or("any", |n| n.as_str());
             let scopes: Vec<String> = token.scopes.iter().map(ToString::to_string).collect();
             format!(
-                "node token create {} --role {} --name {name} until {} [{}]",
+                "node token create {} --role {} --name {name} until {} [{}]{}",
                 token.id,
                 token.role,
                 token.expires_ms,
-                scopes.join(" ")
+                scopes.join(" "),
+                if token.wait_for_layout { " --wait-for-layout" } else { "" }
             )
         }
         Command::DropToken(id) => format!("node token rm {id}"),

@@ -250,6 +250,7 @@ impl<'a> Context<'a> {
     /// The map of the cluster, to be changed in a part. The new version is this entry's index.
     pub(super) fn change_topology(&mut self, part: Part) -> &mut Topology {
         self.topology_changed = true;
+        self.derived.encoded = Arc::default();
         let topology = Arc::make_mut(&mut self.derived.topology);
         // Usually the index; after a restore it is ahead of it, so that nobody holds a newer map than ours.
         topology.version = self.index.max(topology.version + 1);

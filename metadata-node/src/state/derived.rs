@@ -1,7 +1,7 @@
 //! The small half of the state: read on every call, kept in memory, rebuilt from the map at start.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bincode::{Decode, Encode};
 use wmall_placement::Reason;
@@ -11,7 +11,7 @@ use wmall_proto::job::Job;
 use wmall_proto::layout::LayoutDraft;
 use wmall_proto::pg::{PgKey, PgRow};
 use wmall_proto::status::Mute;
-use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
+use wmall_proto::topology::{DiskInfo, EncodedMap, NodeInfo, PoolTable};
 use wmall_proto::{DiskId, NodeName, PgId, Pool, PoolId, RequestId, Topology};
 
 use super::feed::FeedRing;
@@ -115,6 +115,8 @@ pub struct PoolCounters {
 pub(crate) struct Derived {
     pub(crate) applied: Applied,
     pub(crate) topology: Arc<Topology>,
+    /// The map as it travels, encoded for the first caller that asks for this version.
+    pub(crate) encoded: Arc<OnceLock<EncodedMap>>,
     /// What changed in it of late.
     pub(crate) recent: RecentChanges,
     pub(crate) counters: Counters,
@@ -180,6 +182,7 @@ impl Derived {
         Self {
             applied: Applied::default(),
             topology: self.topology.clone(),
+            encoded: Arc::default(),
             recent: RecentChanges::new(self.topology.version),
             counters: self.counters.clone(),
             groups: HashMap::new(),
@@ -243,6 +246,7 @@ impl Derived {
             applied,
             recent: RecentChanges::new(topology.version),
             topology,
+            encoded: Arc::default(),
             counters,
             groups,
             tickets,

@@ -4,6 +4,7 @@
 
 use wmall_proto::identity::{Actor, MAX_SCOPES, Revocation, Scope, TokenId, TokenRecord, User};
 use wmall_proto::rpc::Response;
+use wmall_proto::topology::MAX_REVOKED;
 use wmall_proto::{ErrorCode, NodeName, Role, RpcError};
 use wmall_runtime::view::StoreError;
 
@@ -14,8 +15,6 @@ use super::{State, keys};
 
 /// Tokens that may be good at once.
 const MAX_TOKENS: usize = 1024;
-/// Holders whose certificates may be refused at once.
-const MAX_REVOKED: usize = 16_384;
 /// No certificate lives longer, so what was revoked before is refused anyway.
 pub(crate) const LONGEST_LIFE_MS: u64 = wmall_transport::LONGEST_LIFE.as_millis() as u64;
 
@@ -89,6 +88,9 @@ impl Context<'_> {
             }
         }
         self.note_holder(token.role, &name)?;
+        if token.role == Role::Data && token.wait_for_layout {
+            self.wait_for_layout(&name);
+        }
         self.note(None, format!("join as {} {name} with token {id}", token.role), None);
         let used = TokenRecord { used: Some((name, key)), ..token };
         self.txn.put(keys::token(&id), &used);

@@ -6,6 +6,7 @@
 //! long, holds off applying by a lock of its own, and no query.
 
 mod acts;
+mod admission;
 mod apply;
 mod audit;
 mod commit;
@@ -41,7 +42,7 @@ use tokio::sync::watch;
 use wmall_proto::DiskId;
 use wmall_proto::feed::{FeedItem, FeedPage};
 use wmall_proto::pg::PgKey;
-use wmall_proto::topology::MapChanges;
+use wmall_proto::topology::{EncodedMap, MapChanges};
 
 use wmall_runtime::view::{Changes, Pair, Store, StoreError};
 
@@ -159,6 +160,15 @@ impl State {
             }
         });
         (now, page)
+    }
+
+    /// The map as it travels. It is encoded once a version, outside of the lock.
+    pub fn encoded_map(&self) -> EncodedMap {
+        let (topology, encoded) = {
+            let derived = self.read();
+            (derived.topology.clone(), derived.encoded.clone())
+        };
+        encoded.get_or_init(|| EncodedMap::of(&topology)).clone()
     }
 
     /// What is new in the map since a version of it, if that is less than the map.

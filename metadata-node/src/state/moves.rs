@@ -13,7 +13,7 @@ use wmall_proto::event::EventKind;
 use wmall_proto::feed::FeedItem;
 use wmall_proto::pg::{MAX_SOURCES, PgKey, PgRow, Source, UNVERIFIED};
 use wmall_proto::rpc::Response;
-use wmall_proto::topology::{DiskInfo, Topology};
+use wmall_proto::topology::{DiskInfo, MAX_MOVING, Topology};
 
 use super::apply::{Context, Outcome, Refusal, groups_of};
 use super::keys;
@@ -25,10 +25,14 @@ impl Context<'_> {
     /// the row as it is.
     pub(super) fn move_slots(&mut self, moves: &[SlotMove]) -> Outcome {
         let mut moved: BTreeMap<Reason, u64> = BTreeMap::new();
+        let rows = self.derived.topology.pools.values().flat_map(|table| &table.rows);
+        let mut moving: usize = rows.map(|row| row.sources.iter().flatten().count()).sum();
         for planned in moves {
             let row = self.row(planned.group);
             let Some(row) = row.filter(|row| row.version == planned.row_version) else { continue };
-            if self.may_take(&row, planned) {
+            // So that the map stays as small as a message; what is left over is planned again.
+            if moving < MAX_MOVING && self.may_take(&row, planned) {
+                moving += 1;
                 self.move_slot(planned, row)?;
                 *moved.entry(planned.reason).or_default() += 1;
             }

@@ -14,12 +14,10 @@ use wmall_proto::rpc::{DiskRegistration, RegisteredDisk, Registration, Response}
 use wmall_proto::topology::{DiskInfo, NodeInfo, Topology};
 use wmall_proto::{DiskId, ErrorCode, NodeName, Role, RpcError};
 
+use super::admission::{Usual, check_disks, of_node, said_zone, zone_changes_rows};
 use super::apply::{Context, Outcome};
 use super::recent::Part;
 use super::{State, keys};
-
-/// Disks that a node may register.
-const MAX_DISKS_PER_NODE: usize = 64;
 
 /// No process: the one that was known is of a former life of the metadata, and has to register again.
 const NO_PROCESS: [u8; 16] = [0; 16];
@@ -31,12 +29,14 @@ pub(crate) struct NodeStarts {
     pub(crate) process: [u8; 16],
     /// By disk, the highest number of starts of any copy.
     pub(crate) disks: BTreeMap<DiskId, u64>,
+    /// True if all that it asks for waits for an operator.
+    pub(crate) waits: bool,
 }
 
 impl NodeStarts {
     /// The same disks, and a process that has to register again.
     pub(super) fn without_process(&self) -> Self {
-        Self { process: NO_PROCESS, disks: self.disks.clone() }
+        Self { process: NO_PROCESS, ..self.clone() }
     }
 
     /// Whether a disk comes as an older or a second copy of what is known of it.
@@ -55,10 +55,7 @@ impl Context<'_> {
         replaces: Option<[u8; 16]>,
         older: &[DiskId],
     ) -> Outcome {
-        if registration.disks.is_empty() || registration.disks.len() > MAX_DISKS_PER_NODE {
-            let reason = format!("a node registers 1 to {MAX_DISKS_PER_NODE} disks");
-            return Err(RpcError::new(ErrorCode::OutOfBounds, reason).into());
-        }
+        check_disks(&registration, &self.derived.topology)?;
         let runs =
             self.derived.starts.get(&registration.node).map(|s| s.process).filter(|p| *p != NO_PROCESS);
         if runs != replaces {
@@ -67,18 +64,25 @@ impl Context<'_> {
         }
         let Registration { node, zone, address, process, disks } = registration;
         self.note_holder(Role::Data, &node)?;
-        let maintenance_until_ms =
-            self.derived.topology.nodes.get(&node).and_then(|n| n.maintenance_until_ms);
-        let info = NodeInfo { name: node.clone(), zone, address, maintenance_until_ms };
+        let topology = &self.derived.topology;
+        let before = topology.nodes.get(&node);
+        let maintenance_until_ms = before.and_then(|n| n.maintenance_until_ms);
+        let counts = before.map_or_else(|| zone.clone(), |before| before.zone.clone());
+        // A node whose zone would give it a part of every group begins without weight.
+        let has_weight = of_node(topology, &node).any(|d| d.weight > 0);
+        let waits = self.derived.starts.get(&node).is_some_and(|known| known.waits)
+            || (!has_weight && zone_changes_rows(&node, &counts, topology));
+        let waiting_zone = (zone != counts).then_some(zone);
+        let info = NodeInfo { name: node.clone(), zone: counts, address, waiting_zone, maintenance_until_ms };
         if self.derived.topology.nodes.get(&node) != Some(&info) {
             self.txn.put(keys::node(node.as_str()), &info);
             self.change_topology(Part::Rest).nodes.insert(node.clone(), info);
         }
         let known = self.derived.starts.get(&node).cloned().unwrap_or_default();
-        let mut now = NodeStarts { process, disks: known.disks.clone() };
+        let mut now = NodeStarts { process, ..known.clone() };
         let mut registered = Vec::with_capacity(disks.len());
         for disk in disks {
-            let (id, new_life) = self.register_disk(&node, &disk);
+            let (id, new_life) = self.register_disk(&node, &disk, waits);
             let mut starts = disk.starts;
             let is_copy = known.is_copy(id, &process, starts) || older.contains(&id);
             if !new_life && is_copy {
@@ -102,18 +106,18 @@ impl Context<'_> {
     }
 
     /// Enters a disk in the map. Returns its number, and whether it is in another life than it was.
-    fn register_disk(&mut self, node: &NodeName, disk: &DiskRegistration) -> (DiskId, bool) {
+    fn register_disk(&mut self, node: &NodeName, disk: &DiskRegistration, waits: bool) -> (DiskId, bool) {
         let known = disk_named(&self.derived.topology, node, disk.name.as_str()).cloned();
         let id = known.as_ref().map_or_else(|| self.next_disk(), |d| d.id);
         let new_life = known.as_ref().is_some_and(|d| d.incarnation != disk.incarnation);
-        // What an operator laid out holds until the configuration says something new.
-        let laid_out = known.as_ref().filter(|d| d.configured_weight == disk.weight).map(|d| d.weight);
+        let (weight, weight_waits) = self.admit_disk(node, disk, known.as_ref(), waits);
         let info = DiskInfo {
             id,
             node: node.clone(),
             name: disk.name.to_string(),
-            weight: laid_out.unwrap_or(disk.weight),
+            weight,
             configured_weight: disk.weight,
+            weight_waits,
             max_bytes: disk.max_bytes,
             incarnation: disk.incarnation,
             public_key: disk.public_key,
@@ -133,6 +137,37 @@ impl Context<'_> {
             self.mark_all_dirty(id);
         }
         (id, new_life)
+    }
+
+    /// The weight of a disk that registers, and whether the one that it asks for waits. An operator's layout
+    /// holds until the configuration says something new.
+    fn admit_disk(
+        &self,
+        node: &NodeName,
+        disk: &DiskRegistration,
+        known: Option<&DiskInfo>,
+        waits: bool,
+    ) -> (u32, bool) {
+        if let Some(known) = known.filter(|known| known.configured_weight == disk.weight) {
+            return (known.weight, known.weight_waits);
+        }
+        let present = known.map(|known| known.weight);
+        if waits {
+            let present = present.unwrap_or(0);
+            return (present, present != disk.weight);
+        }
+        let topology = &self.derived.topology;
+        let others = of_node(topology, node).filter(|d| d.name != disk.name.as_str());
+        let of_others = others.map(|d| u64::from(d.weight)).sum();
+        Usual::beside(node, topology).admit(disk.weight, of_others, present)
+    }
+
+    /// All that the node of this name asks for waits for an operator from now on.
+    pub(super) fn wait_for_layout(&mut self, node: &NodeName) {
+        let known = self.derived.starts.get(node).cloned().unwrap_or_default();
+        let waits = NodeStarts { waits: true, ..known };
+        self.txn.put(keys::starts(node), &waits);
+        self.derived.starts.insert(node.clone(), waits);
     }
 
     fn next_disk(&mut self) -> DiskId {
@@ -167,7 +202,7 @@ impl State {
         let derived = self.read();
         let node = derived.topology.nodes.get(&registration.node)?;
         let starts = derived.starts.get(&registration.node)?;
-        if node.zone != registration.zone
+        if *said_zone(node) != registration.zone
             || node.address != registration.address
             || starts.process != registration.process
         {

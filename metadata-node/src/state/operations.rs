@@ -8,9 +8,10 @@ use wmall_proto::job::{Job, JobChange, JobState, MAX_JOBS};
 use wmall_proto::layout::{LayoutDraft, MAX_WEIGHT, is_weight};
 use wmall_proto::rpc::Response;
 use wmall_proto::status::Mute;
-use wmall_proto::topology::{DiskInfo, Topology};
+use wmall_proto::topology::{DiskInfo, NodeInfo, Topology};
 use wmall_proto::{DiskId, ErrorCode, Incarnation, NodeName, RpcError};
 
+use super::admission::of_node;
 use super::apply::{Context, Outcome, Refusal};
 use super::recent::Part;
 use super::{State, keys};
@@ -68,6 +69,7 @@ impl Context<'_> {
             }
             Operate::SetMaintenance { node, until_ms } => self.set_maintenance(&node, until_ms),
             Operate::StageWeight { disk, weight } => self.stage_weight(disk, weight),
+            Operate::StageWaiting { node } => self.stage_waiting(&node),
             Operate::ApplyLayout { version } => self.apply_layout(version),
             Operate::RevertLayout => {
                 self.put_draft(LayoutDraft::default());
@@ -215,7 +217,8 @@ impl Context<'_> {
     }
 
     fn stage_weight(&mut self, disk: DiskId, weight: u32) -> Outcome {
-        let present = self.known_disk(disk)?.weight;
+        let known = self.known_disk(disk)?;
+        let (present, waits) = (known.weight, known.weight_waits);
         if !is_weight(weight) {
             let reason = format!("a weight of {weight}; it is 1 to {MAX_WEIGHT}");
             return Err(RpcError::new(ErrorCode::OutOfBounds, reason)
@@ -224,9 +227,37 @@ impl Context<'_> {
         }
         let mut draft = self.derived.draft.clone();
         draft.weights.retain(|(d, _)| *d != disk);
-        if weight != present {
+        // Staging the weight that it has says no to a disk that asks for more.
+        if weight != present || waits {
             draft.weights.push((disk, weight));
             draft.weights.sort_unstable();
+        }
+        self.put_draft(draft);
+        Ok(Response::Done)
+    }
+
+    /// Takes into the draft what a node asks for now: later wishes are not applied unseen.
+    fn stage_waiting(&mut self, node: &NodeName) -> Outcome {
+        let topology = &self.derived.topology;
+        let info = topology.nodes.get(node).ok_or_else(|| {
+            RpcError::not_found(format!("data node named {node}")).hint("`wmall node ls` lists them")
+        })?;
+        let mut draft = self.derived.draft.clone();
+        let disks: Vec<(DiskId, u32)> =
+            of_node(topology, node).filter(|d| d.weight_waits).map(|d| (d.id, d.configured_weight)).collect();
+        if disks.is_empty() && info.waiting_zone.is_none() {
+            let reason = format!("nothing of {node} waits");
+            return Err(RpcError::new(ErrorCode::PreconditionFailed, reason)
+                .hint("`wmall layout show` says what waits")
+                .into());
+        }
+        draft.weights.retain(|(disk, _)| disks.iter().all(|(waits, _)| waits != disk));
+        draft.weights.extend(disks);
+        draft.weights.sort_unstable();
+        if let Some(zone) = &info.waiting_zone {
+            draft.zones.retain(|(staged, _)| staged != node);
+            draft.zones.push((node.clone(), zone.clone()));
+            draft.zones.sort_unstable();
         }
         self.put_draft(draft);
         Ok(Response::Done)
@@ -241,7 +272,7 @@ impl Context<'_> {
     /// By compare-and-set: what is applied is what somebody has looked at.
     fn apply_layout(&mut self, version: u64) -> Outcome {
         let draft = self.derived.draft.clone();
-        if draft.weights.is_empty() {
+        if draft.is_empty() {
             let reason = "no change of the layout is staged";
             return Err(RpcError::new(ErrorCode::PreconditionFailed, reason)
                 .hint("`wmall layout stage NODE/DISK --weight N`")
@@ -254,7 +285,15 @@ impl Context<'_> {
                 .into());
         }
         for (disk, weight) in draft.weights {
-            self.change_disk(disk, |d| d.weight = weight);
+            self.change_disk(disk, |d| (d.weight, d.weight_waits) = (weight, false));
+        }
+        for (node, zone) in draft.zones {
+            let Some(info) = self.derived.topology.nodes.get(&node) else { continue };
+            // It may ask for yet another one by now, which waits on.
+            let waiting_zone = info.waiting_zone.clone().filter(|waits| *waits != zone);
+            let info = NodeInfo { zone, waiting_zone, ..info.clone() };
+            self.txn.put(keys::node(node.as_str()), &info);
+            self.change_topology(Part::Rest).nodes.insert(node, info);
         }
         self.put_draft(LayoutDraft::default());
         Ok(Response::Done)

@@ -3,6 +3,7 @@
 
 #![warn(missing_docs)]
 
+pub mod ballast;
 pub mod boot;
 mod bounded;
 pub mod clock;
@@ -17,6 +18,7 @@ pub mod out_file;
 pub mod random;
 pub mod shutdown;
 pub mod view;
+pub mod volume;
 
 pub use config::ConfigError;
 pub use folder::{FolderError, FolderLock};

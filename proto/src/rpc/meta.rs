@@ -19,7 +19,7 @@ use crate::names::{BucketName, NodeName, ObjectName, PoolName, ZoneName};
 use crate::pool::{Bucket, BucketChange, BucketRules};
 use crate::rpc::Ack;
 use crate::scheme::Scheme;
-use crate::topology::{MapChanges, Topology};
+use crate::topology::{EncodedMap, MapChanges};
 
 /// A read of the namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -314,6 +314,8 @@ pub enum UserCommand {
         scopes: Vec<Scope>,
         /// How long it is good.
         ttl_ms: u64,
+        /// True if every disk of the data node that joins with it waits for an operator's layout.
+        wait_for_layout: bool,
     },
     /// Makes a token void that has not been used.
     DropToken(TokenId),
@@ -491,6 +493,9 @@ pub struct DiskHeartbeat {
     pub dead_bytes: u64,
     /// Bytes that it keeps for compaction.
     pub reserved_bytes: u64,
+    /// Bytes that it can have in all: what it has, and what its file system still has for it, if that is less
+    /// than the most that it may have.
+    pub capacity_bytes: u64,
     /// Pieces it holds.
     pub pieces: u64,
     /// Segment and offset of the last record of its journal that is durable. It only rises in the life of a
@@ -506,7 +511,7 @@ pub struct DiskHeartbeat {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct TopologyReply {
     /// The map, unless the caller has this version.
-    pub topology: Option<Box<Topology>>,
+    pub topology: Option<EncodedMap>,
     /// Nodes that do not answer now; none from a member that does not lead and so does not know.
     pub suspects: Option<Vec<NodeName>>,
     /// The cluster's clock, in milliseconds since the Unix epoch.

@@ -5,6 +5,7 @@
 use bincode::{Decode, Encode};
 
 use crate::ids::Incarnation;
+use crate::volume::MemberVolumes;
 
 /// A message from one metadata node to another.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -42,6 +43,8 @@ pub struct RaftAnswer {
     pub incarnation: Incarnation,
     /// Its clock, in milliseconds since the Unix epoch.
     pub now_ms: u64,
+    /// The room on its volumes.
+    pub volumes: MemberVolumes,
     /// The answer itself.
     pub message: RaftResponse,
 }

@@ -1,4 +1,5 @@
-//! A data node that lies: `liar CONFIG LIE…`, where a lie is `wrong-bytes`, `false-receipts` or `withhold`.
+//! A data node that lies: `liar CONFIG LIE…`, where a lie is `wrong-bytes`, `false-receipts`, `withhold` or
+//! `full`.
 
 use std::path::Path;
 
@@ -14,6 +15,7 @@ fn main() {
             "wrong-bytes" => lies.wrong_bytes = true,
             "false-receipts" => lies.false_receipts = true,
             "withhold" => lies.withhold = true,
+            "full" => lies.full = true,
             other => panic!("{other} is no lie"),
         }
     }

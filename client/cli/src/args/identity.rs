@@ -54,6 +54,9 @@ pub(crate) enum TokenCommand {
         /// How long it is good.
         #[arg(long, value_parser = humantime::parse_duration, default_value = "1h", value_name = "TIME")]
         ttl: Duration,
+        /// Have every disk of the data node that joins wait for `wmall layout accept`.
+        #[arg(long)]
+        wait_for_layout: bool,
     },
     /// Tokens that have not expired.
     Ls,

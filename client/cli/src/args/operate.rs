@@ -137,6 +137,12 @@ pub(crate) enum LayoutCommand {
         #[arg(long, value_name = "N")]
         weight: u32,
     },
+    /// Take into the draft what waits of a node: weights above the usual, another zone, disks of a waiting
+    /// token.
+    Accept {
+        /// The node.
+        node: NodeName,
+    },
     /// Make the draft the layout.
     Apply {
         /// The draft, by its number in `layout show`: what has changed since is not applied unseen.

@@ -24,8 +24,8 @@ struct NewToken {
 
 pub(super) async fn token(context: &Context, command: TokenCommand) -> Result<(), Failure> {
     match command {
-        TokenCommand::Create { role, name, scopes, ttl } => {
-            create(context, role.into(), name, scopes, ttl).await
+        TokenCommand::Create { role, name, scopes, ttl, wait_for_layout } => {
+            create(context, role.into(), name, scopes, ttl, wait_for_layout).await
         }
         TokenCommand::Ls => {
             let store = context.connect().await?;
@@ -55,9 +55,14 @@ async fn create(
     name: Option<NodeName>,
     scopes: Vec<Scope>,
     ttl: Duration,
+    wait_for_layout: bool,
 ) -> Result<(), Failure> {
+    if wait_for_layout && role != Role::Data {
+        return Err(Failure::check("bad_request", "only data nodes have a place in the layout".to_string())
+            .hint("leave out --wait-for-layout"));
+    }
     let store = context.connect().await?;
-    let token = store.create_token(role, name.clone(), scopes.clone(), ttl).await?;
+    let token = store.create_token(role, name.clone(), scopes.clone(), ttl, wait_for_layout).await?;
     store.close().await;
     let ttl_ms = ttl.as_millis() as u64;
     let new = NewToken { id: token.id(), role, name, scopes, ttl_ms, token: token.to_string() };

@@ -13,6 +13,7 @@ pub(super) async fn run(context: &Context, command: LayoutCommand) -> Result<(),
     let change = match command {
         LayoutCommand::Show => None,
         LayoutCommand::Stage { disk, weight } => Some(LayoutChange::Stage { disk, weight }),
+        LayoutCommand::Accept { node } => Some(LayoutChange::Accept { node }),
         LayoutCommand::Apply { draft, consent } => {
             let change = LayoutChange::Apply { version: draft };
             let what = describe(&store.layout().await?);
@@ -29,14 +30,19 @@ pub(super) async fn run(context: &Context, command: LayoutCommand) -> Result<(),
     context.format.print(&view, describe)
 }
 
+/// Shows what is there, and what the node's configuration asks for, if that waits.
+fn asked(there: String, waits: Option<&impl std::fmt::Display>) -> String {
+    waits.map_or_else(|| there.clone(), |asked| format!("{there} (asks for {asked})"))
+}
+
 fn describe(view: &LayoutView) -> String {
     let change =
         |before: String, after: String| if before == after { before } else { format!("{before} -> {after}") };
     let disk = |d: &LayoutDisk| {
         vec![
             format!("{}/{}", d.node, d.name),
-            d.zone.to_string(),
-            change(d.weight.to_string(), d.draft_weight.to_string()),
+            asked(change(d.zone.to_string(), d.draft_zone.to_string()), d.waiting_zone.as_ref()),
+            asked(change(d.weight.to_string(), d.draft_weight.to_string()), d.waiting_weight.as_ref()),
             change(d.slots.to_string(), d.draft_slots.to_string()),
             bytes(d.bytes_in),
             bytes(d.bytes_out),
@@ -62,5 +68,12 @@ fn describe(view: &LayoutView) -> String {
         0 => String::new(),
         n => format!("\n{n} slots would have no place under the zone rule: this would be refused"),
     };
-    format!("{head}{stuck}\n\n{disks}\n\n{zones}")
+    let waits = |d: &&LayoutDisk| d.waiting_zone.is_some() || d.waiting_weight.is_some();
+    let mut nodes: Vec<&str> = view.disks.iter().filter(waits).map(|d| d.node.as_str()).collect();
+    nodes.dedup();
+    let waiting = match nodes.is_empty() {
+        true => String::new(),
+        false => format!("\nwaits for a decision: {}; `wmall layout accept NODE`", nodes.join(", ")),
+    };
+    format!("{head}{stuck}{waiting}\n\n{disks}\n\n{zones}")
 }

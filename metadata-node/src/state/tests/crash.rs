@@ -68,6 +68,7 @@ fn history() -> Vec<(LogId<u64>, bytes::Bytes)> {
                 scopes: vec![],
                 expires_ms: n + 20,
                 created_by: None,
+                wait_for_layout: false,
                 used: None,
             }),
         };

@@ -17,6 +17,7 @@ fn token(id: u8, role: Role, name: Option<&str>, expires_ms: u64) -> TokenRecord
         scopes: Vec::new(),
         expires_ms,
         created_by: None,
+        wait_for_layout: false,
         used: None,
     }
 }

@@ -108,3 +108,150 @@ fn the_clock_of_the_entries_only_rises_and_may_jump_once_in_each_life() {
     m.run(Command::BeginEpoch { epoch: 3, rows_from: 1 << 50 }).unwrap();
     assert!(at(&m).now_ms > 1_000_000 && !at(&m).may_jump);
 }
+
+/// A registration of node `i` with disks of these names and weights, in this zone.
+fn asking(i: u8, zone: &str, disks: &[(&str, u32)]) -> Registration {
+    let node = registration(i, i);
+    let disk = |&(name, weight): &(&str, u32)| DiskRegistration {
+        name: NodeName::new(name).unwrap(),
+        weight,
+        ..node.disks[0].clone()
+    };
+    Registration { zone: zone.parse().unwrap(), disks: disks.iter().map(disk).collect(), ..node.clone() }
+}
+
+impl Machine {
+    /// In force, asked for and waiting: weight by weight of a node's disks in the order of their numbers.
+    fn weights(&self, node: &str) -> Vec<(u32, Option<u32>)> {
+        let topology = self.state.topology();
+        let disks = topology.disks.values().filter(|d| d.node.as_str() == node);
+        disks.map(|d| (d.weight, d.weight_waits.then_some(d.configured_weight))).collect()
+    }
+
+    fn operate(&mut self, operate: crate::command::Operate) -> Result<Response, ErrorCode> {
+        self.run(Command::Operate(operate)).map_err(|e| e.code)
+    }
+}
+
+#[test]
+fn a_weight_above_the_usual_waits_for_an_operator_and_so_does_another_zone() {
+    use crate::command::Operate;
+    let mut m = Machine::new();
+    // All others have one disk with a weight of 1.
+    m.register_as(asking(5, "z1", &[("d", 1_000_000)]), &[]).unwrap();
+    assert_eq!(m.weights("data-5"), [(1, Some(1_000_000))]);
+    let node = NodeName::new("data-5").unwrap();
+    // An operator may say no.
+    let no = DiskId(5);
+    m.operate(Operate::StageWeight { disk: no, weight: 1 }).unwrap();
+    let version = m.state.draft().version;
+    m.operate(Operate::ApplyLayout { version }).unwrap();
+    assert_eq!(m.weights("data-5"), [(1, None)]);
+    m.register_as(asking(5, "z1", &[("d", 999_999)]), &[]).unwrap();
+    assert_eq!(m.weights("data-5"), [(1, Some(999_999))], "and is asked again for something else");
+    m.register_as(asking(5, "z1", &[("d", 1_000_000)]), &[]).unwrap();
+    // As often as it asks, and by however many disks.
+    let many: Vec<String> = (0..10).map(|i| format!("d{i}")).collect();
+    let many: Vec<(&str, u32)> = many.iter().map(|name| (name.as_str(), 2)).collect();
+    m.register_as(asking(5, "z1", &many), &[]).unwrap();
+    let taken: u32 = m.weights("data-5").iter().map(|(weight, _)| weight).sum();
+    assert_eq!(taken, 3, "three times what others have: {:?}", m.weights("data-5"));
+    // Another zone than the one that it came with.
+    m.register_as(asking(5, "z0", &[("d", 1_000_000)]), &[]).unwrap();
+    let zone = |m: &Machine| {
+        let info = m.state.topology().nodes[&node].clone();
+        (info.zone.to_string(), info.waiting_zone.map(|zone| zone.to_string()))
+    };
+    assert_eq!(zone(&m), ("z1".into(), Some("z0".into())));
+    let again = asking(5, "z0", &[("d", 1_000_000)]);
+    assert!(m.state.registered(&again).is_some(), "to ask again changes nothing");
+    // An operator applies the draft that was looked at; later wishes wait on.
+    m.operate(Operate::StageWaiting { node: node.clone() }).unwrap();
+    let draft = m.state.draft();
+    assert_eq!(draft.zones, [(node.clone(), "z0".parse().unwrap())]);
+    m.register_as(asking(5, "z7", &[("d", 900_000)]), &[]).unwrap();
+    assert_eq!(m.state.draft(), draft, "a node changes no draft");
+    m.operate(Operate::ApplyLayout { version: draft.version }).unwrap();
+    assert_eq!(m.weights("data-5")[0], (1_000_000, None));
+    assert_eq!(zone(&m), ("z0".into(), Some("z7".into())));
+    // It goes back to what counts, and nothing waits any more.
+    m.register_as(asking(5, "z0", &[("d", 800_000)]), &[]).unwrap();
+    assert_eq!((zone(&m), m.weights("data-5")[0]), (("z0".into(), None), (800_000, None)));
+    m.assert_same_after_reload();
+}
+
+#[test]
+fn a_node_that_joined_by_a_token_that_says_so_waits_with_all_its_disks() {
+    use crate::command::Operate;
+    use wmall_proto::Role;
+    use wmall_proto::identity::{TokenId, TokenRecord};
+    let mut m = Machine::new();
+    let id = TokenId([7; 32]);
+    let token = TokenRecord {
+        id,
+        role: Role::Data,
+        name: None,
+        scopes: vec![],
+        expires_ms: 1_000_000,
+        created_by: None,
+        wait_for_layout: true,
+        used: None,
+    };
+    m.run(Command::CreateToken(token)).unwrap();
+    let name = NodeName::new("data-5").unwrap();
+    m.run(Command::UseToken { id, name: name.clone(), key: [1; 32] }).unwrap();
+    m.register_as(asking(5, "z1", &[("d", 1)]), &[]).unwrap();
+    assert_eq!(m.weights("data-5"), [(0, Some(1))]);
+    m.operate(Operate::StageWaiting { node: name.clone() }).unwrap();
+    let version = m.state.draft().version;
+    m.operate(Operate::ApplyLayout { version }).unwrap();
+    assert_eq!(m.weights("data-5"), [(1, None)]);
+    assert_eq!(m.operate(Operate::StageWaiting { node: name }), Err(ErrorCode::PreconditionFailed));
+    m.assert_same_after_reload();
+}
+
+#[test]
+fn a_zone_that_would_have_a_part_of_every_group_waits() {
+    let mut m = Machine::new();
+    // Two zones hold two and one of three copies; a third would hold one of each.
+    m.register_as(asking(5, "z9", &[("d", 1)]), &[]).unwrap();
+    assert_eq!(m.weights("data-5"), [(0, Some(1))]);
+    assert_eq!(m.state.topology().zone_count(), 2);
+    m.register_as(asking(6, "z1", &[("d", 1)]), &[]).unwrap();
+    assert_eq!(m.weights("data-6"), [(1, None)]);
+}
+
+#[test]
+fn disks_are_bounded_before_anything_is_registered() {
+    use wmall_proto::topology::{MAX_DISKS, MAX_DISKS_PER_NODE};
+    let mut m = Machine::new();
+    let version = |m: &Machine| m.state.topology().version;
+    let names =
+        |first: usize, count: usize| (first..first + count).map(|i| format!("d{i}")).collect::<Vec<String>>();
+    let come = |m: &mut Machine, i: u8, names: &[String]| {
+        let disks: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        code(m.register_as(asking(i, "z1", &disks), &[]))
+    };
+    assert_eq!(come(&mut m, 5, &names(0, 60)), Ok(()));
+    let before = version(&m);
+    // One of another name each time, as a node would that wants to fill the map.
+    assert_eq!(come(&mut m, 5, &names(100, 5)), Err(ErrorCode::OutOfBounds));
+    assert_eq!(come(&mut m, 5, &[]), Err(ErrorCode::OutOfBounds));
+    assert_eq!(come(&mut m, 5, &["a".to_string(), "a".to_string()]), Err(ErrorCode::OutOfBounds));
+    assert_eq!(version(&m), before, "nothing was registered");
+    let mut node = 6;
+    loop {
+        let room = MAX_DISKS - m.state.topology().disks.len();
+        if room == 0 {
+            break;
+        }
+        assert_eq!(come(&mut m, node, &names(0, room.min(MAX_DISKS_PER_NODE))), Ok(()));
+        node += 1;
+    }
+    assert_eq!(come(&mut m, node, &names(0, 1)), Err(ErrorCode::OutOfBounds));
+    assert_eq!(come(&mut m, 5, &names(0, 60)), Ok(()), "who is there comes up again");
+    assert_eq!(m.state.encoded_map().decode().unwrap(), *m.state.topology());
+    let encoded = m.state.encoded_map();
+    m.register(1, 99).unwrap();
+    assert_ne!(m.state.encoded_map(), encoded, "another version");
+}
