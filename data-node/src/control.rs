@@ -222,6 +222,8 @@ impl Control {
                 end: usage.end,
                 writable: !usage.failed && !usage.full,
                 failed: usage.failed,
+                fenced_before_ms: d.fenced_before_ms(),
+                sync_ms: usage.slow_sync.as_millis() as u64,
             })
         };
         let heartbeat = Heartbeat {
@@ -352,7 +354,7 @@ impl Control {
         Ok(true)
     }
 
-    /// Pieces that were found rotten become tickets; a disk that can't tell what it has lost becomes dirty.
+    /// Pieces that were found rotten or absent become tickets; a disk that can't tell what it has lost becomes dirty.
     async fn report_rotten(&self) -> Result<(), RpcError> {
         for disk in self.disks.iter() {
             let Some(id) = disk.id() else { continue };
@@ -360,10 +362,11 @@ impl Control {
                 self.metadata.call(&Request::ReportLoss { disk: id }).await?;
                 disk.loss_reported();
             }
-            let rotten = disk.take_rotten(REPORT_PAGE);
-            if !rotten.is_empty() {
-                let chunks = rotten.iter().map(|k| (k.pool, k.chunk)).collect();
+            let (rotten, asked) = (disk.take_rotten(REPORT_PAGE), disk.take_asked());
+            if !(rotten.is_empty() && asked.is_empty()) {
+                let chunks = rotten.iter().chain(&asked).map(|k| (k.pool, k.chunk)).collect();
                 let told = self.metadata.call(&Request::ReportBad { disk: id, chunks }).await;
+                // What callers asked for is not kept: they ask again.
                 told.inspect_err(|_| disk.report_later(rotten))?;
             }
         }

@@ -23,11 +23,13 @@ use wmall_transport::{
     Target,
 };
 
-use crate::backup::{self, Backups};
+use crate::backup::{self, BackupWatch, Backups};
 use crate::born::Born;
 use crate::config::Config;
 use crate::join::{Door, Lifetimes};
-use crate::leader::{Challenger, ClusterClock, Collector, Graces, Liveness, Proposer, ReadIndex, Repairer};
+use crate::leader::{
+    Challenger, ClusterClock, Collector, Failures, Graces, Liveness, Proposer, Reach, ReadIndex, Repairer,
+};
 use crate::members::Members;
 use crate::ops::MetadataOps;
 use crate::raft::{LogStore, LogStoreError, Machine, Network, NotAMember, Peers, SnapshotFolder};
@@ -144,7 +146,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         return Err(NotAMember::RolledBack { last, acknowledged, by }.into());
     }
     let clock = ClusterClock::new(config.raw.name.clone(), state.clone());
-    let peers = Peers::new(born, endpoint.clone(), log.clone(), clock.clone());
+    let watched = Arc::new(BackupWatch::default());
+    let peers = Peers::new(born, endpoint.clone(), log.clone(), clock.clone(), watched.clone());
     if !pristine {
         peers.check_self(&other_members(&config, &state)).await?;
     }
@@ -177,6 +180,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         config.raw.usage_sample_ms,
         clock.clone(),
     );
+    let failures = Arc::new(Failures::default());
     let status = StatusSource {
         cluster,
         raft: raft.clone(),
@@ -184,6 +188,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         liveness: liveness.clone(),
         repairer: repairer.clone(),
         clock: clock.clone(),
+        name: config.raw.name.clone(),
+        peers: peers.clone(),
+        backups: watched.clone(),
+        failures: failures.clone(),
     };
     let graces =
         Graces { condemned_ms: config.raw.condemned_grace_ms, upload_ms: config.raw.upload_grace_ms };
@@ -197,13 +205,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let collector = tokio::spawn(collector.run());
     let backup = config.raw.backup.clone();
     let backup = backup.map(|b| {
-        tokio::spawn(backup::run(
-            b,
-            config.raw.name.to_string(),
-            state.clone(),
-            snapshots.clone(),
-            clock.clone(),
-        ))
+        let (name, written) = (config.raw.name.to_string(), (state.clone(), snapshots.clone()));
+        tokio::spawn(backup::run(b, name, written, clock.clone(), watched))
     });
     let reads = ReadIndex::start(raft.clone());
     let door = Arc::new(Door {
@@ -224,7 +227,16 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         endpoint: endpoint.clone(),
         every: Duration::from_millis(config.raw.challenge_ms),
     };
+    let reach = Reach {
+        raft: raft.clone(),
+        state: state.clone(),
+        liveness: liveness.clone(),
+        endpoint: endpoint.clone(),
+        failures,
+        every: Duration::from_millis(config.raw.challenge_ms),
+    };
     let mut tasks = vec![watch, aside, collector, repairing, tokio::spawn(challenger.run())];
+    tasks.push(tokio::spawn(reach.run()));
     tasks.extend(backup);
     tasks.push(tokio::spawn(refuse_revoked(state.clone(), endpoint.clone())));
     let shown = join_port.clone();

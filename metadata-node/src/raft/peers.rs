@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::Vote;
 use tokio::sync::watch;
@@ -24,7 +24,9 @@ use wmall_proto::rpc::{
 use wmall_proto::{ErrorCode, Incarnation, NodeName, RpcError};
 use wmall_transport::{Endpoint, Target};
 
+use super::answers::Answers;
 use super::log_store::LogStore;
+use crate::backup::BackupWatch;
 use crate::born::Born;
 use crate::leader::ClusterClock;
 use crate::types::{Member, Raft};
@@ -84,6 +86,9 @@ pub struct Peers {
     endpoint: Endpoint,
     log: LogStore,
     clock: Arc<ClusterClock>,
+    /// How this member's backups are, which its answers say.
+    backups: Arc<BackupWatch>,
+    answers: Answers,
     raft: OnceLock<Raft>,
     /// Nothing is appended to others: they are to elect another leader.
     silent: AtomicBool,
@@ -99,12 +104,20 @@ const HELLO: Duration = Duration::from_millis(500);
 
 impl Peers {
     /// This member, in the life that its folder says.
-    pub(crate) fn new(born: Born, endpoint: Endpoint, log: LogStore, clock: Arc<ClusterClock>) -> Arc<Self> {
+    pub(crate) fn new(
+        born: Born,
+        endpoint: Endpoint,
+        log: LogStore,
+        clock: Arc<ClusterClock>,
+        backups: Arc<BackupWatch>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             born,
             endpoint,
             log,
             clock,
+            backups,
+            answers: Answers::default(),
             raft: OnceLock::new(),
             silent: AtomicBool::new(false),
             acknowledged: Mutex::default(),
@@ -124,6 +137,11 @@ impl Peers {
 
     pub(super) fn is_silent(&self) -> bool {
         self.silent.load(Ordering::Acquire)
+    }
+
+    /// When the other members answered last.
+    pub(crate) fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     /// The endpoint that calls go out from.
@@ -189,6 +207,7 @@ impl Peers {
             return Err(RpcError::new(ErrorCode::Denied, reason));
         }
         self.clock.hear(&of.name, answer.now_ms);
+        self.answers.hear(&of.name, answer.backup, Instant::now());
         Ok(answer.message)
     }
 
@@ -237,9 +256,9 @@ impl Peers {
     /// An answer of this member.
     pub(super) fn answer(&self, message: RaftResponse) -> Response {
         // A follower's view of the cluster's clock is moved on from when it last looked.
-        self.clock.now_ms();
+        let backup = self.backups.status(self.clock.now_ms());
         let now_ms = wmall_runtime::clock::now_ms();
-        Response::Raft(RaftAnswer { incarnation: self.born.incarnation, now_ms, message })
+        Response::Raft(RaftAnswer { incarnation: self.born.incarnation, now_ms, backup, message })
     }
 
     /// The cluster that this member knows; none if it has never taken part in one.

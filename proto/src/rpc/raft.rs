@@ -5,6 +5,7 @@
 use bincode::{Decode, Encode};
 
 use crate::ids::Incarnation;
+use crate::status::BackupStatus;
 
 /// A message from one metadata node to another.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -42,6 +43,8 @@ pub struct RaftAnswer {
     pub incarnation: Incarnation,
     /// Its clock, in milliseconds since the Unix epoch.
     pub now_ms: u64,
+    /// How its scheduled backups are; none if it has no `[backup]`.
+    pub backup: Option<BackupStatus>,
     /// The answer itself.
     pub message: RaftResponse,
 }
