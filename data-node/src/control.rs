@@ -366,7 +366,7 @@ impl Control {
             if !(rotten.is_empty() && asked.is_empty()) {
                 let chunks = rotten.iter().chain(&asked).map(|k| (k.pool, k.chunk)).collect();
                 let told = self.metadata.call(&Request::ReportBad { disk: id, chunks }).await;
-                // What callers asked for is not kept: they ask again.
+                // Claims of callers are not kept: they ask again.
                 told.inspect_err(|_| disk.report_later(rotten))?;
             }
         }

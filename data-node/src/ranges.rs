@@ -43,7 +43,7 @@ pub(crate) struct Ranges {
     pub(crate) every: Duration,
 }
 
-/// What came of comparing a group.
+/// The outcome of comparing a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compared {
     /// It is known what the disk has of it.
@@ -74,7 +74,7 @@ impl Pass {
         self.0.front().map(|(group, _)| group)
     }
 
-    /// What came of it. A group that could not be judged comes again behind the others.
+    /// Notes the outcome. A group that could not be judged comes again behind the others.
     fn note(&mut self, compared: Compared) {
         if compared == Compared::Unready {
             return;
@@ -119,7 +119,7 @@ impl Ranges {
     /// The pass after a start.
     async fn compare_all(&self, disk: &Arc<DiskStore>) {
         let id = loop {
-            // What is known from before the start may be long past.
+            // A map from before the start may be long past.
             match disk.id().filter(|_| self.map.version() > 0 && disk.feed_position().is_some()) {
                 Some(id) => break id,
                 None => tokio::time::sleep(SETTLING).await,

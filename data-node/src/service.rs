@@ -258,7 +258,7 @@ impl Handler for Service {
         let Incoming { peer, request, mut body, mut replier } = call;
         let (kind, started) = (request.kind(), Instant::now());
         // Relays are part of a client's put; reads by other data nodes are backfill themselves.
-        // What metadata nodes ask is no client's business either.
+        // Calls of metadata nodes are no client's business either.
         if !matches!(peer.role, Role::Data | Role::Metadata) || matches!(request, Request::Put(_)) {
             self.traffic.note(started);
         }

@@ -220,7 +220,11 @@ fn backup_once(
     fs::rename(&temporary, &path)?;
     File::open(&config.dir)?.sync_all()?;
     for old in snapshot_files(&config.dir)?.iter().rev().skip(config.keep.max(1)) {
-        fs::remove_file(old)?;
+        // Another member that shares the folder may have been faster.
+        match fs::remove_file(old) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
     }
     Ok(path)
 }

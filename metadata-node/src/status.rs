@@ -102,7 +102,7 @@ impl StatusSource {
         }
     }
 
-    /// Whether new chunks are taken. A disk that this leader has yet to hear gets the benefit of the doubt.
+    /// Judges if new chunks are taken. A disk that this leader has yet to hear gets the benefit of the doubt.
     fn writes(
         &self,
         topology: &Topology,

@@ -34,7 +34,7 @@ pub struct Promise {
     pub promise: &'static str,
     /// How the cluster knows that it is broken.
     pub known_by: &'static str,
-    /// What to do.
+    /// Advice for whoever sees it.
     pub advice: &'static str,
     /// Says what is the matter; none as long as the promise holds.
     pub broken: fn(&ClusterStatus) -> Option<String>,

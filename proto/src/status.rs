@@ -171,7 +171,7 @@ pub struct BackupStatus {
     pub failed: Option<String>,
 }
 
-/// Whether new chunks are taken, as far as that can be told without writing one.
+/// Tells if new chunks are taken, as far as that is known without writing one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct WriteStatus {
     /// Pools with groups that have too few disks for a quorum of receipts.
@@ -269,7 +269,7 @@ pub struct ClusterStatus {
     pub clocks: Vec<ClockStatus>,
     /// Processes that were refused, since another goes by their name.
     pub clones: Vec<CloneStatus>,
-    /// Whether new chunks are taken.
+    /// Groups, fences and restores that keep new chunks out.
     pub writes: WriteStatus,
     /// Raft index that this was computed at.
     pub index: u64,

@@ -13,7 +13,7 @@ use wmall_tests::{Cluster, wait_until};
 const LONG: Duration = Duration::from_secs(60);
 const MEMBERS: [&str; 3] = ["metadata-1", "metadata-2", "metadata-3"];
 
-/// What health says under a code.
+/// The words that health has for a code.
 fn finding(cluster: &Cluster, code: &str) -> Option<String> {
     let findings = cluster.json_any(&["health"]);
     let found = findings.as_array()?.iter().find(|f| f["code"] == code)?;

@@ -1,4 +1,4 @@
-//! What everybody may know of a disk at any time, without asking its threads; and what is to be reported of it.
+//! Counts and conditions of a disk that everybody may know without asking its threads, and findings to be reported.
 //!
 //! `rotten` has what the disk has seen for itself (scrubs, compaction, replay, the feed), `asked` what a caller asked
 //! for and the disk lacks. The next heartbeat takes both along (`control.rs`), and the metadata nodes decide what
@@ -131,7 +131,7 @@ impl Books {
         rotten.drain(..n).collect()
     }
 
-    /// What callers asked for, each piece once.
+    /// Pieces that callers asked for, each once.
     pub(super) fn take_asked(&self) -> Vec<PoolChunk> {
         std::mem::take(&mut *lock(&self.asked)).into_keys().collect()
     }

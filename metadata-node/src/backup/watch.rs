@@ -7,7 +7,7 @@ use wmall_proto::status::BackupStatus;
 /// Bytes of a reason that are kept: it goes with every answer to the leader.
 const MAX_REASON: usize = 200;
 
-/// What is known. None until the task has begun; a member without `[backup]` has none.
+/// Knowledge of the task. None until it has begun; a member without `[backup]` has none.
 #[derive(Default)]
 pub(crate) struct BackupWatch(Mutex<Option<Known>>);
 
@@ -34,7 +34,7 @@ impl BackupWatch {
         *self.lock() = Some(Known { every_ms, begun_ms, newest_ms, write_failed: None, look_failed: None });
     }
 
-    /// What a look at the folder found: the newest file of this member.
+    /// A look at the folder has found this as the newest file of this member.
     pub(super) fn looked(&self, newest: Result<Option<u64>, String>) {
         if let Some(known) = &mut *self.lock() {
             match newest {
@@ -44,7 +44,7 @@ impl BackupWatch {
         }
     }
 
-    /// What became of a try.
+    /// A try has ended so.
     pub(super) fn wrote(&self, outcome: Result<u64, String>) {
         if let Some(known) = &mut *self.lock() {
             match outcome {

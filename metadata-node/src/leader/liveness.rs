@@ -70,7 +70,7 @@ impl Liveness {
         self.lock().leading_since.map(|since| now.saturating_duration_since(since))
     }
 
-    /// Whether a heartbeat of this node has come since then.
+    /// True if a heartbeat of this node has come since then.
     pub fn heard_after(&self, node: &NodeName, then: Instant) -> bool {
         self.lock().heard.get(node).is_some_and(|heard| heard.at > then)
     }

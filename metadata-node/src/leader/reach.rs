@@ -1,4 +1,4 @@
-//! Whether a data node can be called where it says that it is. Its heartbeats are calls of its own, so a wrong address,
+//! Calls each data node where it says that it is. Its heartbeats are calls of its own, so a wrong address,
 //! a firewall or a full table of connections stops everybody but the node itself, which looks well by them.
 //!
 //! One task on the leader: every [`Reach::run`] round it calls each node that is up, [`AT_ONCE`] at a time. A failed
@@ -90,7 +90,7 @@ impl Reach {
         }
     }
 
-    /// Whether this leader has heard it lately.
+    /// True if this leader has heard it lately.
     fn is_up(&self, node: &NodeName) -> bool {
         let (state, heard, _) = self.liveness.of(node, Instant::now());
         state == NodeState::Up && heard.is_some()
@@ -113,9 +113,10 @@ impl Reach {
     }
 }
 
-/// Whether nobody answered. Whoever says no has been reached.
+/// True if the node has not answered. One that says no has; a denial comes from another one, whose certificate is not
+/// the node's: data nodes deny this question to nobody who may ask it.
 fn is_unreached(error: &RpcError) -> bool {
-    matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout)
+    matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout | ErrorCode::Denied)
 }
 
 #[cfg(test)]
@@ -141,9 +142,9 @@ mod tests {
     }
 
     #[test]
-    fn who_says_no_was_reached() {
+    fn a_node_that_says_no_was_reached_and_another_in_its_place_was_not() {
         let unreached = |code| is_unreached(&RpcError::new(code, "x"));
-        assert!(unreached(ErrorCode::Timeout) && unreached(ErrorCode::Unreachable));
-        assert!(!unreached(ErrorCode::Denied) && !unreached(ErrorCode::Busy));
+        assert!([ErrorCode::Timeout, ErrorCode::Unreachable, ErrorCode::Denied].into_iter().all(unreached));
+        assert!(![ErrorCode::Busy, ErrorCode::ShuttingDown].into_iter().any(unreached));
     }
 }

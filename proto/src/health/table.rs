@@ -24,7 +24,7 @@ pub const TABLE: &[Promise] = &[
         code: "CHUNKS_UNAVAILABLE",
         severity: Severity::Error,
         promise: "What was committed can be read now",
-        known_by: "the same, with the disks of silent nodes, which may come back",
+        known_by: "chunks that only the disks of silent nodes would make whole enough; these may come back",
         advice: "start the nodes that are down; `wmall node ls`",
         broken: |s| {
             let count = s.chunks.unavailable;
@@ -100,7 +100,7 @@ pub const TABLE: &[Promise] = &[
         severity: Severity::Warning,
         promise: "A data node that is heard of can be called",
         known_by: "calls of the leader to the address that the node advertises, every ten seconds",
-        advice: "see that UDP reaches this address: `advertise` or `listen` of data-node.toml, firewalls, NAT",
+        advice: "see that UDP reaches this address, and nobody else is there: `advertise` of data-node.toml, firewalls, NAT",
         broken: nodes_unreachable,
     },
     Promise {
@@ -198,7 +198,7 @@ pub const TABLE: &[Promise] = &[
         code: "CAPACITY_DANGER",
         severity: Severity::Error,
         promise: "There is room: the completeness ratio is below 0.85",
-        known_by: "the same",
+        known_by: "needed bytes at full redundancy over usable ones",
         advice: "add disks or nodes now; writes stop at 0.90",
         broken: |s| fullness(s, |level| level == CapacityLevel::Danger),
     },
@@ -206,7 +206,7 @@ pub const TABLE: &[Promise] = &[
         code: "CAPACITY_FULL",
         severity: Severity::Error,
         promise: "Everybody may write: the completeness ratio is below 0.90",
-        known_by: "the same",
+        known_by: "needed bytes at full redundancy over usable ones",
         advice: "delete something, or add disks or nodes",
         broken: |s| fullness(s, |l| matches!(l, CapacityLevel::WritesStopped | CapacityLevel::LedgerStopped)),
     },
@@ -300,7 +300,7 @@ fn disks(
     (!named.is_empty()).then(|| format!("{what}: {}", named.join(", ")))
 }
 
-/// The same of metadata nodes.
+/// A sentence that names the metadata nodes of which something is to be said.
 fn members(
     status: &ClusterStatus,
     what: &str,
@@ -386,7 +386,7 @@ pub(super) fn signed(ms: i64) -> String {
     format!("{sign}{}", span(ms.unsigned_abs()))
 }
 
-/// The same of a length of time.
+/// A length of time as people write it.
 pub(super) fn span(ms: u64) -> String {
     match ms / 1000 {
         s @ 0..120 => format!("{s} s"),
