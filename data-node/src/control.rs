@@ -18,11 +18,11 @@ use wmall_runtime::Shutdown;
 use wmall_runtime::clock::now_ms;
 use wmall_transport::{Endpoint, Members};
 
+use crate::capacity;
 use crate::config::RawConfig;
 use crate::disk::{DiskStore, KEPT_FREE, Usage};
 use crate::kept_map;
 use crate::map::Map;
-use crate::capacity;
 use crate::traffic::Traffic;
 
 /// Between heartbeats.
@@ -226,6 +226,8 @@ impl Control {
                 end: usage.end,
                 writable: !usage.failed && !usage.full,
                 failed: usage.failed,
+                fenced_before_ms: d.fenced_before_ms(),
+                sync_ms: usage.slow_sync.as_millis() as u64,
             })
         };
         let heartbeat = Heartbeat {
@@ -356,7 +358,7 @@ impl Control {
         Ok(true)
     }
 
-    /// Pieces that were found rotten become tickets; a disk that can't tell what it has lost becomes dirty.
+    /// Pieces that were found rotten or absent become tickets; a disk that can't tell what it has lost becomes dirty.
     async fn report_rotten(&self) -> Result<(), RpcError> {
         for disk in self.disks.iter() {
             let Some(id) = disk.id() else { continue };
@@ -365,9 +367,11 @@ impl Control {
                 disk.loss_reported();
             }
             let (rotten, doubted) = (disk.take_rotten(REPORT_PAGE), disk.take_doubted(REPORT_PAGE));
-            if !rotten.is_empty() || !doubted.is_empty() {
-                let chunks = rotten.iter().map(|k| (k.pool, k.chunk)).collect();
+            let asked = disk.take_asked();
+            if !(rotten.is_empty() && asked.is_empty() && doubted.is_empty()) {
+                let chunks = rotten.iter().chain(&asked).map(|k| (k.pool, k.chunk)).collect();
                 let told = self.metadata.call(&Request::ReportBad { disk: id, chunks, doubted }).await;
+                // Claims of callers are not kept: they ask again.
                 told.inspect_err(|_| disk.report_later(rotten))?;
             }
         }

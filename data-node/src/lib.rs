@@ -6,6 +6,7 @@
 //! what its disks should hold and do not, and `scrub.rs` reads everything again.
 //! Deliberately absent: any decision about placement or deletion. A data node does what rows and feeds say.
 
+mod capacity;
 mod challenge;
 mod config;
 mod control;
@@ -24,7 +25,6 @@ mod node;
 mod put;
 mod ranges;
 mod relay;
-mod capacity;
 mod room;
 mod scrub;
 mod service;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use prometheus::IntGauge;
+use prometheus::{Gauge, IntGauge};
 use tokio::sync::{mpsc, watch};
 use wmall_proto::rpc::CallKind;
 use wmall_proto::topology::ClusterId;
@@ -225,6 +225,7 @@ struct DataOps {
     bytes: Option<IntGauge>,
     segments: Option<IntGauge>,
     writable: Option<IntGauge>,
+    slow_sync: Option<Gauge>,
 }
 
 impl DataOps {
@@ -236,6 +237,10 @@ impl DataOps {
             bytes: metrics.gauge("wmall_piece_bytes", "Bytes of those pieces."),
             segments: metrics.gauge("wmall_segment_bytes", "Bytes of segments, dead records included."),
             writable: metrics.gauge("wmall_writable_disks", "Disks of this node that take writes."),
+            slow_sync: metrics.ratio(
+                "wmall_slow_sync_seconds",
+                "Second longest write and sync of the last minute, or the one under way; of the slowest disk.",
+            ),
         }
     }
 }
@@ -271,5 +276,9 @@ impl Ops for DataOps {
         set(self.bytes.as_ref(), usage.iter().map(|u| u.bytes).sum());
         set(self.segments.as_ref(), usage.iter().map(|u| u.segment_bytes).sum());
         set(self.writable.as_ref(), usage.iter().filter(|u| !u.failed && !u.full).count() as u64);
+        if let Some(slow_sync) = &self.slow_sync {
+            let slowest = usage.iter().map(|u| u.slow_sync).max().unwrap_or_default();
+            slow_sync.set(slowest.as_secs_f64());
+        }
     }
 }

@@ -10,7 +10,7 @@ use wmall_proto::challenge::Challenge;
 use wmall_proto::chunk::PieceDigest;
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::rpc::{DoubtedPiece, PieceCheck, ReadRequest, Request, Response, TopologyReply};
-use wmall_proto::{DiskId, ErrorCode, Role, RpcError};
+use wmall_proto::{DiskId, ErrorCode, NodeName, Role, RpcError};
 use wmall_runtime::metrics::CallMetrics;
 use wmall_transport::{
     Answers, Bounds, Handler, Holder, Incoming, Place, Rate, Rates, Replier, Room, is_privileged,
@@ -102,7 +102,10 @@ impl Service {
         let key = PoolChunk { pool: request.pool, chunk: request.chunk };
         self.deny(&key)?;
         let found = self.find(&key, request.disk, request.slot)?;
-        let missing = || RpcError::not_found(format!("piece of chunk {} on this node", request.chunk));
+        let missing = || {
+            self.report_if_ours(&holder.name, key, request.disk, request.slot);
+            RpcError::not_found(format!("piece of chunk {} on this node", request.chunk))
+        };
         let (disk, located) = found.ok_or_else(missing)?;
         let left = located.length.checked_sub(request.offset).ok_or_else(|| {
             let reason = format!("offset {} in a piece of {} bytes", request.offset, located.length);
@@ -173,9 +176,18 @@ impl Service {
         })
     }
 
-    fn attest(&self, key: PoolChunk, disk: DiskId, slot: u8, nonce: [u8; 16]) -> Result<Response, RpcError> {
+    fn attest(
+        &self,
+        by: &NodeName,
+        key: PoolChunk,
+        (disk, slot): (DiskId, u8),
+        nonce: [u8; 16],
+    ) -> Result<Response, RpcError> {
         let signed = self.disk(disk)?.attest(&key, slot, nonce)?;
-        let missing = || RpcError::not_found(format!("piece of chunk {} on {disk}", key.chunk));
+        let missing = || {
+            self.report_if_ours(&holder.name, key, Some(disk), Some(slot));
+            RpcError::not_found(format!("piece of chunk {} on {disk}", key.chunk))
+        };
         signed.map(Response::Attested).ok_or_else(missing)
     }
 
@@ -188,7 +200,7 @@ impl Service {
         digest: Option<PieceDigest>,
     ) -> Result<Response, RpcError> {
         let Some((disk, located)) = self.find(&key, disk, slot)? else {
-            self.report_if_ours(key, disk, slot);
+            self.report_if_ours(&holder.name, key, disk, slot);
             return Ok(Response::Checked(PieceCheck::Absent));
         };
         let _turn = turn(&self.rooms.checks, holder).await?;
@@ -222,18 +234,21 @@ impl Service {
     }
 
     /// A piece is not here. If the row says that it should be, the metadata nodes decide whether its chunk
-    /// is committed at all, and only then make a ticket of it. A slot that is another node's is no business of ours.
-    fn report_if_ours(&self, key: PoolChunk, disk: Option<DiskId>, slot: Option<u8>) {
+    /// is committed at all, and only then make a ticket of it. A slot that is another node's is no business of ours,
+    /// and one that is not vouched for is being looked through anyway.
+    fn report_if_ours(&self, by: &NodeName, key: PoolChunk, disk: Option<DiskId>, slot: Option<u8>) {
         let known = self.intake.known();
         let Some((_, row)) = known.topology.row_of(key.pool, &key.chunk) else { return };
         let striped = known.topology.pools.get(&key.pool).is_some_and(|t| t.pool.scheme.is_striped());
         let ours = |store: &&Arc<DiskStore>| {
             let id = store.id().filter(|&id| disk.is_none_or(|disk| disk == id));
             let own = id.and_then(|id| row.slot_of(id));
-            own.is_some_and(|own| !striped || slot.is_none_or(|slot| slot == own))
+            own.is_some_and(|own| {
+                row.dirty_at[usize::from(own)].is_none() && (!striped || slot.is_none_or(|slot| slot == own))
+            })
         };
         if let Some(disk) = self.disks.iter().find(ours) {
-            self.report(disk.clone(), key, None);
+            disk.lacks(key, by);
         }
     }
 
@@ -291,7 +306,8 @@ impl Handler for Service {
         let Incoming { peer, request, mut body, mut replier } = call;
         let (kind, started, holder) = (request.kind(), Instant::now(), Arc::new(peer.actor()));
         // Relays are part of a client's put; reads by other data nodes are backfill themselves.
-        if peer.role != Role::Data || matches!(request, Request::Put(_)) {
+        // Calls of metadata nodes are no client's business either.
+        if !matches!(peer.role, Role::Data | Role::Metadata) || matches!(request, Request::Put(_)) {
             self.traffic.note(started);
         }
         let ok = match request {
@@ -306,7 +322,7 @@ impl Handler for Service {
                 replier.conclude(sent).await
             }
             Request::Attest { disk, slot, pool, chunk, nonce } => {
-                let answer = self.attest(PoolChunk { pool, chunk }, disk, slot, nonce);
+                let answer = self.attest(&peer.node, PoolChunk { pool, chunk }, (disk, slot), nonce);
                 let ok = answer.is_ok();
                 replier.send(answer).await;
                 ok

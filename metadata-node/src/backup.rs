@@ -4,10 +4,12 @@
 //! A restored cluster begins a new life: no data is deleted until an operator has looked, and data nodes go
 //! through everything that they hold (`State::begin_again`).
 
+mod watch;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::storage::RaftLogStorage;
@@ -19,6 +21,8 @@ use wmall_proto::topology::ClusterId;
 use wmall_proto::{ErrorCode, Incarnation, RpcError};
 use wmall_runtime::view::{Buffered, SledStore};
 use wmall_transport::{Identity, IdentityError, Replier};
+
+pub(crate) use watch::BackupWatch;
 
 use crate::born::Born;
 use crate::config::Config;
@@ -144,30 +148,67 @@ pub(crate) fn snapshot_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Writes a backup again and again. Runs as long as it is not aborted; a failure is logged, and the next
-/// round tries again.
+/// Between looks at the folder.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Writes a backup again and again, and looks at the folder between. Runs as long as it is not aborted; a failure
+/// is logged and told to the watch, and the next round tries again.
 pub(crate) async fn run(
     config: BackupConfig,
     member: String,
-    state: Arc<State>,
-    snapshots: Arc<SnapshotFolder>,
+    (state, snapshots): (Arc<State>, Arc<SnapshotFolder>),
     clock: Arc<ClusterClock>,
+    watch: Arc<BackupWatch>,
 ) {
+    let every = Duration::from_secs(config.every_s.max(1));
+    let every_ms = every.as_millis() as u64;
+    watch.begin(every_ms);
+    let (mut tried, mut failed) = (Instant::now(), false);
     loop {
-        tokio::time::sleep(Duration::from_secs(config.every_s.max(1))).await;
+        tokio::time::sleep(LOOK.min(every)).await;
+        let (folder, own) = (config.dir.clone(), member.clone());
+        let looking = tokio::task::spawn_blocking(move || newest_of(&folder, &own));
+        let newest =
+            looking.await.map_err(|e| e.to_string()).and_then(|newest| newest.map_err(|e| e.to_string()));
+        watch.looked(newest.clone());
+        let since_try = (tried.elapsed().as_millis() as u64, failed);
+        let is_due = watch::is_due(every_ms, clock.now_ms(), newest.unwrap_or_default(), since_try);
+        if !is_due || clock.is_pending() {
+            continue;
+        }
         let (config, member) = (config.clone(), member.clone());
         let (state, snapshots, now_ms) = (state.clone(), snapshots.clone(), clock.now_ms());
         let writing = move || backup_once(&config, &member, (&state, &snapshots), now_ms);
         let written = tokio::task::spawn_blocking(writing).await;
-        match written {
-            Ok(Ok(path)) => tracing::info!(path = %path.display(), "a backup was written"),
-            Ok(Err(error)) => tracing::error!(%error, "no backup could be written"),
+        let written = written.map_err(|e| e.to_string()).and_then(|w| w.map_err(|e| shown(&e)));
+        (tried, failed) = (Instant::now(), written.is_err());
+        match &written {
+            Ok(path) => tracing::info!(path = %path.display(), "a backup was written"),
             Err(error) => tracing::error!(%error, "no backup could be written"),
         }
+        watch.wrote(written.map(|_| now_ms));
     }
 }
 
-/// Members may share a folder, so a file has its member's name.
+/// An error with what caused it.
+fn shown(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |e| e.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// When the newest file of this member was written, by the cluster's clock. A folder that is not there is an error
+/// only where something is in its place: the first backup makes it.
+fn newest_of(folder: &Path, member: &str) -> std::io::Result<Option<u64>> {
+    let written = |path: &PathBuf| {
+        // As `backup_once` names it. Names of members have dashes too.
+        let mut parts = path.file_stem()?.to_str()?.splitn(3, '-');
+        let (at, _, own) = (parts.next()?, parts.next()?, parts.next()?);
+        at.parse().ok().filter(|_| own == member)
+    };
+    Ok(snapshot_files(folder)?.iter().filter_map(written).max())
+}
+
+/// Members may share a folder, so a file has its member's name. It gets that once it has been read back.
 fn backup_once(
     config: &BackupConfig,
     member: &str,
@@ -176,7 +217,9 @@ fn backup_once(
 ) -> Result<PathBuf, SnapshotError> {
     fs::create_dir_all(&config.dir)?;
     let temporary = config.dir.join(format!("{member}.new"));
-    let meta = snapshots.write(state, &temporary)?;
+    let written = snapshots.write(state, &temporary).and_then(|_| snapshots.check(&temporary));
+    // Half a file is in the way of the next one where the folder is full.
+    let meta = written.inspect_err(|_| drop(fs::remove_file(&temporary)))?;
     let index = meta.last_log_id.map_or(0, |id| id.index);
     // By the cluster's clock: after a while with a wrong one, this member's own would have the newest file
     // pass for the oldest.
@@ -185,7 +228,11 @@ fn backup_once(
     fs::rename(&temporary, &path)?;
     File::open(&config.dir)?.sync_all()?;
     for old in snapshot_files(&config.dir)?.iter().rev().skip(config.keep.max(1)) {
-        fs::remove_file(old)?;
+        // Another member that shares the folder may have been faster.
+        match fs::remove_file(old) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
     }
     Ok(path)
 }
@@ -258,5 +305,29 @@ pub async fn restore(
 impl From<SnapshotError> for RpcError {
     fn from(error: SnapshotError) -> Self {
         RpcError::new(ErrorCode::Internal, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_file_is_the_member_s_own_and_a_folder_that_is_none_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let newest = |member| newest_of(folder.path(), member).ok();
+        assert_eq!(newest("metadata-1"), Some(None));
+        for (at, member) in
+            [(7, "metadata-1"), (9, "metadata-1"), (11, "other-metadata-1"), (12, "metadata-2")]
+        {
+            std::fs::write(folder.path().join(format!("{at:013}-{:020}-{member}.snap", 5)), "x").unwrap();
+        }
+        std::fs::write(folder.path().join("metadata-1.new"), "x").unwrap();
+        assert_eq!((newest("metadata-1"), newest("metadata-3")), (Some(Some(9)), Some(None)));
+        assert_eq!(newest_of(&folder.path().join("gone"), "metadata-1").ok(), Some(None));
+        assert!(
+            newest_of(&folder.path().join("metadata-1.new"), "metadata-1").is_err(),
+            "a file in its place"
+        );
     }
 }

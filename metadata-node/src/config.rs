@@ -72,7 +72,8 @@ pub struct RawConfig {
     /// Between samples of what the cluster needs, from which the forecast is made; 720 are kept.
     #[serde(default = "default_sample_ms")]
     pub usage_sample_ms: u64,
-    /// Between challenges of one disk, in which it has to prove that it has a piece.
+    /// Between challenges of one disk, in which it has to prove that it has a piece, and between calls of a node
+    /// that show whether it can be reached.
     #[serde(default = "default_challenge_ms")]
     pub challenge_ms: u64,
     /// The operations' HTTP endpoint; none if absent.

@@ -23,13 +23,14 @@ use wmall_transport::{
     Target,
 };
 
-use crate::backup::{self, Backups};
+use crate::backup::{self, BackupWatch, Backups};
 use crate::born::Born;
 use crate::config::Config;
 use crate::init::others;
 use crate::join::{Door, Lifetimes};
 use crate::leader::{
-    Challenger, ClusterClock, Collector, Graces, Liveness, Proposer, ReadIndex, Repairer, Volumes,
+    Challenger, ClusterClock, Collector, Failures, Graces, Liveness, Proposer, Reach, ReadIndex, Repairer,
+    Volumes,
 };
 use crate::members::Members;
 use crate::ops::MetadataOps;
@@ -152,7 +153,9 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     }
     let clock = ClusterClock::new(config.raw.name.clone(), state.clone());
     let volumes = Volumes::new(config.raw.name.clone());
-    let peers = Peers::new(born, endpoint.clone(), log.clone(), clock.clone(), volumes.clone());
+    let watched = Arc::new(BackupWatch::default());
+    let peers =
+        Peers::new(born, endpoint.clone(), log.clone(), clock.clone(), volumes.clone(), watched.clone());
     if !pristine {
         peers.check_self(&other_members(&config, &state)).await?;
     }
@@ -168,8 +171,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let aside = tokio::spawn(step_aside(raft.clone(), clock.clone(), peers.clone()));
     let metrics = Metrics::new();
     wmall_runtime::files::show_limit(&metrics, open_files);
-    let proposer =
-        Proposer::start(raft.clone(), clock.clone(), config.raw.name.clone(), volumes.clone());
+    let proposer = Proposer::start(raft.clone(), clock.clone(), config.raw.name.clone(), volumes.clone());
     let repair = config.raw.repair;
     let repairer = Repairer::new(
         raft.clone(),
@@ -188,6 +190,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         config.raw.usage_sample_ms,
         clock.clone(),
     );
+    let failures = Arc::new(Failures::default());
     let status = StatusSource {
         cluster,
         raft: raft.clone(),
@@ -196,6 +199,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         repairer: repairer.clone(),
         clock: clock.clone(),
         volumes: volumes.clone(),
+        name: config.raw.name.clone(),
+        peers: peers.clone(),
+        backups: watched.clone(),
+        failures: failures.clone(),
     };
     let graces =
         Graces { condemned_ms: config.raw.condemned_grace_ms, upload_ms: config.raw.upload_grace_ms };
@@ -209,13 +216,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
     let collector = tokio::spawn(collector.run());
     let backup = config.raw.backup.clone();
     let backup = backup.map(|b| {
-        tokio::spawn(backup::run(
-            b,
-            config.raw.name.to_string(),
-            state.clone(),
-            snapshots.clone(),
-            clock.clone(),
-        ))
+        let (name, written) = (config.raw.name.to_string(), (state.clone(), snapshots.clone()));
+        tokio::spawn(backup::run(b, name, written, clock.clone(), watched))
     });
     let reads = ReadIndex::start(raft.clone());
     let door = Arc::new(Door {
@@ -236,7 +238,16 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         endpoint: endpoint.clone(),
         every: Duration::from_millis(config.raw.challenge_ms),
     };
+    let reach = Reach {
+        raft: raft.clone(),
+        state: state.clone(),
+        liveness: liveness.clone(),
+        endpoint: endpoint.clone(),
+        failures,
+        every: Duration::from_millis(config.raw.challenge_ms),
+    };
     let mut tasks = vec![watch, aside, collector, repairing, tokio::spawn(challenger.run())];
+    tasks.push(tokio::spawn(reach.run()));
     tasks.extend(backup);
     tasks.push(tokio::spawn(gauge::watch_data(folder, config.raw.volume, ballast, volumes.clone())));
     let backups = config.raw.backup.clone();

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use wmall_proto::capacity::CapacityLevel;
+use wmall_proto::health::{CODES, MEMBER_SILENT_MS, Severity, health};
 use wmall_runtime::metrics::Metrics;
 use wmall_runtime::ops::{Ops, Readiness};
 
@@ -22,6 +23,8 @@ pub(crate) struct MetadataOps {
     jobs: Option<prometheus::IntGaugeVec>,
     quarantined: Option<prometheus::IntGauge>,
     alarm: Option<prometheus::Gauge>,
+    findings: Option<prometheus::IntGaugeVec>,
+    members: Option<prometheus::IntGauge>,
 }
 
 impl MetadataOps {
@@ -54,6 +57,16 @@ impl MetadataOps {
             alarm: metrics.ratio(
                 "wmall_alarm_seconds",
                 "Until the completeness ratio may reach 0.70, in one case of ten; infinite if that is not in sight.",
+            ),
+            findings: metrics.gauges(
+                "wmall_finding",
+                "Of the leader, by the code of docs/health.md: 0 holds, 1 a warning, 2 an error. What is muted counts here.",
+                "code",
+                &CODES,
+            ),
+            members: metrics.gauge(
+                "wmall_silent_members",
+                "Metadata nodes that the leader does not hear; 0 where this member does not lead.",
             ),
         }
     }
@@ -106,6 +119,17 @@ impl Ops for MetadataOps {
         if let Some(alarm) = &self.alarm {
             let left = status.forecast.as_ref().and_then(|f| f.alarm_in_ms(status.now_ms));
             alarm.set(left.map_or(f64::INFINITY, |ms| ms as f64 / 1e3));
+        }
+        let silent = status.members.iter().filter(|m| m.silent_ms > MEMBER_SILENT_MS);
+        set(self.members.as_ref(), silent.count() as u64);
+        if let Some(gauges) = &self.findings {
+            // Only the leader hears the others: what another member makes of its silence is no finding.
+            let found = if leads { health(&status) } else { Vec::new() };
+            for code in CODES {
+                let severity = found.iter().find(|f| f.code == code).map(|f| f.severity);
+                let rank = severity.map_or(0, |s| if s == Severity::Error { 2 } else { 1 });
+                gauges.with_label_values(&[code]).set(rank);
+            }
         }
         if let Some(chunks) = &self.chunks {
             for grade in wmall_proto::grade::Grade::ALL {

@@ -495,8 +495,10 @@ impl Service {
         Ok(Response::Heartbeat(reply))
     }
 
-    /// Chunks that nobody has committed cost no entry: whoever asks about random ids makes no log grow.
-    /// Nor do pieces that somebody doubts and that are what was committed.
+    /// The one place where reports of data nodes lead: what readers, scrubs and comparisons find. What a challenge
+    /// finds is proposed as the same command. Chunks that nobody has committed, those with a ticket already, and
+    /// doubted pieces that are what was committed cost no entry: whoever asks about random ids, or for one piece
+    /// again and again, makes no log grow.
     async fn report_bad(
         &self,
         by: Actor,
@@ -512,11 +514,11 @@ impl Service {
                 asked.push(piece.key);
             }
         }
-        let known = self.state.pieces_known(disk, &asked).map_err(|e| store_failed(&e))?;
-        if known.committed.is_empty() {
+        let untold = self.state.untold(disk, &asked).map_err(|e| store_failed(&e))?;
+        if untold.is_empty() {
             return Ok(Response::Done);
         }
-        let chunks = known.committed.into_iter().map(|c| (c.pool, c.chunk)).collect();
+        let chunks = untold.into_iter().map(|c| (c.pool, c.chunk)).collect();
         self.proposer.propose_for(None, by, Command::ReportBad { disk, chunks }).await
     }
 

@@ -1,18 +1,23 @@
 //! The cluster's status: one function that the CLI, the metrics and (later) the dashboard all print from.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use wmall_proto::NodeName;
 use wmall_proto::capacity::{CapacityLevel, CapacityReport, Forecast};
 use wmall_proto::grade::{Grade, GradeCounts};
 use wmall_proto::job::JobState;
-use wmall_proto::status::{ClusterStatus, DiskStatus, MemberStatus, NodeState, NodeStatus, RepairStatus};
+use wmall_proto::status::{
+    ClusterStatus, DiskStatus, MemberStatus, NodeState, NodeStatus, RepairStatus, WriteStatus,
+};
 use wmall_proto::topology::{ClusterId, NodeInfo, Topology};
 
 use wmall_runtime::view::StoreError;
 
-use crate::leader::{Clocks, ClusterClock, Liveness, Repairer, Space, Volumes};
-use crate::state::{Counters, State};
+use crate::backup::BackupWatch;
+use crate::leader::{Clocks, ClusterClock, Failures, Liveness, Repairer, Space, Volumes, refusing_pools};
+use crate::raft::Peers;
+use crate::state::{Counters, NO_EPOCH, State};
 use crate::types::Raft;
 
 /// What the status is computed from.
@@ -25,6 +30,10 @@ pub(crate) struct StatusSource {
     pub(crate) repairer: Repairer,
     pub(crate) clock: Arc<ClusterClock>,
     pub(crate) volumes: Arc<Volumes>,
+    pub(crate) name: NodeName,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) backups: Arc<BackupWatch>,
+    pub(crate) failures: Arc<Failures>,
 }
 
 impl StatusSource {
@@ -38,7 +47,8 @@ impl StatusSource {
         let chunk_bytes = counters.pools.values().map(|p| p.bytes).sum();
         let redundant_bytes = redundant_bytes(&topology, &counters);
         let space = Space::now(&topology, &counters, &self.liveness, now);
-        let Clocks { now_ms, behind_ms: clock_behind_ms, all: clocks } = self.clock.clocks();
+        let Clocks { now_ms, behind_ms: clock_behind_ms, ahead_ms: clock_ahead_ms, all: clocks } =
+            self.clock.clocks();
         let capacity = space.report();
         let forecast = space.forecast(&self.state.samples(), &capacity, now_ms);
         let jobs = self.state.jobs();
@@ -63,10 +73,12 @@ impl StatusSource {
             condemned_bytes: counters.condemned.bytes,
             deletion_held: counters.deletion_held,
             pools: topology.pools.values().map(|t| t.pool.clone()).collect(),
-            members: self.members(),
+            members: self.members(now),
+            writes: self.writes(&topology, &counters, &nodes, now),
             nodes,
             now_ms,
             clock_behind_ms,
+            clock_ahead_ms,
             clocks,
             clones: self.liveness.clones(&topology, now),
             volumes: self.volumes.all(),
@@ -93,7 +105,30 @@ impl StatusSource {
         }
     }
 
-    fn members(&self) -> Vec<MemberStatus> {
+    /// Judges if new chunks are taken. A disk that this leader has yet to hear gets the benefit of the doubt.
+    fn writes(
+        &self,
+        topology: &Topology,
+        counters: &Counters,
+        nodes: &[NodeStatus],
+        now: Instant,
+    ) -> WriteStatus {
+        let now_ms = self.clock.now_ms();
+        let takes = |node: &NodeStatus, disk: &DiskStatus| {
+            let well = disk.writable && disk.fenced_before_ms <= now_ms && !disk.quarantined;
+            node.state == NodeState::Up && (well || node.silent_ms.is_none())
+        };
+        let taking =
+            nodes.iter().flat_map(|n| n.disks.iter().filter(move |d| takes(n, d))).map(|d| d.id).collect();
+        let restored = counters.feed_epoch == NO_EPOCH;
+        WriteStatus {
+            refusing: refusing_pools(topology, &taking),
+            fenced_before_ms: counters.fenced_before_ms,
+            waiting_ms: self.liveness.led_for(now).filter(|_| restored).map(|led| led.as_millis() as u64),
+        }
+    }
+
+    fn members(&self, now: Instant) -> Vec<MemberStatus> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let matched = |id: u64| match &metrics.replication {
@@ -101,12 +136,25 @@ impl StatusSource {
             Some(replication) => replication.get(&id).copied().flatten().map(|l| l.index),
             None => None,
         };
-        let member = |(id, node): (&u64, &crate::types::Member)| MemberStatus {
-            id: *id,
-            name: node.name.clone(),
-            address: node.address.to_string(),
-            leader: metrics.current_leader == Some(*id),
-            matched: matched(*id),
+        // A member that does not lead hears nobody, and says so of nobody.
+        let led = self.liveness.led_for(now).unwrap_or_default();
+        self.peers.answers().retain(|name| metrics.membership_config.nodes().any(|(_, m)| m.name == name));
+        let member = |(id, node): (&u64, &crate::types::Member)| {
+            let (silent, backup) = match node.name == self.name.as_str() {
+                true => (Duration::ZERO, self.backups.status(self.clock.now_ms())),
+                false => self.peers.answers().of(&node.name, led, now),
+            };
+            let matched = matched(*id);
+            MemberStatus {
+                id: *id,
+                name: node.name.clone(),
+                address: node.address.to_string(),
+                leader: metrics.current_leader == Some(*id),
+                matched,
+                behind: metrics.last_log_index.zip(matched).map(|(last, held)| last.saturating_sub(held)),
+                silent_ms: silent.as_millis() as u64,
+                backup,
+            }
         };
         metrics.membership_config.nodes().map(member).collect()
     }
@@ -133,6 +181,8 @@ impl StatusSource {
                 quarantined: disk.quarantined_ms.is_some(),
                 writable: beat.is_some_and(|b| b.writable),
                 failed: silent.is_some() && beat.is_none_or(|b| b.failed),
+                sync_ms: beat.map_or(0, |b| b.sync_ms),
+                fenced_before_ms: beat.map_or(0, |b| b.fenced_before_ms),
             }
         });
         NodeStatus {
@@ -143,6 +193,7 @@ impl StatusSource {
             state,
             maintenance_until_ms: node.maintenance_until_ms.filter(|until| *until > self.clock.now_ms()),
             silent_ms: silent.map(|d| d.as_millis() as u64),
+            failed_calls: self.failures.of(node),
             disks: disks.collect(),
         }
     }

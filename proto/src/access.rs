@@ -46,7 +46,10 @@ impl Role {
         use CallKind as C;
         match self {
             Self::Metadata => {
-                matches!(call, C::Raft | C::Status | C::Renew | C::Issuer | C::Challenge | C::Snapshot)
+                matches!(
+                    call,
+                    C::Raft | C::Status | C::Renew | C::Issuer | C::Challenge | C::Snapshot | C::GetTopology
+                )
             }
             Self::Data => matches!(
                 call,
@@ -120,7 +123,7 @@ mod tests {
     /// Who may make each call, one letter a role. A call that is not in here is nobody's.
     const TABLE: [(CallKind, &str); 27] = [
         (CallKind::Raft, "m"),
-        (CallKind::GetTopology, "dvca"),
+        (CallKind::GetTopology, "mdvca"),
         (CallKind::Read, "vca"),
         (CallKind::Status, "mvca"),
         (CallKind::Commit, "vca"),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::capacity::{CapacityReport, Forecast};
 use crate::grade::GradeCounts;
 use crate::ids::{DiskId, Incarnation};
-use crate::names::{NodeName, ZoneName};
+use crate::names::{NodeName, PoolName, ZoneName};
 use crate::pool::Pool;
 
 /// Whether a node answers.
@@ -73,6 +73,10 @@ pub struct DiskStatus {
     pub writable: bool,
     /// Whether it failed, or its node is up without it: what it holds does not count.
     pub failed: bool,
+    /// How long its writes take to be durable, in milliseconds, as its last heartbeat said.
+    pub sync_ms: u64,
+    /// It refuses uploads that began before this time, in milliseconds since the Unix epoch.
+    pub fenced_before_ms: u64,
 }
 
 /// A data node, or a disk, that is or may be emptied.
@@ -135,6 +139,8 @@ pub struct NodeStatus {
     pub maintenance_until_ms: Option<u64>,
     /// Milliseconds since its last heartbeat to this leader; none yet when absent.
     pub silent_ms: Option<u64>,
+    /// Calls of the leader to its address that failed in a row although its heartbeats came.
+    pub failed_calls: u64,
     /// Its disks.
     pub disks: Vec<DiskStatus>,
 }
@@ -150,8 +156,49 @@ pub struct MemberStatus {
     pub address: String,
     /// Whether it leads.
     pub leader: bool,
-    /// The last log index it is known to hold, if the leader knows.
+    /// The last log index it is known to hold, if the leader knows. It stays as it is when the member ends.
     pub matched: Option<u64>,
+    /// Entries of the leader's log that it is not known to hold, if the leader knows.
+    pub behind: Option<u64>,
+    /// Milliseconds since it last answered this leader, or since this leader was elected; 0 for the leader.
+    pub silent_ms: u64,
+    /// How its backups are, as it said last; none without a `[backup]` of its own.
+    pub backup: Option<BackupStatus>,
+}
+
+/// How the scheduled backups of a metadata node are.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct BackupStatus {
+    /// Milliseconds between backups, as configured.
+    pub every_ms: u64,
+    /// Milliseconds since the last one that was written and read back; since the start of the process where
+    /// there is none.
+    pub age_ms: u64,
+    /// Why the last try, or the last look at the folder, failed; at most 200 bytes.
+    pub failed: Option<String>,
+}
+
+/// Tells if new chunks are taken, as far as that is known without writing one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct WriteStatus {
+    /// Pools with groups that have too few disks for a quorum of receipts.
+    pub refusing: Vec<RefusingPool>,
+    /// No upload that began before this time may commit, in milliseconds since the Unix epoch.
+    pub fenced_before_ms: u64,
+    /// For how long, in milliseconds, this leader has told commits to wait since the metadata come out of a
+    /// restore; none if it does not.
+    pub waiting_ms: Option<u64>,
+}
+
+/// A pool of which some groups take no new chunks.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct RefusingPool {
+    /// The pool.
+    pub pool: PoolName,
+    /// Groups with too few disks that take writes.
+    pub refusing: u64,
+    /// All its groups.
+    pub groups: u64,
 }
 
 /// The clock of a node.
@@ -223,6 +270,8 @@ pub struct ClusterStatus {
     pub now_ms: u64,
     /// How far it is behind what most nodes say, in milliseconds, after a time without a quorum.
     pub clock_behind_ms: u64,
+    /// How far it is ahead of what most nodes say, in milliseconds: it stands still for so long.
+    pub clock_ahead_ms: u64,
     /// The clocks that the leader has heard of lately.
     pub clocks: Vec<ClockStatus>,
     /// Processes that were refused, since another goes by their name.
@@ -231,6 +280,8 @@ pub struct ClusterStatus {
     pub volumes: Vec<crate::volume::VolumeStatus>,
     /// Why commands that make the metadata grow are refused, if they are.
     pub metadata_full: Option<String>,
+    /// Groups, fences and restores that keep new chunks out.
+    pub writes: WriteStatus,
     /// Raft index that this was computed at.
     pub index: u64,
 }

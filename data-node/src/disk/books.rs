@@ -1,9 +1,14 @@
-//! What everybody may know of a disk at any time, without asking its threads.
+//! Counts and conditions of a disk that everybody may know without asking its threads, and findings to be reported.
+//!
+//! `rotten` has what the disk has seen for itself (scrubs, compaction, replay, the feed), `asked` what a caller asked
+//! for and the disk lacks. The next heartbeat takes both along (`control.rs`), and the metadata nodes decide what
+//! becomes a ticket.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use wmall_proto::NodeName;
 use wmall_proto::feed::PoolChunk;
 use wmall_proto::rpc::DoubtedPiece;
 
@@ -15,6 +20,10 @@ const MAX_ROTTEN: usize = 65_536;
 /// Shards that took the place of others, of which it is remembered, and doubted pieces that may wait to be reported. Beyond them
 /// only challenges find what is wrong.
 const MAX_REPLACED: usize = 4096;
+/// Pieces that callers asked for and that wait to be reported, of all callers and of one. Others are dropped: what
+/// callers ask for must not make a disk lose anything, and whoever asks again is heard again.
+const MAX_ASKED: usize = 1024;
+const MAX_ASKED_BY_ONE: usize = 64;
 
 /// Counts and conditions, written by the disk's threads.
 #[derive(Default)]
@@ -38,6 +47,8 @@ pub(super) struct Books {
     /// Pieces whose place another one had that was promised too.
     replaced: Mutex<BTreeSet<PoolChunk>>,
     doubted: Mutex<Vec<DoubtedPiece>>,
+    /// With the caller that asked.
+    asked: Mutex<BTreeMap<PoolChunk, NodeName>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -136,9 +147,61 @@ impl Books {
         doubted.drain(..n).collect()
     }
 
+    /// A piece is not here that the disk should have, by its map, and that a caller asked for.
+    pub(super) fn add_asked(&self, key: PoolChunk, by: &NodeName) {
+        let mut asked = lock(&self.asked);
+        let has_room = asked.len() < MAX_ASKED
+            && asked.values().filter(|caller| *caller == by).count() < MAX_ASKED_BY_ONE;
+        if has_room {
+            asked.entry(key).or_insert_with(|| by.clone());
+        }
+    }
+
     pub(super) fn take_rotten(&self, limit: usize) -> Vec<PoolChunk> {
         let mut rotten = lock(&self.rotten);
         let n = rotten.len().min(limit);
         rotten.drain(..n).collect()
+    }
+
+    /// Pieces that callers asked for, each once.
+    pub(super) fn take_asked(&self) -> Vec<PoolChunk> {
+        std::mem::take(&mut *lock(&self.asked)).into_keys().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wmall_proto::{ChunkId, PoolId};
+
+    fn key(n: u32) -> PoolChunk {
+        PoolChunk { pool: PoolId(1), chunk: ChunkId::of(&n.to_le_bytes()) }
+    }
+
+    #[test]
+    fn what_callers_ask_for_is_bounded_for_each_and_loses_nothing() {
+        let (books, name) = (Books::default(), |n: u32| NodeName::new(format!("user-{n}")).unwrap());
+        (0..1000).for_each(|n| books.add_asked(key(n), &name(0)));
+        books.add_asked(key(5000), &name(1));
+        assert_eq!(books.take_asked().len(), MAX_ASKED_BY_ONE + 1, "one caller has its share");
+        for caller in 0..100 {
+            (0..100).for_each(|n| books.add_asked(key(caller * 100 + n), &name(caller)));
+        }
+        assert_eq!(books.take_asked().len(), MAX_ASKED);
+        assert!(!books.lost() && books.take_asked().is_empty(), "no groups are looked through for it");
+        books.add_asked(key(7), &name(1));
+        books.add_asked(key(7), &name(2));
+        assert_eq!((books.take_asked(), books.take_rotten(9)), (vec![key(7)], vec![]));
+    }
+
+    #[test]
+    fn a_disk_that_has_seen_more_than_it_can_list_has_lost_it() {
+        let books = Books::default();
+        (0..MAX_ROTTEN as u32).for_each(|n| books.add_rotten(key(n)));
+        assert!(!books.lost());
+        books.add_rotten(key(1 << 30));
+        assert!(books.lost());
+        assert_eq!(books.take_rotten(1000).len(), 1000);
+        assert_eq!(books.take_rotten(usize::MAX).len(), MAX_ROTTEN - 1000);
     }
 }

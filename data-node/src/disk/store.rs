@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -19,7 +20,7 @@ use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
 use wmall_proto::receipt::{Attestation, Receipt, SignedAttestation, SignedReceipt};
 use wmall_proto::rpc::{DoubtedPiece, PieceCheck};
 use wmall_proto::topology::ClusterId;
-use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, NodeName, PoolId, RpcError};
 use wmall_runtime::FolderLock;
 use wmall_runtime::ballast::{self, Ballast};
 use wmall_runtime::view::StoreError;
@@ -35,8 +36,8 @@ use super::replay::replay;
 use super::starts;
 use super::superblock::Superblock;
 use super::worth::Tight;
-use crate::config::DiskConfig;
 use crate::capacity::Measured;
+use crate::config::DiskConfig;
 
 /// Bounds of a segment's size: the largest piece must fit, and few files must do.
 const MIN_SEGMENT: u64 = 32 << 20;
@@ -65,6 +66,8 @@ pub(crate) struct Usage {
     pub(crate) failed: bool,
     /// It takes no puts until there is room.
     pub(crate) full: bool,
+    /// How long its writes take to be durable, as [`Journal::slow_sync`] says.
+    pub(crate) slow_sync: Duration,
 }
 
 /// A disk in use.
@@ -226,8 +229,8 @@ impl DiskStore {
         let reserved_bytes = segment_size(&self.config);
         let failed = self.journal.fenced().is_some() || self.books.failed();
         let full = self.books.full();
-        let end = self.books.end();
-        Usage { pieces, bytes, segment_bytes, dead_bytes, reserved_bytes, end, failed, full }
+        let (end, slow_sync) = (self.books.end(), self.journal.slow_sync());
+        Usage { pieces, bytes, segment_bytes, dead_bytes, reserved_bytes, end, failed, full, slow_sync }
     }
 
     /// Bytes that it may have, that it has, and that its file system has left.
@@ -552,7 +555,18 @@ impl DiskStore {
         let _ = self.work.send(Work::LossReported);
     }
 
-    /// Pieces that turned out rotten since the last call; each is handed out once.
+    /// A piece is not here that this disk should have, by its map, and that a caller asked for. Whether the chunk is
+    /// committed at all, the metadata nodes know.
+    pub(crate) fn lacks(&self, key: PoolChunk, asked_by: &NodeName) {
+        self.books.add_asked(key, asked_by);
+    }
+
+    /// Pieces that callers asked for and that are not here, since the last call.
+    pub(crate) fn take_asked(&self) -> Vec<PoolChunk> {
+        self.books.take_asked()
+    }
+
+    /// Pieces that turned out rotten or absent since the last call; each is handed out once.
     pub(crate) fn take_rotten(&self, limit: usize) -> Vec<PoolChunk> {
         self.books.take_rotten(limit)
     }

@@ -75,10 +75,13 @@ pub struct ClusterClock {
 }
 
 /// How the clocks are, for the status.
+#[derive(Default)]
 pub(crate) struct Clocks {
     pub(crate) now_ms: u64,
     /// How far the cluster's clock is behind the median.
     pub(crate) behind_ms: u64,
+    /// How far it is ahead of it.
+    pub(crate) ahead_ms: u64,
     pub(crate) all: Vec<ClockStatus>,
 }
 
@@ -201,14 +204,15 @@ impl ClusterClock {
         let (now_ms, now) = (self.now_ms(), Instant::now());
         let readings = self.readings(&self.lock(), now).unwrap_or_default();
         let middle = median(readings.iter().map(|(_, ms)| *ms).collect());
-        let Some(middle) = middle else { return Clocks { now_ms, behind_ms: 0, all: Vec::new() } };
+        let Some(middle) = middle else { return Clocks { now_ms, ..Clocks::default() } };
         let of = |(name, ms): (String, u64)| {
             let off_ms = ms.cast_signed().saturating_sub(middle.cast_signed());
             Some(ClockStatus { name: NodeName::new(name).ok()?, off_ms })
         };
         let mut all: Vec<ClockStatus> = readings.into_iter().filter_map(of).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
-        Clocks { now_ms, behind_ms: middle.saturating_sub(now_ms), all }
+        let (behind_ms, ahead_ms) = (middle.saturating_sub(now_ms), now_ms.saturating_sub(middle));
+        Clocks { now_ms, behind_ms, ahead_ms, all }
     }
 }
 

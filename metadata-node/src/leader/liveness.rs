@@ -65,6 +65,16 @@ impl Liveness {
         }
     }
 
+    /// For how long this member has led; none if it does not.
+    pub fn led_for(&self, now: Instant) -> Option<Duration> {
+        self.lock().leading_since.map(|since| now.saturating_duration_since(since))
+    }
+
+    /// True if a heartbeat of this node has come since then.
+    pub fn heard_after(&self, node: &NodeName, then: Instant) -> bool {
+        self.lock().heard.get(node).is_some_and(|heard| heard.at > then)
+    }
+
     /// Whether this leader's picture is whole: it has heard every node, or has waited long enough for it.
     pub fn is_settled(&self, topology: &Topology, now: Instant) -> bool {
         const MARGIN: Duration = Duration::from_secs(5);
@@ -186,12 +196,15 @@ mod tests {
             feed_epoch: 0,
         };
         liveness.hear(beat, at(4));
+        assert!(liveness.heard_after(&node, at(3)) && !liveness.heard_after(&node, at(4)));
+        assert_eq!(liveness.led_for(at(5)), Some(Duration::from_secs(5)));
         assert_eq!(liveness.of(&node, at(5)), (NodeState::Up, Some(Duration::from_secs(1)), BTreeMap::new()));
         assert_eq!(liveness.of(&node, at(604)).0, NodeState::Down);
         let followed = |at_s, place| liveness.has_followed(&node, place, at(at_s));
         assert!(followed(5, (0, 0)) && !followed(5, (0, 1)) && !followed(5, (7, 0)));
         assert!(followed(604, (7, 9)), "it has had the time");
         liveness.leads(false, at(605));
+        assert_eq!(liveness.led_for(at(606)), None);
         liveness.leads(true, at(700));
         assert_eq!(
             liveness.of(&node, at(702)).0,

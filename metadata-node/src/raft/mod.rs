@@ -1,6 +1,7 @@
 //! openraft's shells: the log in the journal, the state machine behind its adapter, the network on our
 //! calls. They translate and decide nothing.
 
+mod answers;
 mod leadership;
 mod log_store;
 mod machine;

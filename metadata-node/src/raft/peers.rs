@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::Vote;
 use tokio::sync::watch;
@@ -24,7 +24,9 @@ use wmall_proto::rpc::{
 use wmall_proto::{ErrorCode, Incarnation, NodeName, RpcError};
 use wmall_transport::{Endpoint, Target};
 
+use super::answers::Answers;
 use super::log_store::LogStore;
+use crate::backup::BackupWatch;
 use crate::born::Born;
 use crate::leader::{ClusterClock, Volumes};
 use crate::types::{Member, Raft};
@@ -85,6 +87,9 @@ pub struct Peers {
     log: LogStore,
     clock: Arc<ClusterClock>,
     volumes: Arc<Volumes>,
+    /// How this member's backups are, which its answers say.
+    backups: Arc<BackupWatch>,
+    answers: Answers,
     raft: OnceLock<Raft>,
     /// Nothing is appended to others: they are to elect another leader.
     silent: AtomicBool,
@@ -106,6 +111,7 @@ impl Peers {
         log: LogStore,
         clock: Arc<ClusterClock>,
         volumes: Arc<Volumes>,
+        backups: Arc<BackupWatch>,
     ) -> Arc<Self> {
         Arc::new(Self {
             born,
@@ -113,6 +119,8 @@ impl Peers {
             log,
             clock,
             volumes,
+            backups,
+            answers: Answers::default(),
             raft: OnceLock::new(),
             silent: AtomicBool::new(false),
             acknowledged: Mutex::default(),
@@ -132,6 +140,11 @@ impl Peers {
 
     pub(super) fn is_silent(&self) -> bool {
         self.silent.load(Ordering::Acquire)
+    }
+
+    /// When the other members answered last.
+    pub(crate) fn answers(&self) -> &Answers {
+        &self.answers
     }
 
     /// The endpoint that calls go out from.
@@ -198,6 +211,7 @@ impl Peers {
         }
         self.clock.hear(&of.name, answer.now_ms);
         self.volumes.hear(&of.name, answer.volumes);
+        self.answers.hear(&of.name, answer.backup, Instant::now());
         Ok(answer.message)
     }
 
@@ -246,10 +260,11 @@ impl Peers {
     /// An answer of this member.
     pub(super) fn answer(&self, message: RaftResponse) -> Response {
         // A follower's view of the cluster's clock is moved on from when it last looked.
-        self.clock.now_ms();
+        let backup = self.backups.status(self.clock.now_ms());
         let now_ms = wmall_runtime::clock::now_ms();
         let volumes = self.volumes.own();
-        Response::Raft(RaftAnswer { incarnation: self.born.incarnation, now_ms, volumes, message })
+        let incarnation = self.born.incarnation;
+        Response::Raft(RaftAnswer { incarnation, now_ms, volumes, backup, message })
     }
 
     /// The cluster that this member knows; none if it has never taken part in one.

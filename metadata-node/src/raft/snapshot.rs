@@ -228,7 +228,7 @@ impl SnapshotFolder {
     }
 
     /// Reads a file through, holds its hash against its content, and its cluster against ours.
-    fn check(&self, path: &Path) -> Result<Meta, SnapshotError> {
+    pub(crate) fn check(&self, path: &Path) -> Result<Meta, SnapshotError> {
         let (cluster, meta) = read_through(path, |_, _| Ok(()))?;
         if cluster != self.cluster {
             return Err(SnapshotError::WrongCluster { path: path.display().to_string() });

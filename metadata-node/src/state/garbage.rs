@@ -194,6 +194,18 @@ impl State {
         Ok(parts.take_while(|(upload, ..)| upload.started_ms() < before).collect())
     }
 
+    /// Those of these chunks that are committed, have a place on this disk, and have no ticket there. Whoever reports
+    /// the others, however often, makes no log grow.
+    pub fn untold(&self, disk: DiskId, chunks: &[PoolChunk]) -> Result<Vec<PoolChunk>, StoreError> {
+        let mut untold = self.pieces_known(disk, chunks)?.committed;
+        let mut failed = None;
+        untold.retain(|chunk| {
+            let ticket = self.store.get(&keys::ticket(disk, chunk.pool, &chunk.chunk));
+            ticket.map_err(|error| failed = Some(error)).is_ok_and(|ticket| ticket.is_none())
+        });
+        failed.map_or(Ok(untold), Err)
+    }
+
     /// Which of these chunks are committed and have a place on this disk, and what else decides over a piece.
     pub fn pieces_known(&self, disk: DiskId, chunks: &[PoolChunk]) -> Result<PiecesKnown, StoreError> {
         let derived = self.read();

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -13,6 +14,7 @@ use crate::format::{
 use crate::recover::{Damage, OpenError, Visitor, pass_over, recover};
 use crate::scan::{Found, Scanner, Step};
 use crate::segment::Segments;
+use crate::syncs::Syncs;
 use crate::writer::{Append, Limits, Queue, Writer};
 
 /// Draws the nonce of the segment with this number, which nobody who stores bytes in it may be able to guess.
@@ -91,6 +93,7 @@ pub(crate) type Completion = Box<dyn FnOnce(Result<Vec<Position>, AppendError>) 
 pub struct Journal {
     segments: Arc<Segments>,
     queue: Arc<Queue>,
+    syncs: Arc<Syncs>,
     largest: u64,
     thread: Option<JoinHandle<()>>,
 }
@@ -126,9 +129,10 @@ impl Journal {
             max_bytes: options.max_bytes,
             reserve_bytes: options.reserve_bytes,
         };
-        let writer = Writer::new(segments.clone(), queue.clone(), limits, tail);
+        let syncs = Arc::new(Syncs::new(Instant::now()));
+        let writer = Writer::new(segments.clone(), queue.clone(), syncs.clone(), limits, tail);
         let thread = std::thread::Builder::new().name(options.name).spawn(move || writer.run())?;
-        Ok(Self { segments, queue, largest, thread: Some(thread) })
+        Ok(Self { segments, queue, syncs, largest, thread: Some(thread) })
     }
 
     /// Queues records to become durable together or after one another, in this order, and calls `done`
@@ -266,6 +270,12 @@ impl Journal {
     /// Numbers of the segments there are.
     pub fn segments(&self) -> Vec<u64> {
         self.segments.numbers()
+    }
+
+    /// How long writes take to be durable: the second longest of the last minute, or the one under way if that
+    /// has lasted longer.
+    pub fn slow_sync(&self) -> Duration {
+        self.syncs.slow(Instant::now())
     }
 
     /// The error that fenced the journal, if one did.

@@ -36,6 +36,7 @@ mod scan;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod syncs;
 mod trouble;
 mod writer;
 

@@ -18,6 +18,7 @@ use crate::format::{
 use crate::journal::{AppendError, Completion, Record};
 use crate::recover::Tail;
 use crate::segment::{Segment, Segments};
+use crate::syncs::Syncs;
 use crate::trouble::Trouble;
 
 /// A batch is closed once it has this many bytes.
@@ -148,6 +149,7 @@ impl Queue {
 pub(crate) struct Writer {
     segments: Arc<Segments>,
     queue: Arc<Queue>,
+    syncs: Arc<Syncs>,
     limits: Limits,
     tail: Option<Tail>,
     /// Up to here the present segment is known to be durable. A mark is behind it.
@@ -182,12 +184,13 @@ impl Writer {
     pub(crate) fn new(
         segments: Arc<Segments>,
         queue: Arc<Queue>,
+        syncs: Arc<Syncs>,
         limits: Limits,
         tail: Option<Tail>,
     ) -> Self {
         // Recovery has synced what it found.
         let synced = tail.as_ref().map_or(0, |t| t.offset);
-        Self { segments, queue, limits, tail, synced, unmarked: false, zeroed: 0, warned: None }
+        Self { segments, queue, syncs, limits, tail, synced, unmarked: false, zeroed: 0, warned: None }
     }
 
     pub(crate) fn run(mut self) {
@@ -256,7 +259,7 @@ impl Writer {
             runs.warm(offset).push(Bytes::from(vec![0; ahead as usize]));
             zeroed = offset + ahead;
         }
-        let written = runs.write(&*tail.file).and_then(|()| tail.file.sync_data());
+        let written = self.syncs.time(|| runs.write(&*tail.file).and_then(|()| tail.file.sync_data()));
         match written {
             Ok(()) => {
                 tail.offset = offset;

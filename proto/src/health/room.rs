@@ -1,37 +1,22 @@
-//! Findings about room and about what waits for an operator: volumes of metadata nodes, weights, zones.
+//! Promises about room, and about what waits for an operator: volumes of metadata nodes, weights, zones.
 
-use super::{Finding, Severity};
 use crate::status::ClusterStatus;
 use crate::volume::{VolumeUse, mebibytes};
 
-/// Finds what needs attention in a status. The caller knows what is muted.
-pub(super) fn findings(status: &ClusterStatus) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut add = |code, severity, what: String, advice| {
-        findings.push(Finding { code, severity, what, advice, muted: false });
-    };
-    if let Some(low) = low(status, VolumeUse::Metadata) {
-        let (severity, refused) = match status.metadata_full {
-            Some(_) => (Severity::Error, "; until then only deletes are taken"),
-            None => (Severity::Warning, ""),
-        };
-        let what = format!("volumes of metadata nodes are low: {low}{refused}");
-        add("METADATA_VOLUME_LOW", severity, what, "make room on the volume of `data_dir`, or enlarge it");
-    }
-    if let Some(low) = low(status, VolumeUse::Backup) {
-        let what = format!("volumes of backups are low: {low}");
-        add("BACKUP_VOLUME_LOW", Severity::Warning, what, "make room there, or keep fewer: [backup] keep");
-    }
-    let waiting = waiting(status);
-    if !waiting.is_empty() {
-        let what = format!("an operator is to decide: {}", waiting.join("; "));
-        let advice = "`wmall layout show`, `wmall layout accept NODE`, `wmall layout apply`; or change its configuration";
-        add("LAYOUT_WAITING", Severity::Warning, what, advice);
-    }
-    findings
+pub(super) fn metadata_full(status: &ClusterStatus) -> Option<String> {
+    let why = status.metadata_full.as_ref()?;
+    Some(format!("{why}; until then only deletes are taken"))
 }
 
-/// The volumes with less room than they are to keep; none if there are none.
+pub(super) fn metadata_low(status: &ClusterStatus) -> Option<String> {
+    low(status, VolumeUse::Metadata)
+}
+
+pub(super) fn backup_low(status: &ClusterStatus) -> Option<String> {
+    low(status, VolumeUse::Backup)
+}
+
+/// Names the volumes with less room than they are to keep; none if there are none.
 fn low(status: &ClusterStatus, holds: VolumeUse) -> Option<String> {
     let low = status.volumes.iter().filter(|v| v.holds == holds && v.room.is_low());
     let each = low.map(|v| {
@@ -39,11 +24,11 @@ fn low(status: &ClusterStatus, holds: VolumeUse) -> Option<String> {
         format!("{} has {free} free and is to keep {bound}", v.member)
     });
     let each: Vec<String> = each.collect();
-    (!each.is_empty()).then(|| each.join(", "))
+    (!each.is_empty()).then(|| format!("volumes are low: {}", each.join(", ")))
 }
 
-/// Lists what nodes ask for by their configurations and do not take by themselves.
-fn waiting(status: &ClusterStatus) -> Vec<String> {
+/// Lists what nodes ask for by their configurations and do not take by themselves; none if that is nothing.
+pub(super) fn layout_waiting(status: &ClusterStatus) -> Option<String> {
     let mut waiting = Vec::new();
     for node in &status.nodes {
         waiting.extend(node.waiting_zone.iter().map(|zone| format!("{} asks for zone {zone}", node.name)));
@@ -53,5 +38,5 @@ fn waiting(status: &ClusterStatus) -> Vec<String> {
         });
         waiting.extend(disks);
     }
-    waiting
+    (!waiting.is_empty()).then(|| format!("an operator is to decide: {}", waiting.join("; ")))
 }

@@ -505,6 +505,11 @@ pub struct DiskHeartbeat {
     pub writable: bool,
     /// Whether it failed: what it holds does not count until the node has been restarted and has looked.
     pub failed: bool,
+    /// It refuses uploads that began before this time, in milliseconds since the Unix epoch.
+    pub fenced_before_ms: u64,
+    /// How long its writes take to be durable, in milliseconds: the second longest of the last minute, or the
+    /// one under way where that has lasted longer.
+    pub sync_ms: u64,
 }
 
 /// The map, when it is news, and who is silent.

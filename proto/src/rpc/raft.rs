@@ -5,6 +5,7 @@
 use bincode::{Decode, Encode};
 
 use crate::ids::Incarnation;
+use crate::status::BackupStatus;
 use crate::volume::MemberVolumes;
 
 /// A message from one metadata node to another.
@@ -45,6 +46,8 @@ pub struct RaftAnswer {
     pub now_ms: u64,
     /// The room on its volumes.
     pub volumes: MemberVolumes,
+    /// How its scheduled backups are; none if it has no `[backup]`.
+    pub backup: Option<BackupStatus>,
     /// The answer itself.
     pub message: RaftResponse,
 }

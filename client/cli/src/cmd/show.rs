@@ -20,7 +20,8 @@ fn describe(status: &ClusterStatus) -> String {
     let members = status.members.iter().map(|m| {
         let role = if m.leader { "leader" } else { "follower" };
         let matched = m.matched.map_or_else(|| "-".into(), |i| i.to_string());
-        vec![m.name.clone(), m.address.clone(), role.into(), matched]
+        let heard = if m.leader { "-".into() } else { format!("{} s ago", m.silent_ms / 1000) };
+        vec![m.name.clone(), m.address.clone(), role.into(), matched, heard]
     });
     format!(
         "{}\n\n\
@@ -49,7 +50,7 @@ fn describe(status: &ClusterStatus) -> String {
         bytes(status.condemned_bytes),
         if status.deletion_held { "; deletion is held back" } else { "" },
         status.cluster,
-        table(&["metadata node", "address", "role", "log"], members),
+        table(&["metadata node", "address", "role", "log", "heard"], members),
         nodes(&status.nodes)
     )
 }

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use openraft::{CommittedLeaderId, LogId};
 use wmall_manifest::Manifest;
 use wmall_proto::chunk::{MAX_CHUNKS_PER_COMMIT, PieceDigest, PieceState};
+use wmall_proto::feed::PoolChunk;
 use wmall_proto::pool::BucketRules;
 use wmall_proto::rpc::{Ack, Condition, DiskRegistration, Query, QueryReply, Registration, Response};
 use wmall_proto::{
@@ -270,8 +271,11 @@ fn tickets_close_by_receipts_and_rot_only_by_the_disk_itself() {
     m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
     assert_eq!(m.tickets(), 0);
     let disk = DiskId(2);
+    let reported = [1, 77].map(|n| PoolChunk { pool: POOL, chunk: id(n) });
+    assert_eq!(m.state.untold(disk, &reported).unwrap(), reported[..1]);
     m.run(Command::ReportBad { disk, chunks: vec![(POOL, id(1)), (POOL, id(77))] }).unwrap();
     assert_eq!(m.missing(2).0, [id(1)], "and nothing for a chunk that nobody committed");
+    assert!(m.state.untold(disk, &reported).unwrap().is_empty(), "who says it again makes no entry");
     m.commit(vec![chunk(1, &[0, 1, 2])], Ack::All).unwrap();
     assert_eq!(m.tickets(), 1, "a receipt from before the rot was found proves nothing");
     m.close(2, &[id(1)], vec![], 0);
