@@ -185,7 +185,7 @@ impl Service {
     ) -> Result<Response, RpcError> {
         let signed = self.disk(disk)?.attest(&key, slot, nonce)?;
         let missing = || {
-            self.report_if_ours(&holder.name, key, Some(disk), Some(slot));
+            self.report_if_ours(by, key, Some(disk), Some(slot));
             RpcError::not_found(format!("piece of chunk {} on {disk}", key.chunk))
         };
         signed.map(Response::Attested).ok_or_else(missing)
