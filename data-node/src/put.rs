@@ -2,7 +2,8 @@
 //!
 //! Copies are relayed while the chunk comes. Shards are made here, once the whole chunk is known to be what it should be.
 //!
-//! Bounds: the room of chunks and their pieces that are under way (`room.rs`), one for clients' puts and one for relayed ones.
+//! Bounds: the room of chunks and their pieces that are under way (`room.rs`), one for clients' puts and one
+//! for relayed ones.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -187,7 +188,8 @@ async fn receive(
     Ok(Received { parts, crc })
 }
 
-/// Reads what was announced, never more than there is room for, and gives up on a sender that is too slow for others.
+/// Reads what was announced, never more than there is room for, and gives up on a sender that is too slow for
+/// others.
 async fn take_in(
     body: &mut Body,
     length: usize,
@@ -262,8 +264,8 @@ fn check_upload(disk: &DiskStore, request: &PutRequest, now_ms: u64) -> Result<(
     Ok(())
 }
 
-/// Writes the piece, or promises the good one that is there already. `certain` says that this node has cut the chunk itself, and
-/// so knows that the piece is the only right one.
+/// Writes the piece, or promises the good one that is there already. `certain` says that this node has cut
+/// the chunk itself, and so knows that the piece is the only right one.
 async fn write(
     disk: &Arc<DiskStore>,
     header: PieceHeader,
@@ -277,9 +279,10 @@ async fn write(
     if let Some(receipt) = disk.stamp(header).await? {
         return Ok(receipt);
     }
-    // Cutting a chunk has one result. Of two shards for one slot one is wrong, and which, this node can't tell unless it has cut
-    // the chunk itself: then no commit stands on the one that was staged before, whoever was promised it. Otherwise that one
-    // stays, as long as it is what it was, and whoever brings the whole chunk here settles it.
+    // Cutting a chunk has one result. Of two shards for one slot one is wrong, and which, this node can't
+    // tell unless it has cut the chunk itself: then no commit stands on the one that was staged before,
+    // whoever was promised it. Otherwise that one stays, as long as it is what it was, and whoever brings the
+    // whole chunk here settles it.
     let differs =
         header.shard.is_some() && there.slot == header.slot && there.digest(&header.key()) != header.digest();
     if differs && certain && there.state == PieceState::Staged {

@@ -1,17 +1,18 @@
 //! Memory for chunks that are being taken in, by whoever sends them.
 //!
-//! A put passes two bounds. What it announces counts against its own holder only ([`ANNOUNCED`]), so a length that is claimed
-//! and never sent keeps nobody else out. What has come counts for everybody ([`ARRIVED`]), and room for it is taken a
-//! [`STEP`] at a time before it is read.
+//! A put passes two bounds. What it announces counts against its own holder only ([`ANNOUNCED`]), so a length
+//! that is claimed and never sent keeps nobody else out. What has come counts for everybody ([`ARRIVED`]),
+//! and room for it is taken a [`STEP`] at a time before it is read.
 //!
-//! Why nothing locks up: puts that have come in part hold what they have and wait for more, so they could wait for each other.
-//! The oldest put that still needs room is therefore never refused any. It ends at the pace of its sender, and one that is
-//! slower than [`PACE`] while another holder waits gives its place up; then the next is the oldest. Only one put at a time has
-//! more than there is room for, and the next one waits until that has ended. So all of it is at most [`ARRIVED`] and one chunk
-//! with its pieces. A primary waits for its relays, so these have a room of their own: no put of a user takes what a relay needs.
-//! The bytes of a relayed put come only as fast as its primary finds room for them. One that is held up that way gives its
-//! place up like any slow sender, and in this room for a relay of the same primary, too: else a primary's put could wait for
-//! a relay that waits behind a relay of a put that waits for the first one.
+//! Why nothing locks up: puts that have come in part hold what they have and wait for more, so they could
+//! wait for each other. The oldest put that still needs room is therefore never refused any. It ends at the
+//! pace of its sender, and one that is slower than [`PACE`] while another holder waits gives its place up;
+//! then the next is the oldest. Only one put at a time has more than there is room for, and the next one
+//! waits until that has ended. So all of it is at most [`ARRIVED`] and one chunk with its pieces. A primary
+//! waits for its relays, so these have a room of their own: no put of a user takes what a relay needs. The
+//! bytes of a relayed put come only as fast as its primary finds room for them. One that is held up that way
+//! gives its place up like any slow sender, and in this room for a relay of the same primary, too: else a
+//! primary's put could wait for a relay that waits behind a relay of a put that waits for the first one.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,13 +24,15 @@ use wmall_transport::{Bounds, Holder, Place, Room};
 
 const MIB: u64 = 1 << 20;
 
-/// What puts of one holder may have announced, chunks and their pieces together. There is no bound for all.
+/// Bytes that puts of one holder may have announced, chunks and their pieces together. There is no bound for
+/// all.
 const ANNOUNCED: u64 = 40 * MIB;
-/// The same of relayed puts, whose holder is their primary: one of its users must not use up what it has for all.
+/// Announced bytes of relayed puts, whose holder is their primary: one of its users must not use up what it
+/// has for all.
 const RELAYED: u64 = 4 * ANNOUNCED;
 /// Bytes that have come, and pieces that were cut of them.
 const ARRIVED: Bounds = Bounds { room: 48 * MIB, most: 48 * MIB, kept: 8 * MIB, first: 8 * MIB, reserve: 0 };
-/// What room is taken for at once.
+/// Bytes that room is taken for at once.
 pub(crate) const STEP: usize = 256 << 10;
 /// How long a put waits for room that its own holder's puts take up.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +43,7 @@ const SETTLING: Duration = Duration::from_secs(1);
 /// Between looks at whether a put is the oldest by now, or too slow.
 pub(crate) const LOOK: Duration = Duration::from_millis(250);
 
-/// Whether a sender must give its place up.
+/// True if a sender must give its place up.
 fn is_too_slow(received: u64, elapsed: Duration, others_wait: bool) -> bool {
     others_wait && elapsed > SETTLING && u128::from(received) * 1000 < u128::from(PACE) * elapsed.as_millis()
 }
@@ -65,7 +68,7 @@ pub(crate) struct IntakeRoom {
     queue: Mutex<Queue>,
 }
 
-/// What a put has of the room, until it is dropped.
+/// A put's part of the room, until it is dropped.
 pub(crate) struct Berth {
     room: Arc<IntakeRoom>,
     holder: Holder,
@@ -163,7 +166,8 @@ impl Berth {
         self.room.queue().growing.remove(&self.number);
     }
 
-    /// Whether this is the oldest put, and none but it has more than there is room for. It is that put from then on.
+    /// True if this is the oldest put, and none but it has more than there is room for. It is that put from
+    /// then on.
     fn may_force(&self) -> bool {
         let mut queue = self.room.queue();
         let oldest = queue.growing.keys().next() == Some(&self.number);

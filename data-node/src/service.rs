@@ -1,4 +1,5 @@
-//! Answers calls. Reads go to the page cache or the disk on blocking threads, as many at once as [`READS`] says.
+//! Answers calls. Reads go to the page cache or the disk on blocking threads, as many at once as [`READS`]
+//! says.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -211,15 +212,17 @@ impl Service {
             tracing::error!(disk = %disk.name, chunk = %key.chunk, "a piece is rotten");
             self.report(disk, key, None);
         } else if located.shard.is_some() && digest.is_some_and(|d| d != located.digest(&key)) {
-            // A shard that is what its own header says may be another one than was committed. The caller gets the answer to
-            // its own question. What becomes of the shard, the metadata nodes say by what was committed.
+            // A shard that is what its own header says may be another one than was committed. The caller gets
+            // the answer to its own question. What becomes of the shard, the metadata nodes say by what was
+            // committed.
             self.doubt(disk, key, &located);
             return Ok(Response::Checked(PieceCheck::Bad));
         }
         Ok(Response::Checked(found))
     }
 
-    /// Has the metadata nodes hold a piece against what was committed; not for every question of a caller who asks many.
+    /// Has the metadata nodes hold a piece against what was committed; not for every question of a caller who
+    /// asks many.
     fn doubt(&self, disk: Arc<DiskStore>, key: PoolChunk, located: &Located) {
         let mut doubts = self.rooms.doubts.lock().unwrap_or_else(PoisonError::into_inner);
         if doubts.take(&(), DOUBTS) {

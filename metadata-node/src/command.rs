@@ -295,7 +295,7 @@ pub enum Command {
     },
     /// A part of a large file.
     CommitPart {
-        /// Whose it is.
+        /// The user it belongs to.
         owner: Actor,
         /// The upload.
         upload: UploadId,

@@ -1,5 +1,5 @@
-//! A user without any scope who takes what a server gives: connections, places for headers, room for chunks, memory for answers,
-//! checks and calls. Each act holds what it got until it is dropped.
+//! A user without any scope who takes what a server gives: connections, places for headers, room for chunks,
+//! memory for answers, checks and calls. Each act holds what it got until it is dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ pub struct Hostile {
     identity: Arc<Identity>,
 }
 
-/// What an act holds.
+/// Everything that an act holds.
 pub struct Held {
     /// Ends the tasks with it.
     _tasks: JoinSet<()>,
@@ -55,8 +55,8 @@ impl Hostile {
         Endpoint::client(&self.identity).expect("a socket")
     }
 
-    /// Dials a node that often, each time as another process, and keeps every connection that it is left. Returns how many that
-    /// are.
+    /// Dials a node that often, each time as another process, and keeps every connection that it is left.
+    /// Returns how many that are.
     pub async fn connect(&self, target: &Target, dials: usize) -> (Held, usize) {
         let mut dialling = JoinSet::new();
         let mut endpoints = Vec::new();

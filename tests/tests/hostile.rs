@@ -1,5 +1,6 @@
-//! A hostile user without any scope, against a user who puts and gets: every one of the latter's calls succeeds, whatever the
-//! first one holds. An operator can revoke it at any time. How long the other's calls took is printed, not judged.
+//! A hostile user without any scope, against a user who puts and gets: every one of the latter's calls
+//! succeeds, whatever the first one holds. An operator can revoke it at any time. How long the other's calls
+//! took is printed, not judged.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use wmall_tests::hostile::Hostile;
 use wmall_tests::{Cluster, bytes, wmall};
 use wmall_transport::{Endpoint, Identity, Target};
 
-/// By how much the leader may grow for answers that were not read, in KiB: what a holder may have of them, and of windows.
+/// By how much the leader may grow for answers that were not read, in KiB: what a holder may have of them,
+/// and of windows.
 const GROWTH: u64 = 320 << 10;
 
 /// Somebody with a certificate of their own, and scopes.
@@ -125,7 +127,8 @@ fn nobody_pays_for_a_hostile_neighbour() {
         cluster.run(&["node", "revoke", "hostile", "--role", "client"]);
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let (endpoint, asked) = (Endpoint::client(&identity()).unwrap(), Request::Status);
+            let endpoint = Endpoint::client(&identity()).unwrap();
+            let asked = Request::GetTopology { known: u64::MAX };
             match endpoint.call(&leader, &asked, Duration::from_secs(5)).await {
                 Err(error) if error.code == ErrorCode::Denied => break,
                 other => assert!(Instant::now() < deadline, "the hostile user is not out: {other:?}"),
@@ -142,10 +145,10 @@ fn data_target(node: &wmall_proto::topology::NodeInfo) -> Target {
     Target { role: Role::Data, node: node.name.clone(), address: node.address }
 }
 
-/// Whoever calls good shards bad gets an answer, and neither a ticket nor a line in the event log comes of it.
+/// Calling good shards bad gets an answer, and neither a ticket nor a line in the event log comes of it.
 fn lies_about_good_shards_change_nothing(cluster: &Cluster, runtime: &Runtime, config: &ClientConfig) {
     let liar = Hostile::new(Identity::load(&user(cluster, "liar", &[]).identity_dir).unwrap());
-    let status = runtime.block_on(async {
+    runtime.block_on(async {
         let store = Store::connect(config).await.unwrap();
         let mut honest = Honest { store: store.clone(), pool: "rs", puts: 500 };
         let content = bytes(77, 200_000);
@@ -164,8 +167,8 @@ fn lies_about_good_shards_change_nothing(cluster: &Cluster, runtime: &Runtime, c
         }
         honest.work("lies about shards", 1, 3 << 20).await;
         store.close().await;
-        cluster.json(&["status"])
     });
-    assert_eq!(status["tickets"], 0, "{status}");
     assert!(!cluster.run(&["events"]).contains("pieces_bad"));
+    // Slots that missed a write beside all that have what they should before long.
+    cluster.wait_status("nothing is missing", Duration::from_secs(60), |s| s["tickets"] == 0);
 }

@@ -17,8 +17,8 @@ use super::index::{Counts, Index};
 /// Pieces that may wait to be reported, rotten or absent. Beyond them the disk says that it has lost what it
 /// can't name, and has all its groups looked through.
 const MAX_ROTTEN: usize = 65_536;
-/// Shards that took the place of others, of which it is remembered, and doubted pieces that may wait to be reported. Beyond them
-/// only challenges find what is wrong.
+/// Shards that took the place of others, of which it is remembered, and doubted pieces that may wait to be
+/// reported. Beyond them only challenges find what is wrong.
 const MAX_REPLACED: usize = 4096;
 /// Pieces that callers asked for and that wait to be reported, of all callers and of one. Others are dropped: what
 /// callers ask for must not make a disk lose anything, and whoever asks again is heard again.

@@ -252,7 +252,8 @@ impl Keeper {
         }
     }
 
-    /// A commit may stand on a promise of a shard whose place another one has taken. The metadata nodes know what was committed.
+    /// A commit may stand on a promise of a shard whose place another one has taken. The metadata nodes know
+    /// what was committed.
     fn doubt(&self, key: &PoolChunk) -> Result<(), StoreError> {
         if let Some(held) = self.index.held(&self.batch, key)? {
             let (slot, digest) = (held.located.slot, held.located.digest(key));

@@ -1,9 +1,9 @@
 //! Group commit for the Raft log: commands that arrive while an entry is under way share the next one.
 //!
-//! One task. The queue before it holds as many commands and bytes as [`COMMANDS`] and [`BYTES`] say, of one holder and of all;
-//! a full queue answers `busy`. Part of both is kept for operators and nodes, so that who fills the rest can be revoked.
-//! A command whose caller has given up before its turn is dropped. Up to [`IN_FLIGHT`] entries are under way
-//! at once.
+//! One task. The queue before it holds as many commands and bytes as [`COMMANDS`] and [`BYTES`] say, of one
+//! holder and of all; a full queue answers `busy`. Part of both is kept for operators and nodes, so that who
+//! fills the rest can be revoked. A command whose caller has given up before its turn is dropped. Up to
+//! [`IN_FLIGHT`] entries are under way at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub struct Proposer {
     queue: mpsc::Sender<Waiting>,
     commands: Room<Holder>,
     bytes: Room<Holder>,
-    /// Whose the commands are that this member makes by itself.
+    /// Holder of the commands that this member makes by itself.
     own: Holder,
     volumes: Arc<Volumes>,
 }
@@ -73,7 +73,7 @@ impl Proposer {
         self.queue(self.own.clone(), Envelope { request, by: None, command }).await
     }
 
-    /// The same for somebody else, whom it counts for.
+    /// Proposes a command of somebody else, whom it counts for.
     pub async fn propose_for(
         &self,
         request: Option<RequestId>,

@@ -13,8 +13,8 @@ use super::keys;
 /// At least so long, in milliseconds, between two lines about slots that move for the same reason.
 const LINE_MS: u64 = 60_000;
 
-/// What is known of a line that is written once in a while, after `more` of what it tells: when it was written last and what it
-/// has not told, and what it tells now if it is due.
+/// Judges a line that is written once in a while, after `more` of what it tells. Returns when it was written
+/// last and how much it has not told, and how much it tells now if it is due.
 fn line_due(before: Option<(u64, u64)>, more: u64, now_ms: u64) -> ((u64, u64), Option<u64>) {
     let (last_ms, untold) = before.unzip();
     let untold = untold.unwrap_or(0) + more;
@@ -60,7 +60,8 @@ impl Context<'_> {
         }
     }
 
-    /// Tells of bad pieces that have no line yet and have waited long enough. Disks that have none are forgotten.
+    /// Tells of bad pieces that have no line yet and have waited long enough. Disks that have none are
+    /// forgotten.
     fn tell_late_bad(&mut self) {
         let disks: Vec<DiskId> = self.derived.counters.bad_pieces.keys().copied().collect();
         for disk in disks {

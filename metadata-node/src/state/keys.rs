@@ -168,7 +168,7 @@ pub(super) fn parse_upload_part(key: &[u8]) -> Option<(UploadId, PoolId, u32)> {
     Some((upload, PoolId(pool), part))
 }
 
-/// Whose parts are, in the same order.
+/// Owners of parts, in the same order.
 pub(super) const PART_OWNERS: &[u8] = b"O";
 
 /// As long as the part's own key, with the same numbers in it.

@@ -67,7 +67,7 @@ impl Context<'_> {
 }
 
 impl State {
-    /// Whether another piece was committed than this one. Of one that is unknown nobody can say so.
+    /// True if another piece was committed than this one. A piece of an unknown digest contradicts none.
     pub(crate) fn contradicts(&self, piece: &DoubtedPiece) -> Result<bool, StoreError> {
         let _one_index = self.read();
         let committed = self.digests(piece.key.pool, &piece.key.chunk)?;

@@ -1,7 +1,7 @@
-//! Parts of uploads that wait for their file: how many bytes of them and how many uploads somebody may have. Every member keeps
-//! them until their upload is fenced, a day unless told otherwise.
+//! Parts of uploads that wait for their file: how many bytes of them and how many uploads somebody may have.
+//! Every member keeps them until their upload is fenced, a day unless told otherwise.
 //!
-//! Whose a part is stands beside it in the map, and the sums are made of that at a start.
+//! The owner of a part stands beside it in the map, and the sums are made of that at a start.
 
 use std::collections::BTreeMap;
 
@@ -18,14 +18,14 @@ use super::txn::decode;
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes of waiting parts: of everybody, and of one holder. A file of four million chunks has some 450 MiB of them at three
-/// copies.
+/// Bytes of waiting parts: of everybody, and of one holder. A file of four million chunks has some 450 MiB of
+/// them at three copies.
 const WAITING: Bounds =
     Bounds { room: 2048 * MIB, most: 512 * MIB, kept: 768 * MIB, first: 64 * MIB, reserve: 512 * MIB };
 /// Uploads with waiting parts that one holder may have.
 const MAX_UPLOADS: usize = 256;
 
-/// Whose a part is, and how long.
+/// Owner and length of a part.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) struct PartOwner {
     owner: Actor,
@@ -34,7 +34,7 @@ pub(super) struct PartOwner {
     reserved: bool,
 }
 
-/// What somebody has waiting.
+/// Waiting parts of one holder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Own {
     bytes: u64,
@@ -42,7 +42,7 @@ struct Own {
     uploads: BTreeMap<(UploadId, PoolId), u32>,
 }
 
-/// What everybody has waiting.
+/// Waiting parts of everybody.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct WaitingParts {
     room: u64,
@@ -67,7 +67,7 @@ impl WaitingParts {
         Standing { own, room: self.room, reserve: self.reserve }
     }
 
-    /// Whether there is room for a part. It is told from which part of the room.
+    /// Judges if there is room for a part, and says from which part of the room it comes.
     fn admit(&self, owner: &Actor, upload: (UploadId, PoolId), bytes: u64) -> Result<PartOwner, RpcError> {
         let uploads = self.holders.get(owner).map(|own| &own.uploads);
         if uploads.is_some_and(|u| u.len() >= MAX_UPLOADS && !u.contains_key(&upload)) {
@@ -119,7 +119,7 @@ impl WaitingParts {
     }
 }
 
-/// What helps who has too much waiting.
+/// Advice for somebody who has too much waiting.
 const HINT: &str =
     "commit the files that the parts belong to, choose larger chunks, or wait until the uploads are fenced";
 

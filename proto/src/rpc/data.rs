@@ -98,7 +98,7 @@ pub struct DoubtedPiece {
     pub key: PoolChunk,
     /// The slot it was put under.
     pub slot: u8,
-    /// What it hashes to.
+    /// BLAKE3 of its bytes.
     pub digest: PieceDigest,
 }
 

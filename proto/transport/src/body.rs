@@ -19,7 +19,8 @@ impl Body {
         self.next_of(usize::MAX).await
     }
 
-    /// The next part, of so many bytes at most; none at the end. Dropped before it is ready, it loses nothing.
+    /// The next part, of so many bytes at most; none at the end. Dropped before it is ready, it loses
+    /// nothing.
     pub async fn next_of(&mut self, most: usize) -> Result<Option<Bytes>, RpcError> {
         match self.stream.read_chunk(most, true).await {
             Ok(chunk) => Ok(chunk.map(|c| c.bytes)),

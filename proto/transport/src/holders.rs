@@ -1,7 +1,8 @@
-//! What each holder of a certificate may have of a server: one room for each thing that a peer can fill.
+//! Bounds of a server for each holder of a certificate: one room for each thing that a peer can fill.
 //!
-//! Every bound holds for a holder first and for all of them second. A part of each room is kept for those who have little, and
-//! a reserve for the cluster's nodes and for operators, so that an operator can revoke whoever fills the rest.
+//! Every bound holds for a holder first and for all of them second. A part of each room is kept for those who
+//! have little, and a reserve for the cluster's nodes and for operators, so that an operator can revoke
+//! whoever fills the rest.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,7 +40,7 @@ pub(crate) const FREE_ANSWER: usize = 16 << 10;
 /// Somebody with a certificate; all of its certificates and processes are one holder.
 pub type Holder = Arc<Actor>;
 
-/// Whether somebody may draw from the reserves.
+/// True for roles that may draw from the reserves.
 pub fn is_privileged(role: Role) -> bool {
     matches!(role, Role::Metadata | Role::Data | Role::Admin)
 }
@@ -147,8 +148,8 @@ impl Answers {
         place.map_err(|refusal| self.not_read(refusal))
     }
 
-    /// Room for bytes that are about to be made: waits for readers to take what was there before, no longer than they may
-    /// let others wait.
+    /// Room for bytes that are about to be made: waits for readers to take what was there before, no longer
+    /// than they may let others wait.
     pub async fn room(&self, bytes: usize) -> Result<Place<Holder>, RpcError> {
         let Client { holder, privileged, holders } = &self.client;
         let waiting =
@@ -161,7 +162,7 @@ impl Answers {
     }
 }
 
-/// Whom an address stands for: in IPv6 everybody has a whole network of them.
+/// Source that an address stands for: in IPv6 everybody has a whole network of them.
 pub(crate) fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Holders above which those are forgotten who have not called for long.
 const MANY: usize = 1024;
 
-/// What a holder may do in a time.
+/// Calls that a holder may make in a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     /// In the long run, in a second.
@@ -59,7 +59,7 @@ impl<K: Ord + Clone> Rates<K> {
         let new = Bucket { left: rate.full(), at: now };
         let bucket = self.buckets.entry(who.clone()).or_insert(new);
         let left = rate.refilled(*bucket, now);
-        // Whole milliseconds only have flowed in; the rest of this one is still to come.
+        // Only whole milliseconds have flowed in; the rest of this one is still to come.
         let at = bucket.at + Duration::from_millis(now.saturating_sub(bucket.at).as_millis() as u64);
         let taken = left >= 1000;
         *bucket = Bucket { left: if taken { left - 1000 } else { left }, at };

@@ -1,8 +1,9 @@
 //! Answering calls.
 //!
-//! Tasks: one per handshake, one per connection and one per call. What each holder of a certificate may have of them, and of
-//! bytes of headers and answers, is in `holders.rs`. A handler that outlives [`HANDLER_TIMEOUT`] is cut off, and a reader that
-//! takes nothing for [`TAKING_NOTHING`] is let go. Each connection's windows are measured once its holder is known (`tuning.rs`).
+//! Tasks: one per handshake, one per connection and one per call. What each holder of a certificate may have
+//! of them, and of bytes of headers and answers, is in `holders.rs`. A handler that outlives
+//! [`HANDLER_TIMEOUT`] is cut off, and a reader that takes nothing for [`TAKING_NOTHING`] is let go. Each
+//! connection's windows are measured once its holder is known (`tuning.rs`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -87,7 +88,7 @@ impl Replier {
         if self.write(frame).await.is_err() || self.send.finish().is_err() {
             return;
         }
-        // What has been accepted waits in memory until the peer has it.
+        // Bytes that were accepted wait in memory until the peer has it.
         if place.is_some() && tokio::time::timeout(TAKING_NOTHING, self.send.stopped()).await.is_err() {
             let _ = self.send.reset(NOT_READ.into());
         }
@@ -181,8 +182,8 @@ impl Endpoint {
     }
 }
 
-/// Whether a connection is worth a handshake: its address is its own, and has a place among `handshakes`, which it holds from
-/// then on.
+/// Judges if a connection is worth a handshake: its address is its own, and has a place among `handshakes`,
+/// which it holds from then on.
 pub(crate) fn admit(
     incoming: quinn::Incoming,
     handshakes: &Room<IpAddr>,
@@ -265,7 +266,7 @@ impl<H: Handler> Serving<H> {
     }
 }
 
-/// Who makes a call, with the place that it has.
+/// The peer that makes a call, with its place.
 struct Caller {
     peer: Peer,
     client: Client,
@@ -306,8 +307,8 @@ async fn serve_call<H: Handler>(replier: Replier, mut receive: RecvStream, calle
     handler.handle(Incoming { peer, request, body: Body::new(receive), replier }).await;
 }
 
-/// The request, with the room that its header has until the call has ended. A claimed length takes none: room is taken a step
-/// at a time, before the bytes of the step are read.
+/// The request, with the room that its header has until the call has ended. A claimed length takes none: room
+/// is taken a step at a time, before the bytes of the step are read.
 async fn read_request(
     receive: &mut RecvStream,
     client: &Client,

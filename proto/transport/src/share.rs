@@ -1,7 +1,8 @@
 //! Admission by holder: how much of a bounded thing one holder may have, whatever it asks for.
 //!
-//! [`Bounds`] and [`Ledger`] are functions of values. [`Room`] is a ledger that many tasks share, and a [`Place`] gives back
-//! what it took when it goes. Deliberately absent: queues in an order. Who waits tries again whenever something is given back.
+//! [`Bounds`] and [`Ledger`] are functions of values. [`Room`] is a ledger that many tasks share, and a
+//! [`Place`] gives back what it took when it goes. Deliberately absent: queues in an order. Who waits tries
+//! again whenever something is given back.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,17 +15,18 @@ use tokio::sync::Notify;
 pub struct Bounds {
     /// All that may be taken by everybody together, but for the reserve.
     pub room: u64,
-    /// What one holder may have.
+    /// Upper bound for one holder.
     pub most: u64,
-    /// Part of `room` that a holder may use only up to `first`: those who have much leave it to those who begin.
+    /// Part of `room` that a holder may use only up to `first`: those who have much leave it to those who
+    /// begin.
     pub kept: u64,
-    /// What a holder may have of the kept part.
+    /// Upper end of the part that a holder may take from what is kept.
     pub first: u64,
     /// On top of `room`, for the cluster's own nodes and for operators.
     pub reserve: u64,
 }
 
-/// What is taken at a moment.
+/// Amounts that are taken at a moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Standing {
     /// By this holder, of room and reserve together.
@@ -35,12 +37,12 @@ pub struct Standing {
     pub reserve: u64,
 }
 
-/// Which part is taken from.
+/// The part that is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// What everybody shares.
+    /// The part that everybody shares.
     Room,
-    /// What is kept for nodes and operators.
+    /// The part for nodes and operators.
     Reserve,
 }
 
@@ -54,8 +56,8 @@ pub enum Refusal {
 }
 
 impl Bounds {
-    /// Whether a holder may have so much more, and of which part. A node or an operator draws from the reserve once the
-    /// room is full.
+    /// Judges if a holder may have so much more, and of which part. A node or an operator draws from the
+    /// reserve once the room is full.
     pub fn admit(&self, standing: Standing, privileged: bool, amount: u64) -> Result<Part, Refusal> {
         let own = standing.own.saturating_add(amount);
         if own > self.most {
@@ -72,7 +74,7 @@ impl Bounds {
     }
 }
 
-/// What somebody took, by part.
+/// Amounts that somebody took, by part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Taken {
     /// Of the room.
@@ -87,7 +89,7 @@ impl Taken {
     }
 }
 
-/// Who has how much.
+/// Amounts by holder.
 #[derive(Debug)]
 pub struct Ledger<K> {
     bounds: Bounds,
@@ -102,7 +104,7 @@ impl<K: Ord + Clone> Ledger<K> {
         Self { bounds, all: Taken::default(), holders: BTreeMap::new() }
     }
 
-    /// What is taken now.
+    /// Counts what is taken now.
     pub fn standing(&self, who: &K) -> Standing {
         let own = self.holders.get(who).copied().unwrap_or(0);
         Standing { own, room: self.all.room, reserve: self.all.reserve }
@@ -183,7 +185,7 @@ impl<K: Ord + Clone> Room<K> {
         place.grow(amount).map(|()| place)
     }
 
-    /// The same, waiting for others to give back, no longer than that.
+    /// Takes a place, and waits for others to give back, no longer than that.
     pub async fn take(
         &self,
         who: K,
@@ -215,13 +217,13 @@ impl<K: Ord + Clone> Room<K> {
         self.0.given.notified()
     }
 
-    /// What is taken now.
+    /// Counts what is taken now.
     pub fn standing(&self, who: &K) -> Standing {
         self.0.ledger().standing(who)
     }
 }
 
-/// What a holder took of a room, until it is dropped.
+/// A holder's part of a room, until it is dropped.
 pub struct Place<K: Ord + Clone> {
     shared: Arc<Shared<K>>,
     who: K,
@@ -297,8 +299,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever others do, the first of a holder who has nothing and the reserve stay free, as long as fewer of the others
-        /// are in the kept part than it has places for.
+        /// Others may do anything: the first of a holder who has nothing and the reserve stay free, as long
+        /// as fewer of the others are in the kept part than it has places for.
         #[test]
         fn nobody_takes_another_ones_first_or_the_reserve(
             acts in proptest::collection::vec((0u8..2, 1u64..70, any::<bool>()), 1..200),

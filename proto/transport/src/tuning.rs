@@ -1,6 +1,7 @@
 //! How quinn is set up. Loopback gets datagrams as large as UDP allows; networks discover their MTU.
 //!
-//! Bounds: a peer may have [`MAX_STREAMS`] calls open and [`FULL_WINDOW`] bytes on the way, or less ([`window_of`]).
+//! Bounds: a peer may have [`MAX_STREAMS`] calls open and [`FULL_WINDOW`] bytes on the way, or less
+//! ([`window_of`]).
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use rustix::net::sockopt;
 const MAX_STREAMS: u32 = 512;
 /// Bytes on the way on one connection, as measured to be enough.
 pub(crate) const FULL_WINDOW: u64 = 64 << 20;
-/// The same until it is known whose connection it is.
+/// Bytes on the way until it is known whose connection it is.
 pub(crate) const FIRST_WINDOW: u64 = 256 << 10;
-/// Bytes that windows of all peers are measured by. A connection gets its share at the time it is made, so that a thousand of
-/// them together have some four times this.
+/// Bytes that windows of all peers are measured by. A connection gets its share at the time it is made, so
+/// that a thousand of them together have some four times this.
 const WINDOW_BUDGET: u64 = 512 << 20;
 /// Connections that are counted as there at least, so that the first gets no more than the tuned window.
 const FEW_CONNECTIONS: u64 = 8;
@@ -39,8 +40,9 @@ const INITIAL_WINDOW: u64 = 1 << 20;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// Bytes on the way on a holder's connection, in either direction: all of it for the first, a quarter for the second, a ninth
-/// for the third. So a holder has less than twice [`FULL_WINDOW`] together with [`FIRST_WINDOW`] for each, however many it has.
+/// Bytes on the way on a holder's connection, in either direction: all of it for the first, a quarter for the
+/// second, a ninth for the third. So a holder has less than twice [`FULL_WINDOW`] together with
+/// [`FIRST_WINDOW`] for each, however many it has.
 pub(crate) fn window_of(own: u64, all: u64) -> u64 {
     let of_holder = FULL_WINDOW / own.max(1).saturating_mul(own.max(1));
     of_holder.min(WINDOW_BUDGET / all.max(FEW_CONNECTIONS)).max(FIRST_WINDOW)

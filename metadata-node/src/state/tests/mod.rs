@@ -30,7 +30,7 @@ use crate::command::{Batch, Command, Envelope, FetchedPiece, FileCommit, Promise
 const POOL: PoolId = PoolId(1);
 const CHUNK: u32 = 65_536;
 
-/// Who puts files.
+/// The user that puts files.
 fn user() -> wmall_proto::identity::Actor {
     wmall_proto::identity::Actor { role: wmall_proto::Role::Client, name: "user".parse().unwrap() }
 }

@@ -1,4 +1,4 @@
-//! What one holder takes of a server, and what others find then.
+//! A server of which one holder takes all it can get, and the others find what is kept for them.
 
 use std::time::Duration;
 
