@@ -48,6 +48,8 @@ pub struct VerifyReport {
     pub unreadable: u64,
     /// The first troubles, one by one.
     pub troubles: Vec<VerifyTrouble>,
+    /// Troubles beyond those.
+    pub troubles_unlisted: u64,
 }
 
 /// One finding.
@@ -90,6 +92,8 @@ impl VerifyReport {
         self.pieces_absent += other.pieces_absent;
         self.unreadable += other.unreadable;
         self.troubles.extend(other.troubles);
+        let surplus = self.troubles.len().saturating_sub(MAX_TROUBLES) as u64;
+        self.troubles_unlisted += other.troubles_unlisted + surplus;
         self.troubles.truncate(MAX_TROUBLES);
     }
 }
@@ -298,5 +302,14 @@ mod tests {
         }
         assert_eq!((report.pieces_unasked, report.pieces_bad), (4, 5));
         assert!(!report.is_good());
+    }
+
+    #[test]
+    fn a_report_says_how_many_troubles_it_leaves_out() {
+        let trouble = VerifyTrouble { chunk: ChunkId([0; 32]), node: None, what: "bad".into() };
+        let part = VerifyReport { troubles: vec![trouble; 60], ..VerifyReport::default() };
+        let mut report = VerifyReport::default();
+        (0..3).for_each(|_| report.add(part.clone()));
+        assert_eq!((report.troubles.len(), report.troubles_unlisted), (MAX_TROUBLES, 80));
     }
 }

@@ -148,15 +148,15 @@ fn own_name(file: &Path, stdin: bool) -> Result<ObjectName, Failure> {
 /// Gets a file. A file on disk appears under its name only when it is whole.
 pub(crate) async fn get(context: &Context, args: GetArgs) -> Result<(), Failure> {
     let store = context.connect().await?;
-    let range = match args.range {
-        None => None,
-        Some((first, Some(last))) => Some(first..last.saturating_add(1)),
+    let download = match args.range {
+        None => store.get(&args.source, None).await?,
+        Some((first, Some(last))) => store.get(&args.source, Some(first..last.saturating_add(1))).await?,
         Some((first, None)) => {
             let (manifest, _) = store.manifest(&args.source).await?;
-            Some(first..manifest.size())
+            // The name may point elsewhere by now, and this end is that file's.
+            store.get(&Source::File(manifest.id()), Some(first..manifest.size())).await?
         }
     };
-    let download = store.get(&args.source, range).await?;
     let shown = Shown::new("get", download.length(), true, context.quiet);
     let progress = Some(shown.callback(context.quiet));
     let out = args.out.unwrap_or_else(|| default_name(&args.source));
@@ -230,6 +230,9 @@ fn describe(report: &VerifyReport) -> String {
     for trouble in &report.troubles {
         let node = trouble.node.as_ref().map_or_else(String::new, |n| format!(" on {n}"));
         text += &format!("\n  {}{node}: {}", trouble.chunk, trouble.what);
+    }
+    if report.troubles_unlisted > 0 {
+        text += &format!("\n  and {} more", report.troubles_unlisted);
     }
     text
 }
