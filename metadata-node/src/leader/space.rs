@@ -65,3 +65,97 @@ impl Space {
         forecast(samples, space, now_ms)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use wmall_proto::capacity::CapacityLevel;
+    use wmall_proto::rpc::{DiskHeartbeat, Heartbeat};
+    use wmall_proto::topology::{DiskInfo, NodeInfo, PoolTable};
+    use wmall_proto::{DiskId, Incarnation, NodeName, PgRow, Pool, PoolId};
+
+    use super::*;
+
+    /// Three disks of 1,000 bytes by their configurations, of which the first two have the slots.
+    fn map() -> Topology {
+        let mut map = Topology::empty();
+        for i in 1..=3u32 {
+            let node = NodeName::new(format!("data-{i}")).unwrap();
+            let info = NodeInfo {
+                name: node.clone(),
+                zone: format!("z{i}").parse().unwrap(),
+                address: ([127, 0, 0, 1], 1).into(),
+                waiting_zone: None,
+                maintenance_until_ms: None,
+            };
+            map.nodes.insert(node.clone(), info);
+            let disk = DiskInfo {
+                id: DiskId(i),
+                node,
+                name: "disk-1".into(),
+                weight: 100,
+                max_bytes: 1000,
+                incarnation: Incarnation([1; 16]),
+                public_key: [0; 32],
+                configured_weight: 100,
+                weight_waits: false,
+                draining: false,
+                drain_paused: false,
+                successor: None,
+                quarantined_ms: None,
+                down_since_ms: None,
+            };
+            map.disks.insert(DiskId(i), disk);
+        }
+        map
+    }
+
+    fn beat(disk: u32, capacity_bytes: u64) -> Heartbeat {
+        let disk_beat = DiskHeartbeat {
+            disk: DiskId(disk),
+            incarnation: Incarnation([1; 16]),
+            used_bytes: 100,
+            segment_bytes: 100,
+            dead_bytes: 0,
+            reserved_bytes: 0,
+            capacity_bytes,
+            pieces: 1,
+            end: (0, 0),
+            writable: true,
+            failed: false,
+        };
+        Heartbeat {
+            node: NodeName::new(format!("data-{disk}")).unwrap(),
+            process: [0; 16],
+            now_ms: 0,
+            disks: vec![disk_beat],
+            topology: 0,
+            topology_epoch: 0,
+            feed: 0,
+            feed_epoch: 0,
+        }
+    }
+
+    #[test]
+    fn a_disk_counts_by_its_slots_and_by_what_its_file_system_has() {
+        let (mut map, counters, now) = (map(), Counters::default(), Instant::now());
+        let liveness = Liveness::new(Duration::from_secs(3), Duration::from_secs(600));
+        liveness.leads(true, now);
+        let rooms = |map: &Topology| {
+            let space = Space::now(map, &counters, &liveness, now);
+            space.disks.iter().map(|d| (d.max_bytes, d.counts)).collect::<Vec<_>>()
+        };
+        assert_eq!(rooms(&map), [(1000, true); 3], "before there are pools all count");
+        let pool =
+            Pool { id: PoolId(1), name: "p".parse().unwrap(), scheme: "2x".parse().unwrap(), pg_bits: 0 };
+        let rows = vec![PgRow::new(vec![DiskId(1), DiskId(2)])];
+        map.pools = BTreeMap::from([(PoolId(1), PoolTable { pool, rows })]);
+        for (disk, can_have) in [(1, 300), (2, u64::MAX), (3, 1)] {
+            liveness.hear(beat(disk, can_have), now);
+        }
+        assert_eq!(rooms(&map), [(300, true), (1000, true), (1, false)]);
+        assert_eq!(Space::now(&map, &counters, &liveness, now).report().level, CapacityLevel::Safe);
+    }
+}
