@@ -438,9 +438,7 @@ impl Command {
             | Self::CommitPart { .. }
             | Self::CommitFile { .. }
             | Self::Name(NameCommand::Restore { .. } | NameCommand::Repin(_)) => true,
-            Self::Name(
-                NameCommand::Remove { .. } | NameCommand::Purge { .. } | NameCommand::Unpin { .. },
-            )
+            Self::Name(NameCommand::Remove { .. } | NameCommand::Unpin { .. })
             // Shorter graces and smaller quotas make room.
             | Self::ChangeBucket { .. }
             | Self::RemoveBucket { .. }
@@ -456,7 +454,7 @@ impl Command {
             | Self::CreateToken(_)
             | Self::DropToken(_)
             | Self::UseToken { .. }
-            | Self::Revoke(_)
+            | Self::Revoke { .. }
             | Self::SetScopes(_)
             | Self::Note { .. }
             | Self::Tick

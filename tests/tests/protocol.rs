@@ -385,6 +385,8 @@ async fn a_data_node_that_registers_without_end_fills_no_map_and_stops_no_put() 
         end: (0, 0),
         writable: false,
         failed: false,
+        sync_ms: 0,
+        fenced_before_ms: 0,
     };
     let heartbeat = Heartbeat {
         node: name.clone(),

@@ -222,10 +222,18 @@ mod tests {
     #[test]
     fn an_operator_finds_room_whatever_users_have_queued() {
         let (queue, _waiting) = mpsc::channel(1);
-        let own = Arc::new(Actor { role: Role::Metadata, name: "metadata-1".parse().unwrap() });
+        let name: NodeName = "metadata-1".parse().unwrap();
+        let volumes = Volumes::new(name.clone());
+        let own = Arc::new(Actor { role: Role::Metadata, name });
         for bytes in [1, MAX_COMMAND] {
             let (commands, room) = (Room::new(COMMANDS), Room::new(BYTES));
-            let proposer = Proposer { queue: queue.clone(), commands, bytes: room, own: own.clone() };
+            let proposer = Proposer {
+                queue: queue.clone(),
+                commands,
+                bytes: room,
+                own: own.clone(),
+                volumes: volumes.clone(),
+            };
             let first = fill(&proposer, Role::Client, "first", bytes);
             assert_eq!(first.len(), if bytes == 1 { 1536 } else { 6 });
             let mut others = Vec::new();

@@ -129,6 +129,7 @@ mod tests {
             name: "data-1".parse().unwrap(),
             zone: "z".parse().unwrap(),
             address: ([127, 0, 0, 1], port).into(),
+            waiting_zone: None,
             maintenance_until_ms: None,
         };
         let failures = Failures::default();

@@ -125,6 +125,8 @@ mod tests {
             end: (0, 0),
             writable: true,
             failed: false,
+            sync_ms: 0,
+            fenced_before_ms: 0,
         };
         Heartbeat {
             node: NodeName::new(format!("data-{disk}")).unwrap(),

@@ -46,6 +46,7 @@ mod tests {
                 name: name.clone(),
                 zone: format!("zone-{}", i.div_ceil(2)).parse().unwrap(),
                 address: ([127, 0, 0, 1], i as u16).into(),
+                waiting_zone: None,
                 maintenance_until_ms: None,
             };
             topology.nodes.insert(name.clone(), node);
@@ -55,6 +56,7 @@ mod tests {
                 name: "disk-1".into(),
                 weight: 100,
                 configured_weight: 100,
+                weight_waits: false,
                 max_bytes: 1,
                 incarnation: Incarnation([0; 16]),
                 public_key: [0; 32],
