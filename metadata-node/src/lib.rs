@@ -35,7 +35,7 @@ pub use config::{Config, MemberEntry, RawConfig};
 pub use init::{InitError, found, init};
 pub use node::{RunError, run};
 pub use raft::{NotAMember, SnapshotSummary};
-pub use rebuild::{RebuildError, Rebuilt, rebuild};
+pub use rebuild::{OtherMap, RebuildError, Rebuilt, rebuild};
 pub use recover::{RecoverError, Recovered};
 pub use state::Audit;
 pub use survivor::{KnownMember, Standing, Survivor, SurvivorError};
