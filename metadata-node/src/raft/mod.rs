@@ -1,6 +1,7 @@
 //! openraft's shells: the log in the journal, the state machine behind its adapter, the network on our
 //! calls. They translate and decide nothing.
 
+mod due;
 mod leadership;
 mod log_store;
 mod machine;
@@ -9,6 +10,7 @@ mod peers;
 mod snapshot;
 mod wire;
 
+pub(crate) use due::snapshots_by_bytes;
 pub(crate) use leadership::is_leader;
 pub use log_store::{LogStore, LogStoreError};
 pub use machine::Machine;
