@@ -123,8 +123,8 @@ impl Inner {
         request: impl FnOnce(RequestId) -> Request,
     ) -> Result<Response, RpcError> {
         if !self.map.has_heard_time_within(HEARD_TIME) {
-            // Without an answer the command has none either, and says so.
-            let _ = self.refresh().await;
+            // Both share one timeout; without an answer to this one the command would have none either.
+            self.refresh().await?;
         }
         let request = request(RequestId::new(self.map.now_ms(), wmall_runtime::random::bytes()));
         let deadline = self.deadline().min(Instant::now() + LONGEST_RETRY);
