@@ -16,8 +16,7 @@ use wmall_proto::rpc::{
 };
 use wmall_proto::status::{ClusterStatus, DrainView};
 use wmall_proto::{
-    BucketName, ChunkId, ErrorCode, FileId, NodeName, ObjectName, Pool, PoolId, PoolName, RequestId,
-    RpcError, Scheme,
+    BucketName, ChunkId, ErrorCode, FileId, NodeName, ObjectName, Pool, PoolId, PoolName, RpcError, Scheme,
 };
 use wmall_transport::Reply;
 
@@ -31,16 +30,14 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(110);
 
 impl Store {
     pub(crate) async fn administer(&self, command: UserCommand) -> Result<(), ClientError> {
-        let request = RequestId(wmall_runtime::random::bytes());
-        self.inner.ask(&Request::Administer { request, command }).await?;
+        self.inner.command(|request| Request::Administer { request, command }).await?;
         Ok(())
     }
 
     /// Has something done with nodes or disks. The number of the job that it began, if it did.
     pub async fn operate(&self, operation: Operation) -> Result<Option<u64>, ClientError> {
-        let request = RequestId(wmall_runtime::random::bytes());
         let command = UserCommand::Operate(operation);
-        match self.inner.ask(&Request::Administer { request, command }).await? {
+        match self.inner.command(|request| Request::Administer { request, command }).await? {
             Response::Job(number) => Ok(Some(number)),
             _ => Ok(None),
         }
@@ -230,8 +227,7 @@ impl Store {
     }
 
     async fn name(&self, command: NameCommand) -> Result<(), ClientError> {
-        let request = RequestId(wmall_runtime::random::bytes());
-        self.inner.ask(&Request::Name { request, command }).await?;
+        self.inner.command(|request| Request::Name { request, command }).await?;
         Ok(())
     }
 

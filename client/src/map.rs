@@ -49,6 +49,16 @@ impl Map {
         self.lock().time.map_or_else(wmall_runtime::clock::now_ms, moved)
     }
 
+    /// Whether the cluster's clock was heard so lately.
+    pub(crate) fn has_heard_time_within(&self, lately: Duration) -> bool {
+        self.lock().time.is_some_and(|(_, at)| at.elapsed() < lately)
+    }
+
+    /// What was heard of the cluster's clock is of no use.
+    pub(crate) fn forget_time(&self) {
+        self.lock().time = None;
+    }
+
     pub(crate) fn update(&self, reply: TopologyReply) -> Result<(), RpcError> {
         let topology = reply.topology.map(|map| map.decode()).transpose().map_err(RpcError::internal)?;
         let mut known = self.lock();

@@ -22,8 +22,8 @@ use wmall_proto::rpc::{
     Response,
 };
 use wmall_proto::{
-    BucketName, ChunkId, ErrorCode, FileId, ObjectName, PgRow, PoolId, PoolName, RequestId, RpcError, Scheme,
-    Topology, UploadId,
+    BucketName, ChunkId, ErrorCode, FileId, ObjectName, PgRow, PoolId, PoolName, RpcError, Scheme, Topology,
+    UploadId,
 };
 
 use crate::error::ClientError;
@@ -91,6 +91,8 @@ struct Upload {
     store: Arc<Inner>,
     id: UploadId,
     pool: PoolId,
+    /// That of the name that it is for.
+    bucket: Option<BucketName>,
     ack: Ack,
     /// Whether chunks may be claimed.
     claims: bool,
@@ -103,6 +105,8 @@ struct Upload {
     done: BTreeMap<usize, ChunkCommit>,
     ids: Vec<ChunkId>,
     committed_parts: u32,
+    /// Tickets that they have made.
+    tickets: u32,
     progress: Option<Progress>,
     bytes_done: u64,
 }
@@ -155,6 +159,7 @@ impl Store {
             store: self.inner.clone(),
             id: UploadId::new(self.inner.map.now_ms(), wmall_runtime::random::bytes()),
             pool,
+            bucket: options.object.as_ref().map(|(bucket, _)| bucket.clone()),
             ack: options.ack,
             claims,
             claimed: 0,
@@ -164,6 +169,7 @@ impl Store {
             done: BTreeMap::new(),
             ids: Vec::new(),
             committed_parts: 0,
+            tickets: 0,
             progress: options.progress.clone(),
             bytes_done: 0,
         };
@@ -260,9 +266,13 @@ impl Upload {
             chunks.push(self.put_block(Block::Part(ids).encode()).await?);
             let (upload, pool, ack) = (self.id, self.pool, self.ack);
             let part = self.committed_parts;
-            let part = CommitRequest::Part { upload, pool, part, chunks, ack };
+            let bucket = self.bucket.clone();
+            let part = CommitRequest::Part { upload, pool, part, bucket, chunks, ack };
             // The file's own commit would miss the part and say so; to go on would be for nothing.
-            self.needed |= self.commit(part).await?.is_none();
+            match self.commit(part).await? {
+                Some(outcome) => self.tickets += outcome.tickets,
+                None => self.needed = true,
+            }
             self.committed_parts += 1;
         }
         Ok(())
@@ -315,7 +325,7 @@ impl Upload {
             chunks: manifest.chunks().len() as u64,
             known_chunks: self.claimed,
             new: outcome.new_file,
-            tickets: outcome.tickets,
+            tickets: self.tickets + outcome.tickets,
         }))
     }
 
@@ -328,9 +338,7 @@ impl Upload {
 
     /// None if chunks that were claimed are needed after all.
     async fn commit(&self, commit: CommitRequest) -> Result<Option<CommitOutcome>, ClientError> {
-        // One id for all tries: a command that took effect unseen answers the same again.
-        let request = RequestId(wmall_runtime::random::bytes());
-        match self.store.ask(&Request::Commit { request, commit }).await {
+        match self.store.command(|request| Request::Commit { request, commit }).await {
             Ok(Response::Committed(outcome)) => Ok(Some(outcome)),
             Ok(Response::NeedChunks(_)) => Ok(None),
             Ok(_) => Err(unexpected().into()),

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
+use wmall_proto::clock::LONGEST_RETRY_MS;
 use wmall_proto::pool::Bucket;
 use wmall_proto::rpc::{Query, QueryReply, Request, Response};
-use wmall_proto::{BucketName, ErrorCode, Pool, PoolId, PoolName, RpcError, Scheme, Topology};
+use wmall_proto::{BucketName, ErrorCode, Pool, PoolId, PoolName, RequestId, RpcError, Scheme, Topology};
 use wmall_transport::{Endpoint, Identity, Members, RenewBy, Renewal};
 
 use crate::config::ClientConfig;
@@ -20,6 +21,12 @@ const MAX_BUCKETS: usize = 4096;
 
 /// How long a command may be held up by the renewal of its certificate.
 const RENEWAL: Duration = Duration::from_secs(2);
+
+/// The cluster's clock is heard anew for a command if that was longer ago.
+const HEARD_TIME: Duration = Duration::from_secs(5);
+
+/// A command is repeated for no longer, whatever its user's timeout is: its answer is kept for so long.
+const LONGEST_RETRY: Duration = Duration::from_millis(LONGEST_RETRY_MS);
 
 /// Called with the bytes that are done, as they are.
 pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
@@ -127,6 +134,29 @@ impl Inner {
             *self.waiting() = None;
         }
         answer
+    }
+
+    /// Has the leader carry out a command, again and again until the deadline, all tries under one id: a command
+    /// that took effect unseen answers the same again. The id is born by the cluster's clock, which is heard
+    /// anew where that is a while ago.
+    pub(crate) async fn command(
+        &self,
+        request: impl FnOnce(RequestId) -> Request,
+    ) -> Result<Response, RpcError> {
+        if !self.map.has_heard_time_within(HEARD_TIME) {
+            // Both share one timeout; without an answer to this one the command would have none either.
+            self.refresh().await?;
+        }
+        let request = request(RequestId::new(self.map.now_ms(), wmall_runtime::random::bytes()));
+        let deadline = self.deadline().min(Instant::now() + LONGEST_RETRY);
+        let answer = self.members.call_until(&request, deadline).await;
+        *self.waiting() = None;
+        answer.inspect_err(|error| {
+            // This machine may have slept, and its monotonic clock with it.
+            if error.code == ErrorCode::RequestExpired {
+                self.map.forget_time();
+            }
+        })
     }
 
     /// A read that includes every write acknowledged before it.

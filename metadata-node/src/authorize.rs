@@ -54,7 +54,7 @@ fn need_of(request: &Request) -> Need<'_> {
     match request {
         Request::Read { query, .. } => of_query(query),
         Request::Commit { commit, .. } => match commit {
-            CommitRequest::Part { .. } => Need::Some(Access::Write),
+            CommitRequest::Part { bucket, .. } => Need::Bucket(bucket.as_ref(), Access::Write),
             CommitRequest::File { object, .. } => {
                 Need::Bucket(object.as_ref().map(|(bucket, _)| bucket), Access::Write)
             }

@@ -46,6 +46,23 @@ pub struct Promise {
     pub incarnation: Incarnation,
 }
 
+/// What a commit says of a part of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PartCommit {
+    /// The user it belongs to.
+    pub owner: Actor,
+    /// The upload.
+    pub upload: UploadId,
+    /// Where its chunks live.
+    pub pool: PoolId,
+    /// Its number.
+    pub part: u32,
+    /// The bucket that the file is meant for, if it is to have a name.
+    pub bucket: Option<BucketName>,
+    /// When each chunk counts as durable.
+    pub ack: Ack,
+}
+
 /// What a commit says of its file.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct FileCommit {
@@ -272,6 +289,8 @@ pub enum Command {
     },
     /// Drops parts of uploads that were fenced.
     DropParts(Vec<(UploadId, PoolId, u32)>),
+    /// Releases lists of chunks that nothing has any more, by their numbers.
+    ReleaseLists(Vec<u64>),
     /// Begins a new life of metadata that were restored: no data node's place in the feed counts any more,
     /// and no receipt that was given before.
     BeginEpoch {
@@ -295,18 +314,10 @@ pub enum Command {
     },
     /// A part of a large file.
     CommitPart {
-        /// The user it belongs to.
-        owner: Actor,
-        /// The upload.
-        upload: UploadId,
-        /// Where its chunks live.
-        pool: PoolId,
-        /// Its number.
-        part: u32,
-        /// Its chunks.
+        /// The part.
+        part: PartCommit,
+        /// Its chunks, and behind them the block with their ids.
         chunks: Vec<PromisedChunk>,
-        /// When each counts as durable.
-        ack: Ack,
     },
     /// A file, or the last part of one.
     CommitFile {
@@ -474,8 +485,9 @@ impl Command {
     pub fn from_commit(owner: Actor, commit: CommitRequest) -> Self {
         let strip = |chunks: Vec<ChunkCommit>| chunks.into_iter().map(PromisedChunk::from_commit).collect();
         match commit {
-            CommitRequest::Part { upload, pool, part, chunks, ack } => {
-                Self::CommitPart { owner, upload, pool, part, chunks: strip(chunks), ack }
+            CommitRequest::Part { upload, pool, part, bucket, chunks, ack } => {
+                let part = PartCommit { owner, upload, pool, part, bucket, ack };
+                Self::CommitPart { part, chunks: strip(chunks) }
             }
             CommitRequest::File {
                 upload,

@@ -37,7 +37,7 @@ pub use gauge::VolumeConfig;
 pub use init::{InitError, found, init};
 pub use node::{RunError, run};
 pub use raft::{NotAMember, SnapshotSummary};
-pub use rebuild::{RebuildError, Rebuilt, rebuild};
+pub use rebuild::{OtherMap, RebuildError, Rebuilt, rebuild};
 pub use recover::{RecoverError, Recovered};
 pub use state::Audit;
 pub use survivor::{KnownMember, Standing, Survivor, SurvivorError};

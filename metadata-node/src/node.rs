@@ -167,6 +167,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         Duration::from_millis(config.raw.suspect_after_ms),
         Duration::from_millis(config.raw.down_after_ms),
     ));
+    let by_bytes = tokio::spawn(crate::raft::snapshots_by_bytes(raft.clone(), log.clone()));
     let watch = tokio::spawn(watch_leadership(raft.clone(), liveness.clone()));
     let aside = tokio::spawn(step_aside(raft.clone(), clock.clone(), peers.clone()));
     let metrics = Metrics::new();
@@ -246,7 +247,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         failures,
         every: Duration::from_millis(config.raw.challenge_ms),
     };
-    let mut tasks = vec![watch, aside, collector, repairing, tokio::spawn(challenger.run())];
+    let mut tasks = vec![watch, by_bytes, aside, collector, repairing, tokio::spawn(challenger.run())];
     tasks.push(tokio::spawn(reach.run()));
     tasks.extend(backup);
     tasks.push(tokio::spawn(gauge::watch_data(folder, config.raw.volume, ballast, volumes.clone())));
@@ -366,8 +367,9 @@ async fn start_raft(
         ..openraft::Config::default()
     };
     let settings = Arc::new(settings.validate().map_err(|e| RunError::Raft(e.to_string()))?);
+    let network = Network::new(peers.clone(), snapshots.clone());
     let machine = Machine::new(state, snapshots);
-    let raft = Raft::new(config.id, settings, Network::new(peers.clone()), log, machine).await;
+    let raft = Raft::new(config.id, settings, network, log, machine).await;
     raft.map_err(|e| RunError::Raft(e.to_string()))
 }
 

@@ -1,7 +1,8 @@
 //! `wmall meta rebuild`: metadata from data nodes alone, for the day when every metadata node and every backup is
 //! gone. What comes out is a snapshot file; `wmall meta snapshot restore` makes a cluster of it.
 //!
-//! 1. Each data node is asked for the map that it kept; the newest one has the pools, rows and disks.
+//! 1. Each data node is asked for the map that it kept; the newest one that two of them have alike, or that the
+//!    operator chooses, has the pools, rows and disks.
 //! 2. Each is asked for what its disks hold. One that does not answer holds the rebuild up, unless the operator goes
 //!    on without it: files that only it could name are not in the result.
 //! 3. Roots of manifests are read, checked by their hashes, and lead to the files of many chunks. Every other chunk
@@ -9,6 +10,7 @@
 //!
 //! Memory: some 400 bytes a chunk, in the operator's process (`docs/limits.md`).
 
+mod agree;
 mod ask;
 mod write;
 
@@ -28,7 +30,9 @@ use wmall_transport::{BindError, Endpoint, Identity, IdentityError};
 
 use crate::raft::{SnapshotError, SnapshotFolder};
 use crate::state::{Shards, State};
-use ask::{Addresses, list, newest_map, read_blocks, target_of};
+pub use agree::OtherMap;
+use agree::{Agreed, agree};
+use ask::{Addresses, all_maps, list, read_blocks, target_of};
 use write::Writer;
 
 /// How long a data node may take to answer.
@@ -61,6 +65,13 @@ pub enum RebuildError {
          with --data. --without-silent goes on without them, and without the files that only they can name"
     )]
     Silent { nodes: String, last: RpcError },
+    #[error(
+        "no two data nodes have the same map ({0}); start more of them, name them with --data, or choose whose map \
+         counts with --map-of NODE"
+    )]
+    NoAgreement(String),
+    #[error("{0} did not tell its map; name its present address with --data, or choose another one's")]
+    NoChoice(NodeName),
     #[error("a recount of what was made finds: {0}")]
     Inconsistent(String),
 }
@@ -68,6 +79,12 @@ pub enum RebuildError {
 /// What was found.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Rebuilt {
+    /// Version of the map that it goes by.
+    pub map_version: u64,
+    /// Data nodes that have this map.
+    pub map_of: Vec<NodeName>,
+    /// Data nodes that have another one: an older one if they were off when it changed.
+    pub other_maps: Vec<OtherMap>,
     /// Data nodes that told what they hold.
     pub nodes: Vec<NodeName>,
     /// Data nodes that the map names and that did not.
@@ -138,10 +155,12 @@ impl Found {
 }
 
 /// Asks the data nodes, beginning with `seeds`, and writes what they know to `out`, with a list of the files beside it
-/// (`out` and `.files`). The identity is an operator's.
+/// (`out` and `.files`). The identity is an operator's. `map_of` is the node whose map counts, if the operator has
+/// chosen one.
 pub async fn rebuild(
     identity: &Path,
     seeds: &[MetadataAddress],
+    map_of: Option<&NodeName>,
     without_silent: bool,
     out: &Path,
 ) -> Result<Rebuilt, RebuildError> {
@@ -149,8 +168,21 @@ pub async fn rebuild(
     let cluster = identity.cluster();
     let endpoint = Endpoint::client(&identity)?;
     let seeds: Addresses = seeds.iter().map(|s| (s.name.clone(), s.address)).collect();
-    let map = newest_map(&endpoint, &seeds).await?;
-    let (mut report, mut found) = (Rebuilt::default(), Found::default());
+    let told = all_maps(&endpoint, &seeds).await?;
+    let agreed = agree(told, map_of).map_err(|told| match map_of {
+        Some(node) => RebuildError::NoChoice(node.clone()),
+        None => {
+            let told: Vec<String> =
+                told.iter().map(|m| format!("{}: version {}", m.node, m.version)).collect();
+            RebuildError::NoAgreement(told.join(", "))
+        }
+    })?;
+    for OtherMap { node, version } in &agreed.others {
+        tracing::warn!(%node, version, by = agreed.map.version, "a data node has another map than the rebuild's");
+    }
+    let Agreed { map, by: map_of, others: other_maps } = agreed;
+    let mut found = Found::default();
+    let mut report = Rebuilt { map_version: map.version, map_of, other_maps, ..Rebuilt::default() };
     let mut last = None;
     for node in map.nodes.values() {
         match list(&endpoint, &map, &target_of(&map, &node.name, &seeds), &mut found).await {

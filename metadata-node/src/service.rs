@@ -335,8 +335,7 @@ impl Service {
         }
         self.check_map_size(scheme, pg_bits)?;
         // The rows are made for a topology that may have changed by the time they are applied; then they
-        // are refused, and made again under a new id.
-        let mut request = request;
+        // are refused, which is not kept, and made again under the same id.
         for _ in 0..TRIES {
             self.reads.wait().await?;
             let topology = self.state.topology();
@@ -351,9 +350,7 @@ impl Service {
             let command =
                 Command::CreatePool { name: name.clone(), scheme, pg_bits, rows, based_on: topology.version };
             match self.proposer.propose_act(Some(request), by.clone(), command).await {
-                Err(error) if error.code == ErrorCode::Busy => {
-                    request = RequestId(wmall_runtime::random::bytes());
-                }
+                Err(error) if error.code == ErrorCode::Busy => {}
                 answer => return answer,
             }
         }

@@ -55,8 +55,8 @@ pub struct Shard {
 pub struct ChunkRecord {
     /// Bytes.
     pub length: u32,
-    /// How many places in committed files point here.
-    pub references: u32,
+    /// How many places in committed files and in parts that wait point here.
+    pub references: u64,
     /// Raft index of the entry that first committed it.
     pub committed_at: u64,
     /// Since when nothing points here; none while something does.

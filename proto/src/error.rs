@@ -31,6 +31,8 @@ pub enum ErrorCode {
     QuotaExceeded,
     /// The upload began too long ago and may not commit any more.
     UploadFenced,
+    /// The request was born so long ago that the answer to an earlier try may be forgotten.
+    RequestExpired,
     /// The input changed while it was read.
     Changed,
     /// The row has changed since the caller read it; read it again.
@@ -93,6 +95,7 @@ impl ErrorCode {
             Self::Locked => "locked",
             Self::QuotaExceeded => "quota_exceeded",
             Self::UploadFenced => "upload_fenced",
+            Self::RequestExpired => "request_expired",
             Self::Changed => "changed",
             Self::StaleRow => "stale_row",
             Self::TooFewNodes => "too_few_nodes",
@@ -206,6 +209,7 @@ mod tests {
             E::Locked,
             E::QuotaExceeded,
             E::UploadFenced,
+            E::RequestExpired,
             E::TooFewReceipts,
             E::BadReceipt,
             E::BadToken,

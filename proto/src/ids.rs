@@ -217,9 +217,23 @@ impl UploadId {
     }
 }
 random_id!(
-    /// Names one command of one caller: the same id gets the same answer, however often it is sent.
+    /// Names one command of one caller: the same id gets the same answer, however often it is sent. Its first
+    /// six bytes say when it was born, so that one number tells all requests whose answers may be forgotten.
     RequestId
 );
+
+impl RequestId {
+    /// A request that is born at this time of the cluster's clock, in milliseconds since the Unix epoch.
+    pub fn new(now_ms: u64, random: [u8; 10]) -> Self {
+        Self(UploadId::new(now_ms, random).0)
+    }
+
+    /// When it was born, by the cluster's clock as its caller had heard it.
+    pub fn born_ms(&self) -> u64 {
+        UploadId(self.0).started_ms()
+    }
+}
+
 random_id!(
     /// One life of a disk or of a metadata node, drawn when its folder is made. A wiped one has a new
     /// incarnation, and what the old one promised is void.
@@ -282,6 +296,9 @@ mod tests {
         let at = |ms| UploadId::new(ms, [7; 10]);
         assert_eq!(at(1_700_000_000_123).started_ms(), 1_700_000_000_123);
         assert!(at(1) < at(2) && at(255) < at(256));
+        let request = |ms| RequestId::new(ms, [7; 10]);
+        assert_eq!(request(1_700_000_000_123).born_ms(), 1_700_000_000_123);
+        assert!(request(255) < request(256));
     }
 
     #[test]

@@ -37,9 +37,20 @@ pub struct Bucket {
     pub rules: BucketRules,
     /// Former versions of its names that can still be had back.
     pub trash: u64,
+    /// Their sizes, added up.
+    pub trash_bytes: u64,
+    /// Bytes of parts of long files that wait for the rest of them.
+    pub staged_bytes: u64,
     /// It was removed, and its former versions go step by step. Nobody is shown such a bucket.
     #[serde(skip)]
     pub removing: bool,
+}
+
+impl Bucket {
+    /// Bytes that count for its quota: of its objects, of former versions, and of parts that wait.
+    pub fn all_bytes(&self) -> u64 {
+        self.bytes.saturating_add(self.trash_bytes).saturating_add(self.staged_bytes)
+    }
 }
 
 /// How long removed objects can be had back, unless the bucket says otherwise: a day.
@@ -53,9 +64,10 @@ pub struct BucketRules {
     pub retention_ms: u64,
     /// For so long a removed object can be had back.
     pub undelete_ms: u64,
-    /// The most objects it may hold; none for no bound.
+    /// The most objects it may hold, former versions included; none for no bound.
     pub max_objects: Option<u64>,
-    /// The most bytes that its objects may add up to; none for no bound.
+    /// The most bytes that its objects may add up to, with former versions and parts that wait; none for no
+    /// bound.
     pub max_bytes: Option<u64>,
 }
 

@@ -215,9 +215,16 @@ async fn a_listing_of_another_life_of_the_metadata_closes_nothing() {
 /// A request of every kind, as small as it can be.
 fn one_of_each() -> Vec<Request> {
     let (pool, chunk, disk) = (PoolId(1), ChunkId([0; 32]), DiskId(1));
-    let (request, name) = (RequestId([9; 16]), NodeName::new("nobody").unwrap());
-    let commit =
-        CommitRequest::Part { upload: UploadId([0; 16]), pool, part: 0, chunks: vec![], ack: Ack::All };
+    let now_ms = wmall_runtime::clock::now_ms();
+    let (request, name) = (RequestId::new(now_ms, [9; 10]), NodeName::new("nobody").unwrap());
+    let commit = CommitRequest::Part {
+        upload: UploadId([0; 16]),
+        pool,
+        part: 0,
+        bucket: None,
+        chunks: vec![],
+        ack: Ack::All,
+    };
     let heartbeat = Heartbeat {
         node: name.clone(),
         process: [0; 16],

@@ -18,9 +18,11 @@ use crate::types::Raft;
 const ROUND: Duration = Duration::from_secs(1);
 /// The clock of the last entry is no older than this, in milliseconds.
 const TICK_MS: u64 = 60_000;
-/// Of each kind, in one command: a former version may release a whole file, so these are few.
+/// Of each kind, in one command.
 const PAGE: usize = 256;
 const CHUNKS: usize = 4096;
+/// Chunks of lists that one command releases.
+const RELEASED: u64 = 8192;
 
 /// A life of the metadata; never [`NO_EPOCH`], and never 0, which is the first.
 pub(crate) fn new_epoch() -> u64 {
@@ -92,6 +94,11 @@ impl Collector {
             // A bucket goes in steps, and is due as long as there is another one.
             more |= due.len() == PAGE || due.iter().any(|(_, what)| matches!(what, Due::Bucket(_)));
             self.proposer.propose(None, Command::Expire(due)).await?;
+        }
+        let lists = self.state.waiting_lists(RELEASED).map_err(RpcError::internal)?;
+        if !lists.is_empty() {
+            more = true;
+            self.proposer.propose(None, Command::ReleaseLists(lists)).await?;
         }
         if counters.deletion_held {
             return Ok(more);

@@ -203,6 +203,13 @@ impl LogStore {
         self.lock().last().unwrap_or(0)
     }
 
+    /// What the lengths of the entries ask for; see [`super::due::wanted`].
+    pub(super) fn wanted(&self, covered: u64, applied: u64, bounds: (u64, u64)) -> super::due::Wanted {
+        let index = self.lock();
+        let entries = index.entries.iter().map(|(&at, located)| (at, u64::from(located.length)));
+        super::due::wanted(entries, covered, applied, bounds)
+    }
+
     /// The vote that was written last.
     pub fn vote(&self) -> Option<Vote<u64>> {
         self.lock().vote

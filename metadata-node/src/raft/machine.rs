@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::storage::RaftStateMachine;
@@ -16,6 +17,11 @@ use super::wire::Entry;
 use crate::state::{State, StateEntry};
 use crate::types::{Member, TypeConfig};
 use wmall_runtime::view::StoreError;
+
+/// A new snapshot waits for no longer while the one before it is on its way to another member, and looks so often
+/// whether it is.
+const LONGEST_HOLD: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Entries in one atomic batch of the view.
 const PIECE: usize = 64;
@@ -54,6 +60,10 @@ fn apply_in_pieces(state: &State, entries: Vec<(LogId<u64>, StateEntry)>) -> Res
 
 impl RaftSnapshotBuilder<TypeConfig> for Machine {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError<u64>> {
+        let until = Instant::now() + LONGEST_HOLD;
+        while self.snapshots.is_sending() && Instant::now() < until {
+            tokio::time::sleep(LOOK).await;
+        }
         let (state, snapshots) = (self.state.clone(), self.snapshots.clone());
         let saved = tokio::task::spawn_blocking(move || snapshots.save(&state)).await;
         let saved = saved.map_err(|_| failed(ErrorVerb::Write, &broken_off()))?;
@@ -88,7 +98,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 (entry.log_id, content)
             })
             .collect::<Vec<_>>();
-        // On a thread that may block: a dump holds applying off, and must not hold off everything else.
+        // On a thread that may block: the view's disk holds applying off, and must not hold off everything else.
         let state = self.state.clone();
         let applied = tokio::task::spawn_blocking(move || apply_in_pieces(&state, entries)).await;
         let applied = applied.map_err(|_| failed(ErrorVerb::Write, &broken_off()))?;

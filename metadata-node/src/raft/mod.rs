@@ -2,6 +2,7 @@
 //! calls. They translate and decide nothing.
 
 mod answers;
+mod due;
 mod leadership;
 mod log_store;
 mod machine;
@@ -10,6 +11,7 @@ mod peers;
 mod snapshot;
 mod wire;
 
+pub(crate) use due::snapshots_by_bytes;
 pub(crate) use leadership::is_leader;
 pub use log_store::{LogStore, LogStoreError};
 pub use machine::Machine;

@@ -15,23 +15,25 @@ use wmall_proto::rpc::{RaftCall, RaftRequest, RaftResponse, Request, Response};
 use wmall_proto::{ErrorCode, RpcError, codec};
 
 use super::peers::Peers;
+use super::snapshot::SnapshotFolder;
 use super::wire::{Envelope, WireEntry, decode, from_json, from_wire, malformed, to_json, to_wire};
 use crate::types::{Member, Raft, TypeConfig};
 
 /// Makes a [`Peer`] for each member.
 #[derive(Clone)]
-pub struct Network(Arc<Peers>);
+pub struct Network(Arc<Peers>, Arc<SnapshotFolder>);
 
 impl Network {
-    /// Calls go out as this member's.
-    pub fn new(peers: Arc<Peers>) -> Self {
-        Self(peers)
+    /// Calls go out as this member's, and its folder of snapshots hears of those that are sent.
+    pub fn new(peers: Arc<Peers>, snapshots: Arc<SnapshotFolder>) -> Self {
+        Self(peers, snapshots)
     }
 }
 
 /// The way to one member.
 pub struct Peer {
     peers: Arc<Peers>,
+    snapshots: Arc<SnapshotFolder>,
     id: u64,
     member: Member,
 }
@@ -40,7 +42,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, id: u64, node: &Member) -> Peer {
-        Peer { peers: self.0.clone(), id, member: node.clone() }
+        Peer { peers: self.0.clone(), snapshots: self.1.clone(), id, member: node.clone() }
     }
 }
 
@@ -100,6 +102,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, RPCError<u64, Member, RaftError<u64, InstallSnapshotError>>>
     {
+        self.snapshots.note_sending();
         let InstallSnapshotRequest { vote, meta, offset, data, done } = request;
         let bytes = codec::encode(&Envelope { head: to_json(&(vote, meta, offset, done)), tail: data });
         self.call(RaftRequest::Snapshot(bytes), option.hard_ttl()).await

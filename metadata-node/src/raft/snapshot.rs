@@ -6,6 +6,8 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use openraft::SnapshotMeta;
 use tokio::sync::watch;
@@ -16,11 +18,13 @@ use crate::state::{Audit, Auditor, State};
 use crate::types::Member;
 
 const MAGIC: &[u8; 8] = b"WMALLSNP";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Ends the list of pairs; no key is that long.
 const END: u32 = u32::MAX;
 /// Longest key and value that are believed.
 const MAX_FIELD: u32 = 64 << 20;
+/// A snapshot is on its way to another member until no part of it was sent for so long.
+const ON_ITS_WAY: Duration = Duration::from_secs(15);
 /// Snapshots that are kept.
 const KEEP: usize = 2;
 
@@ -57,6 +61,8 @@ pub struct SnapshotFolder {
     cluster: [u8; 16],
     /// Index of the newest snapshot that is durable; none once one that came could not be taken in.
     published: watch::Sender<Option<u64>>,
+    /// When a part of one was sent to another member last.
+    sent: Mutex<Option<Instant>>,
 }
 
 /// Hashes what passes through.
@@ -95,7 +101,8 @@ impl SnapshotFolder {
                 fs::remove_file(path)?;
             }
         }
-        let opened = Self { folder: folder.to_path_buf(), cluster, published: watch::Sender::new(None) };
+        let (published, sent) = (watch::Sender::new(None), Mutex::default());
+        let opened = Self { folder: folder.to_path_buf(), cluster, published, sent };
         let reached = opened.list()?.iter().filter_map(|path| index_of(path)).max();
         opened.published.send_replace(Some(reached.unwrap_or(0)));
         Ok(opened)
@@ -110,6 +117,18 @@ impl SnapshotFolder {
     /// A snapshot that came could not be taken in: nothing waits for one any more.
     pub fn fail(&self) {
         self.published.send_replace(None);
+    }
+
+    /// A part of a snapshot goes to another member.
+    pub(crate) fn note_sending(&self) {
+        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a snapshot is on its way to another member. The next one waits for that: with it the log goes that
+    /// the member has to go on from.
+    pub(crate) fn is_sending(&self) -> bool {
+        let sent = *self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.is_some_and(|at| at.elapsed() < ON_ITS_WAY)
     }
 
     /// Where it is.

@@ -1,4 +1,4 @@
-//! What a rebuild asks data nodes: for the newest map, for the pieces that they hold, and for blocks of manifests.
+//! What a rebuild asks data nodes: for their maps, for the pieces that they hold, and for blocks of manifests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -20,15 +20,18 @@ pub(super) fn target_of(map: &Topology, node: &NodeName, seeds: &Addresses) -> T
     Target { role: Role::Data, node: node.clone(), address }
 }
 
-/// The newest map that a data node kept. Each map names more of them.
-pub(super) async fn newest_map(endpoint: &Endpoint, seeds: &Addresses) -> Result<Topology, RebuildError> {
+/// The maps that data nodes kept. Each map names more of them.
+pub(super) async fn all_maps(
+    endpoint: &Endpoint,
+    seeds: &Addresses,
+) -> Result<BTreeMap<NodeName, Topology>, RebuildError> {
     let mut waiting = seeds.clone();
     let mut asked = BTreeSet::new();
-    let mut newest: Option<Topology> = None;
+    let mut told = BTreeMap::new();
     let mut last = RpcError::new(ErrorCode::NotFound, "none was asked");
     while let Some((node, address)) = waiting.pop_first() {
         asked.insert(node.clone());
-        let target = Target { role: Role::Data, node, address };
+        let target = Target { role: Role::Data, node: node.clone(), address };
         match endpoint.call(&target, &Request::GetTopology { known: 0 }, TIMEOUT).await {
             Ok(Response::Topology(reply)) => {
                 let map = match reply.topology.map(|map| map.decode()).transpose() {
@@ -41,17 +44,17 @@ pub(super) async fn newest_map(endpoint: &Endpoint, seeds: &Addresses) -> Result
                 };
                 let more = map.nodes.values().filter(|n| !asked.contains(&n.name));
                 for node in more.map(|n| n.name.clone()).collect::<Vec<_>>() {
-                    waiting.insert(node.clone(), target_of(&map, &node, seeds).address);
+                    // The first word on an address counts: no later map leads away from it.
+                    let address = target_of(&map, &node, seeds).address;
+                    waiting.entry(node).or_insert(address);
                 }
-                if newest.as_ref().is_none_or(|n| n.version < map.version) {
-                    newest = Some(map);
-                }
+                told.insert(target.node, *map);
             }
             Ok(_) => last = RpcError::internal("the answer is of another kind than the question"),
             Err(error) => last = error,
         }
     }
-    newest.ok_or(RebuildError::NoMap(last))
+    if told.is_empty() { Err(RebuildError::NoMap(last)) } else { Ok(told) }
 }
 
 /// Takes in what a node's disks hold, and returns how many pieces that was. A disk in another life than the map

@@ -14,7 +14,8 @@ use wmall_proto::{
 };
 
 use super::acts::act_of;
-use super::derived::{AnswerPage, Clock, Derived, NO_EPOCH};
+use super::answers::{AnswerPage, check_birth, kept_from};
+use super::derived::{Clock, Derived, NO_EPOCH};
 use super::recent::Part;
 use super::txn::Txn;
 use super::{State, keys};
@@ -75,6 +76,7 @@ impl State {
     fn apply_all(&self, entries: Vec<(LogId<u64>, Entry)>) -> Result<Vec<bytes::Bytes>, StoreError> {
         // Changed in place: a store that fails ends the process, so memory need not go back.
         let _still = self.changing();
+        self.walks.wait_for_room();
         let mut derived = self.write();
         let mut context = Context::new(&*self.store, &mut derived, 0);
         let mut outputs = Vec::with_capacity(entries.len());
@@ -85,7 +87,7 @@ impl State {
         let map_changed = context.topology_changed.then_some(context.derived.topology.version);
         let clock = context.derived.counters.clock;
         let changes = context.finish();
-        self.store.apply(&changes)?;
+        self.walks.change(&*self.store, &changes)?;
         self.show_clock(clock);
         if let Some(version) = map_changed {
             self.map_changed.send_replace(version);
@@ -125,16 +127,21 @@ impl<'a> Context<'a> {
         let clock = &mut self.derived.counters.clock;
         let may_jump = clock.may_jump && batch.now_ms <= clock.now_ms;
         *clock = Clock { now_ms: clock.now_ms.max(batch.now_ms), may_jump };
+        let clock = *clock;
         self.now_ms = clock.now_ms;
+        self.forget_answers(kept_from(clock.now_ms));
         let (mut answers, mut kept) = (Vec::with_capacity(batch.items.len()), AnswerPage::new());
         for item in batch.items {
-            let before = item.request.and_then(|r| {
-                let here = kept.iter().find(|(id, _)| *id == r).map(|(_, a)| a.clone());
-                here.or_else(|| self.derived.answers.get(&r).map(|a| a.to_vec()))
-            });
-            if let Some(answer) = before {
-                answers.push(answer);
-                continue;
+            if let Some(request) = &item.request {
+                if let Some(before) = self.derived.answers.get(request) {
+                    answers.push(before.to_vec());
+                    continue;
+                }
+                let from_ms = self.derived.counters.answers_from_ms;
+                if let Err(refused) = check_birth(request, from_ms, clock) {
+                    answers.push(codec::encode(&Err::<Response, RpcError>(refused)));
+                    continue;
+                }
             }
             let act = item.by.as_ref().and_then(|_| act_of(&item.command));
             let answer: Result<Response, RpcError> = match self.execute(item.command) {
@@ -164,18 +171,30 @@ impl<'a> Context<'a> {
             // A refusal that may pass has changed nothing, so the next try is judged anew.
             let passing = answer.as_ref().is_err_and(|e| e.code.is_transient());
             let answer = codec::encode(&answer);
-            kept.extend(item.request.filter(|_| !passing).map(|r| (r, answer.clone())));
+            if let Some(request) = item.request.filter(|_| !passing) {
+                self.derived.answers.insert(self.index, request, &answer);
+                kept.push((request, answer.clone()));
+            }
             answers.push(answer);
         }
         if !kept.is_empty() {
             self.txn.put(keys::answers(self.index), &kept);
-            self.derived.answers.insert(self.index, &kept);
-            for index in self.derived.answers.trim() {
-                self.txn.remove(keys::answers(index));
-            }
             self.txn.keep();
         }
+        if let Some(until_ms) = self.derived.answers.overflows_until() {
+            self.forget_answers(until_ms);
+        }
         Ok(answers)
+    }
+
+    /// Forgets answers to requests that were born before this time, and judges none of these any more.
+    fn forget_answers(&mut self, from_ms: u64) {
+        let counters = &mut self.derived.counters;
+        counters.answers_from_ms = counters.answers_from_ms.max(from_ms);
+        for index in self.derived.answers.forget_before(counters.answers_from_ms) {
+            self.txn.remove(keys::answers(index));
+        }
+        self.txn.keep();
     }
 
     fn execute(&mut self, command: Command) -> Outcome {
@@ -190,6 +209,7 @@ impl<'a> Context<'a> {
             Command::DeleteChunks(chunks) => self.delete_chunks(&chunks),
             Command::FenceUploads { before_ms } => self.fence_uploads(before_ms),
             Command::DropParts(parts) => self.drop_parts(&parts),
+            Command::ReleaseLists(lists) => self.release_lists(&lists),
             Command::BeginEpoch { epoch, rows_from } => {
                 if self.derived.counters.feed_epoch == NO_EPOCH {
                     self.begin_epoch(epoch, rows_from);
@@ -205,9 +225,7 @@ impl<'a> Context<'a> {
                 Ok(Response::Done)
             }
             Command::RemoveBucket { name, purge } => self.remove_bucket(&name, purge),
-            Command::CommitPart { owner, upload, pool, part, chunks, ack } => {
-                self.commit_part(&owner, upload, pool, part, chunks, ack)
-            }
+            Command::CommitPart { part, chunks } => self.commit_part(part, chunks),
             Command::CommitFile { file, chunks } => self.commit_file(file, chunks),
             Command::Register { registration, replaces, older } => {
                 self.register(registration, replaces, &older)
@@ -325,6 +343,8 @@ impl<'a> Context<'a> {
             created_ms,
             rules,
             trash: 0,
+            trash_bytes: 0,
+            staged_bytes: 0,
             removing: false,
         };
         let key = keys::bucket(&bucket.name);
@@ -349,6 +369,16 @@ impl<'a> Context<'a> {
         };
         let bucket: Option<Bucket> = self.txn.get(&keys::bucket(name))?;
         Ok(bucket.filter(|b| !b.removing).ok_or_else(missing)?)
+    }
+
+    /// A bucket that has its chunks in this pool.
+    pub(super) fn bucket_in(&self, name: &BucketName, pool: PoolId) -> Result<Bucket, Refusal> {
+        let bucket = self.bucket(name)?;
+        if bucket.pool == pool {
+            return Ok(bucket);
+        }
+        let reason = format!("bucket {name} belongs to another pool");
+        Err(RpcError::new(ErrorCode::BadRequest, reason).into())
     }
 
     /// Sets or clears the dirty mark of this disk's slot in a group.

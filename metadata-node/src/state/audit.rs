@@ -1,16 +1,18 @@
 //! A recount: everything in the map, held against every counter and every reference in it. It knows the
 //! layout of the map and nothing of the commands that made it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use wmall_proto::chunk::{ChunkRecord, MAX_CHUNKS_PER_COMMIT, PieceDigest};
-use wmall_proto::file::{FileRecord, ObjectRecord, Pin, TrashRecord};
+use wmall_proto::chunk::{ChunkRecord, MAX_PIECES_PER_COMMIT, PieceDigest};
+use wmall_proto::file::{ObjectRecord, Pin, TrashRecord};
 use wmall_proto::identity::AuditRecord;
 use wmall_proto::pool::{Bucket, Pool};
 use wmall_proto::{ChunkId, DiskId, FileId, PoolId};
 
 use super::derived::{Counters, PoolCounters};
 use super::keys;
+use super::lists::{Release, StoredFile, list_lengths};
+use super::parts::StagedPart;
 use super::txn::decode;
 use wmall_runtime::view::StoreError;
 
@@ -32,15 +34,26 @@ pub struct Audit {
     pub troubles: Vec<String>,
 }
 
+/// What a bucket's names point to.
+#[derive(Clone, Copy, Default)]
+struct Contents {
+    objects: u64,
+    bytes: u64,
+    /// Former versions, and their bytes.
+    trash: u64,
+    trash_bytes: u64,
+}
+
 /// Takes pairs in the order of their keys, or in any other.
 #[derive(Default)]
 pub struct Auditor {
     counters: Counters,
-    files: HashMap<FileId, FileRecord>,
-    /// Leaves of each file so far.
-    leaves: HashMap<FileId, Vec<ChunkId>>,
-    /// Blocks of each file's manifest.
-    blocks: HashMap<FileId, Vec<ChunkId>>,
+    files: HashMap<FileId, StoredFile>,
+    /// Lists of chunks by their numbers.
+    lists: HashMap<u64, Vec<ChunkId>>,
+    /// Lists that wait to be released, and parts that wait for their files, with their pools.
+    releases: HashMap<u64, Release>,
+    parts: Vec<(PoolId, StagedPart)>,
     chunks: HashMap<(PoolId, ChunkId), ChunkRecord>,
     /// Lists of the digests of pieces, and how long each pool's are.
     digests: HashMap<PoolId, u64>,
@@ -48,8 +61,7 @@ pub struct Auditor {
     /// Names, former versions included, that point to each file.
     names: HashMap<FileId, u64>,
     buckets: HashMap<String, Bucket>,
-    /// Objects, their bytes, and former versions of each bucket.
-    contents: HashMap<String, (u64, u64, u64)>,
+    contents: HashMap<String, Contents>,
     tickets: HashMap<DiskId, u64>,
     condemned: u64,
     groups: u64,
@@ -63,14 +75,17 @@ impl Auditor {
     pub fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         let bad = || StoreError("a key is damaged".into());
         let digest = |at: usize| key.get(at..at + 32).and_then(|d| d.try_into().ok()).ok_or_else(bad);
+        let number =
+            |at: usize| key.get(at..).and_then(|n| n.try_into().ok()).map(u64::from_be_bytes).ok_or_else(bad);
         match key.first() {
             Some(b'k') => self.counters = decode(value)?,
             Some(b'f') => drop(self.files.insert(FileId(digest(1)?), decode(value)?)),
-            Some(b'l') => {
-                let ids: Vec<ChunkId> = decode(value)?;
-                self.leaves.entry(FileId(digest(1)?)).or_default().extend(ids);
+            Some(b'l') => drop(self.lists.insert(number(1)?, decode(value)?)),
+            Some(b'R') => drop(self.releases.insert(number(1)?, decode(value)?)),
+            Some(b'u') => {
+                let (_, pool, _) = keys::parse_upload_part(key).ok_or_else(bad)?;
+                self.parts.push((pool, decode(value)?));
             }
-            Some(b'm') => drop(self.blocks.insert(FileId(digest(1)?), decode(value)?)),
             Some(b'c') => {
                 let pool = key.get(1..3).and_then(|p| p.try_into().ok()).map(u16::from_be_bytes);
                 let chunk = (PoolId(pool.ok_or_else(bad)?), ChunkId(digest(3)?));
@@ -91,13 +106,15 @@ impl Auditor {
                 let bucket = key[1..].split(|&b| b == 0).next().and_then(|b| std::str::from_utf8(b).ok());
                 let object: ObjectRecord = decode(value)?;
                 let content = self.contents.entry(bucket.ok_or_else(bad)?.to_string()).or_default();
-                (content.0, content.1) = (content.0 + 1, content.1 + object.size);
+                (content.objects, content.bytes) = (content.objects + 1, content.bytes + object.size);
                 *self.names.entry(object.file).or_default() += 1;
             }
             Some(b'x') => {
                 let (bucket, ..) = keys::parse_trash(key).ok_or_else(bad)?;
                 let trash: TrashRecord = decode(value)?;
-                self.contents.entry(bucket.to_string()).or_default().2 += 1;
+                let content = self.contents.entry(bucket.to_string()).or_default();
+                (content.trash, content.trash_bytes) =
+                    (content.trash + 1, content.trash_bytes + trash.object.size);
                 *self.names.entry(trash.object.file).or_default() += 1;
             }
             Some(b'b') => {
@@ -130,8 +147,8 @@ impl Auditor {
         };
         let c = &self.counters;
         check("files", c.files, self.files.len() as u64);
-        check("objects", c.objects, self.contents.values().map(|v| v.0).sum());
-        check("former versions", c.trash, self.contents.values().map(|v| v.2).sum());
+        check("objects", c.objects, self.contents.values().map(|c| c.objects).sum());
+        check("former versions", c.trash, self.contents.values().map(|c| c.trash).sum());
         check("condemned chunks", c.condemned.chunks, self.condemned);
         check("chunks by group", self.groups, self.chunks.len() as u64);
         for (disk, count) in &c.tickets {
@@ -149,14 +166,20 @@ impl Auditor {
         let unknown = |name: &&String| !self.buckets.contains_key(*name);
         check("names in buckets that are not there", 0, self.contents.keys().filter(unknown).count() as u64);
         for (name, bucket) in &self.buckets {
-            let (objects, bytes, trash) = self.contents.get(name).copied().unwrap_or_default();
-            check(&format!("objects of bucket {name}"), bucket.objects, objects);
-            check(&format!("bytes of bucket {name}"), bucket.bytes, bytes);
-            check(&format!("former versions in bucket {name}"), bucket.trash, trash);
+            let counted = self.contents.get(name).copied().unwrap_or_default();
+            check(&format!("objects of bucket {name}"), bucket.objects, counted.objects);
+            check(&format!("bytes of bucket {name}"), bucket.bytes, counted.bytes);
+            check(&format!("former versions in bucket {name}"), bucket.trash, counted.trash);
+            check(&format!("bytes of former versions in {name}"), bucket.trash_bytes, counted.trash_bytes);
+            let meant = |part: &StagedPart| {
+                part.bucket.as_ref().is_some_and(|(b, made)| b.as_str() == name && *made == bucket.created_ms)
+            };
+            let staged = self.parts.iter().filter(|(_, part)| meant(part)).map(|(_, part)| part.bytes());
+            check(&format!("bytes of parts for bucket {name}"), bucket.staged_bytes, staged.sum());
         }
         Audit {
             files: self.files.len() as u64,
-            objects: self.contents.values().map(|v| v.0).sum(),
+            objects: self.contents.values().map(|c| c.objects).sum(),
             chunks: self.chunks.len() as u64,
             buckets: self.buckets.len() as u64,
             troubles,
@@ -187,40 +210,48 @@ impl Auditor {
         check("bytes of condemned chunks", self.counters.condemned.bytes, condemned.bytes);
     }
 
-    /// Names against files, leaves against chunks.
+    /// Names against files, lists against chunks.
     fn check_references(&self, check: &mut impl FnMut(&str, u64, u64)) {
         let mut wanted: HashMap<(PoolId, ChunkId), u64> = HashMap::new();
-        for (id, file) in &self.files {
+        let mut owned = BTreeSet::new();
+        let mut count = |list: u64, pools: &[PoolId]| {
+            let ids = self.lists.get(&list).map_or(&[][..], Vec::as_slice);
+            for &pool in pools {
+                ids.iter().for_each(|chunk| *wanted.entry((pool, *chunk)).or_default() += 1);
+            }
+            owned.insert(list).then_some(ids.len() as u64)
+        };
+        for (id, StoredFile { record, lists }) in &self.files {
             let names = self.names.get(id).copied().unwrap_or(0);
-            check(&format!("names of file {id}"), file.references, names);
-            let held = u64::from(names > 0 || file.pin != Pin::None);
+            check(&format!("names of file {id}"), record.references, names);
+            let held = u64::from(names > 0 || record.pin != Pin::None);
             check(&format!("whether something holds file {id}"), 1, held);
-            let leaves = self.leaves.get(id).map_or(&[][..], Vec::as_slice);
-            check(&format!("chunks of file {id}"), file.chunk_count(), leaves.len() as u64);
-            let blocks = self.blocks.get(id).map_or(&[][..], Vec::as_slice);
-            check(&format!("blocks of file {id}"), blocks_of(file), blocks.len() as u64);
-            for &pool in &file.pools {
-                leaves.iter().chain(blocks).for_each(|chunk| *wanted.entry((pool, *chunk)).or_default() += 1);
+            let lengths: Vec<u64> = list_lengths(record).collect();
+            check(&format!("lists of file {id}"), lengths.len() as u64, lists.len() as u64);
+            for (&list, length) in lists.iter().zip(lengths) {
+                let counted = count(list, &record.pools).unwrap_or(0);
+                check(&format!("chunks and blocks in list {list} of file {id}"), length, counted);
             }
         }
+        for (pool, part) in &self.parts {
+            let counted = count(part.list, &[*pool]).unwrap_or(0);
+            let what = format!("chunks of a part, in list {}", part.list);
+            check(&what, MAX_PIECES_PER_COMMIT as u64, counted);
+        }
+        for (&list, release) in &self.releases {
+            let counted = count(list, &release.pools).unwrap_or(0);
+            check(&format!("chunks of list {list}, which goes"), release.chunks, counted);
+        }
+        let stray = self.lists.keys().filter(|list| !owned.contains(list)).count();
+        check("lists that nothing has", 0, stray as u64);
         for (key, record) in &self.chunks {
             let counted = wanted.remove(key).unwrap_or(0);
-            check(&format!("references of chunk {}", key.1), u64::from(record.references), counted);
+            check(&format!("references of chunk {}", key.1), record.references, counted);
             let condemned = u64::from(record.condemned.is_some());
             check(&format!("whether chunk {} is condemned", key.1), condemned, u64::from(counted == 0));
         }
         let unknown = |id: &&FileId| !self.files.contains_key(*id);
         check("names that point to no file", 0, self.names.keys().filter(unknown).count() as u64);
-        check("blocks of no file", 0, self.blocks.keys().filter(unknown).count() as u64);
-        check("leaves of no file", 0, self.leaves.keys().filter(unknown).count() as u64);
         check("chunks that files have and that have no record", 0, wanted.len() as u64);
     }
-}
-
-/// How many blocks a file's manifest has.
-fn blocks_of(file: &FileRecord) -> u64 {
-    if !wmall_manifest::has_blocks(file.size, file.chunk_size) {
-        return 0;
-    }
-    file.chunk_count().saturating_sub(1) / MAX_CHUNKS_PER_COMMIT as u64 + 1
 }

@@ -1,9 +1,9 @@
 //! Making files visible: receipts judged against the rows as they are now, references counted, tickets
 //! written for every slot without a receipt.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use wmall_manifest::{Manifest, has_blocks};
+use wmall_manifest::{Outline, has_blocks};
 use wmall_proto::chunk::{
     ChunkRecord, MAX_CHUNKS_PER_COMMIT, MAX_PIECES_PER_COMMIT, PieceDigest, Ticket, TicketReason,
     UNKNOWN_DIGEST,
@@ -18,14 +18,12 @@ use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError, UploadId};
 use super::apply::{Context, Outcome, Refusal};
 use super::derived::NO_EPOCH;
 use super::keys;
+use super::lists::StoredFile;
+use super::parts::StagedPart;
 use crate::command::{FileCommit, PromisedChunk};
 
-/// Parts that an upload may have: files of some four million chunks.
-const MAX_PARTS: u32 = 1024;
 /// Chunks that an answer names as needed.
 const MAX_NEEDED: usize = 16;
-/// Chunk ids per stored page of a file.
-pub(super) const LEAVES_PER_PAGE: usize = MAX_CHUNKS_PER_COMMIT;
 
 /// A chunk that has been judged: what to write for it.
 pub(super) struct Judged {
@@ -42,125 +40,55 @@ pub(super) struct Judged {
     former: Vec<(u8, DiskId)>,
     /// The disks whose pieces the chunk is committed on the strength of.
     counted: Vec<DiskId>,
+    /// In how many places of what is committed it is.
+    pub(super) places: u64,
+}
+
+impl Judged {
+    pub(super) fn in_places(self, places: u64) -> Self {
+        Self { places, ..self }
+    }
 }
 
 /// What became of a look at all chunks of a commit.
-enum Verdict {
+pub(super) enum Verdict {
     Good(Vec<Judged>),
     /// These were claimed to be there and are not, or not safely.
     Need(Vec<ChunkId>),
 }
 
-/// Bytes that a part takes in the map.
-fn encoded_length(chunks: &[PromisedChunk]) -> u64 {
-    let each = |c: &PromisedChunk| {
-        size_of::<ChunkId>() + 4 + 8 + 8 + c.digests.len() * 32 + 8 + c.promises.len() * (1 + 4 + 16)
-    };
-    chunks.iter().map(|c| each(c) as u64).sum()
-}
-
 impl Context<'_> {
-    /// Keeps a part with its upload. Its chunks are judged now and referenced when the file comes.
-    pub(super) fn commit_part(
-        &mut self,
-        owner: &Actor,
-        upload: UploadId,
-        pool: PoolId,
-        part: u32,
-        chunks: Vec<PromisedChunk>,
-        ack: Ack,
-    ) -> Outcome {
-        if chunks.len() != MAX_PIECES_PER_COMMIT {
-            let reason = format!(
-                "a part has exactly {MAX_CHUNKS_PER_COMMIT} chunks and their block, not {}",
-                chunks.len()
-            );
-            return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
-        }
-        if part >= MAX_PARTS {
-            let reason = format!("part {part}; an upload has at most {MAX_PARTS}");
-            return Err(RpcError::new(ErrorCode::OutOfBounds, reason).hint("choose larger chunks").into());
-        }
-        self.check_fence(&upload)?;
-        let place = self.admit_part(owner, (upload, pool, part), encoded_length(&chunks))?;
-        if let Verdict::Need(chunks) = self.judge_all(pool, &chunks, ack)? {
-            return Ok(Response::NeedChunks(chunks));
-        }
-        self.txn.put(keys::upload_part(&upload, pool, part), &chunks);
-        self.note_part((upload, pool, part), &place)?;
-        Ok(Response::Committed(CommitOutcome { index: self.index, new_file: false, tickets: 0 }))
-    }
-
     /// Makes a file visible.
     pub(super) fn commit_file(&mut self, file: FileCommit, chunks: Vec<PromisedChunk>) -> Outcome {
         self.check_fence(&file.upload)?;
-        let (chunks, blocks) = self.with_parts(&file, chunks)?;
-        let mut judged = Vec::with_capacity(chunks.len() + blocks.len());
-        for pieces in [&chunks, &blocks] {
-            match self.judge_all(file.pool, pieces, file.ack)? {
-                Verdict::Good(good) => judged.extend(good),
-                Verdict::Need(chunks) => return Ok(Response::NeedChunks(chunks)),
-            }
-        }
-        let ids = chunks.iter().map(|c| c.id).collect();
-        let manifest = Manifest::verified(file.id, file.size, file.chunk_size, ids)
-            .map_err(|e| RpcError::new(ErrorCode::BadRequest, e.to_string()))?;
-        if let Some(i) = (0..chunks.len()).find(|&i| manifest.chunk_length(i) != chunks[i].length) {
-            let reason = format!(
-                "chunk {i} of this file has {} bytes, not {}",
-                manifest.chunk_length(i),
-                chunks[i].length
-            );
-            return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
-        }
-        let block_ids = manifest.block_ids();
-        if !blocks.iter().map(|b| b.id).eq(block_ids.iter().copied()) {
-            let reason = "the blocks of the manifest are not those of this file";
-            return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
-        }
+        let parts = self.staged_parts(&file)?;
+        let root = check_manifest(&file, &parts, &chunks)?;
+        let judged = match self.judge_all(file.pool, &chunks, file.ack)? {
+            Verdict::Good(judged) => judged,
+            Verdict::Need(chunks) => return Ok(Response::NeedChunks(chunks)),
+        };
         if let Some(place) = &file.object {
-            let bucket = self.bucket(&place.0)?;
-            if bucket.pool != file.pool {
-                let reason = format!("bucket {} belongs to another pool", bucket.name);
-                return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
-            }
-            self.check_point(place, file.condition, &file.id, file.size)?;
+            let bucket = self.bucket_in(&place.0, file.pool)?;
+            let counts = |part: &&StagedPart| part.bucket.as_ref().is_some_and(|b| b.1 == bucket.created_ms);
+            let staged = parts.iter().filter(counts).map(StagedPart::bytes).sum();
+            self.check_point(place, file.condition, (&file.id, file.size), (0, staged))?;
         }
-        let (new_file, tickets) = self.write_file(&file, &manifest, &block_ids, judged)?;
+        for (number, part) in parts.iter().enumerate() {
+            self.txn.remove(keys::upload_part(&file.upload, file.pool, number as u32));
+            self.forget_part(&file.upload, file.pool, number as u32)?;
+            self.unstage(part)?;
+        }
+        let lists: Vec<u64> = parts.iter().map(|part| part.list).collect();
+        let rest = chunks.iter().map(|chunk| chunk.id).collect();
+        let (new_file, tickets) = self.write_file(&file, root, (lists, rest), judged)?;
         if let Some(place) = &file.object {
             self.point(place, file.id, file.size)?;
-        }
-        for part in 0..file.parts {
-            self.txn.remove(keys::upload_part(&file.upload, file.pool, part));
-            self.forget_part(&file.upload, file.pool, part)?;
         }
         Ok(Response::Committed(CommitOutcome { index: self.index, new_file, tickets }))
     }
 
-    /// All chunks of a file, and the blocks of its manifest.
-    fn with_parts(
-        &self,
-        file: &FileCommit,
-        mut last: Vec<PromisedChunk>,
-    ) -> Result<(Vec<PromisedChunk>, Vec<PromisedChunk>), Refusal> {
-        let (mut all, mut blocks) = (Vec::new(), Vec::new());
-        for part in 0..file.parts {
-            let stored: Option<Vec<PromisedChunk>> =
-                self.txn.get(&keys::upload_part(&file.upload, file.pool, part))?;
-            let missing = || RpcError::not_found(format!("part {part} of upload {}", file.upload));
-            let mut stored = stored.ok_or_else(missing)?;
-            blocks.extend(stored.pop());
-            all.extend(stored);
-        }
-        if has_blocks(file.size, file.chunk_size) {
-            blocks.extend(last.pop());
-        }
-        all.extend(last);
-        Ok((all, blocks))
-    }
-
     /// What was promised to an upload that is fenced may be gone, and its receipts are void.
-    fn check_fence(&self, upload: &UploadId) -> Result<(), Refusal> {
+    pub(super) fn check_fence(&self, upload: &UploadId) -> Result<(), Refusal> {
         if self.derived.counters.feed_epoch == NO_EPOCH {
             let reason = "the metadata nodes come out of a restore";
             return Err(RpcError::new(ErrorCode::Busy, reason).hint("try again").into());
@@ -172,9 +100,15 @@ impl Context<'_> {
         Err(RpcError::new(ErrorCode::UploadFenced, reason).hint("put the file again").into())
     }
 
-    fn judge_all(&self, pool: PoolId, chunks: &[PromisedChunk], ack: Ack) -> Result<Verdict, Refusal> {
+    /// Judges each chunk once, however many places it has.
+    pub(super) fn judge_all(
+        &self,
+        pool: PoolId,
+        chunks: &[PromisedChunk],
+        ack: Ack,
+    ) -> Result<Verdict, Refusal> {
         let (mut judged, mut need) = (Vec::with_capacity(chunks.len()), Vec::new());
-        for chunk in chunks {
+        for (chunk, places) in distinct(chunks)? {
             let found = if chunk.promises.is_empty() {
                 self.judge_known(pool, chunk)?
             } else if chunk.row_version < self.derived.counters.rows_from {
@@ -184,7 +118,7 @@ impl Context<'_> {
                 Some(self.judge(pool, chunk, ack)?)
             };
             match found {
-                Some(found) => judged.push(found),
+                Some(found) => judged.push(found.in_places(places)),
                 // The answer is kept, so it names a few; its receiver sends everything.
                 None if need.len() < MAX_NEEDED => need.push(chunk.id),
                 None => {}
@@ -223,7 +157,7 @@ impl Context<'_> {
         let (missing, held) = (Vec::new(), Vec::new());
         let (digests, former) = (Vec::new(), Vec::new());
         let PromisedChunk { id: chunk, length, .. } = *chunk;
-        let known = Judged { group, chunk, length, digests, missing, held, former, counted };
+        let known = Judged { group, chunk, length, digests, missing, held, former, counted, places: 1 };
         Ok(readable.then_some(known))
     }
 
@@ -297,7 +231,7 @@ impl Context<'_> {
             digests.get_mut(usize::from(slot)).into_iter().for_each(|d| *d = UNKNOWN_DIGEST);
         }
         let PromisedChunk { id: chunk, length, .. } = *chunk;
-        Ok(Judged { group, chunk, length, digests, missing, held, former, counted })
+        Ok(Judged { group, chunk, length, digests, missing, held, former, counted, places: 1 })
     }
 
     /// A chunk that was found on the disks of these slots, with nobody's receipt.
@@ -313,7 +247,7 @@ impl Context<'_> {
         let (held, missing): (Vec<u8>, _) = (0..row.slots.len() as u8).partition(|slot| slots.contains(slot));
         let former = Vec::new();
         let counted = held.iter().map(|slot| row.slots[usize::from(*slot)]).collect();
-        Some(Judged { group, chunk, length, digests, missing, held, former, counted })
+        Some(Judged { group, chunk, length, digests, missing, held, former, counted, places: 1 })
     }
 
     /// Distinct zones of some disks.
@@ -323,55 +257,77 @@ impl Context<'_> {
         disks.iter().filter_map(zone).collect::<BTreeSet<_>>().len()
     }
 
-    /// Writes the file's record, its leaves and its chunks. Returns whether it is new and how many
-    /// tickets it made.
+    /// Writes the file's record, and what is not in the lists of its parts: the rest of its chunks with the root
+    /// of its blocks. Returns whether it is new and how many tickets it made.
     pub(super) fn write_file(
         &mut self,
         file: &FileCommit,
-        manifest: &Manifest,
-        blocks: &[ChunkId],
+        merkle_root: [u8; 32],
+        (parts, rest): (Vec<u64>, Vec<ChunkId>),
         judged: Vec<Judged>,
     ) -> Result<(bool, u32), Refusal> {
         let key = keys::file(&file.id);
-        let stored: Option<FileRecord> = self.txn.get(&key)?;
-        let new_file = stored.is_none();
-        let mut record = stored.unwrap_or_else(|| FileRecord {
-            size: file.size,
-            chunk_size: file.chunk_size,
-            merkle_root: *manifest.root(),
-            pools: Vec::new(),
-            references: 0,
-            pin: Pin::None,
-            created_ms: self.now_ms,
-        });
-        let new_in_pool = !record.pools.contains(&file.pool);
+        let before: Option<StoredFile> = self.txn.get(&key)?;
+        let new_file = before.is_none();
+        let new_in_pool = before.as_ref().is_none_or(|b| !b.record.pools.contains(&file.pool));
         let mut tickets = 0;
         for chunk in judged {
-            tickets += self.write_chunk(file, chunk, new_in_pool)?;
+            let places = if new_in_pool { chunk.places } else { 0 };
+            tickets += self.write_chunk(file.pool, chunk, places)?;
         }
+        let mut stored = match before {
+            Some(before) => {
+                self.drop_copies(&parts, file.pool, new_in_pool)?;
+                before
+            }
+            None => {
+                self.derived.counters.files += 1;
+                let mut lists = parts;
+                lists.push(self.keep_list(&rest));
+                let record = FileRecord {
+                    size: file.size,
+                    chunk_size: file.chunk_size,
+                    merkle_root,
+                    pools: Vec::new(),
+                    references: 0,
+                    pin: Pin::None,
+                    created_ms: self.now_ms,
+                };
+                StoredFile { record, lists }
+            }
+        };
         if new_in_pool {
-            record.pools.push(file.pool);
+            stored.record.pools.push(file.pool);
         }
         if file.object.is_none() {
             // Nothing else would hold the file.
-            self.forget_due(&file.id, &record);
-            record.pin = Pin::Held;
+            self.forget_due(&file.id, &stored.record);
+            stored.record.pin = Pin::Held;
         }
-        if new_file {
-            self.derived.counters.files += 1;
-            for (page, ids) in manifest.chunks().chunks(LEAVES_PER_PAGE).enumerate() {
-                self.txn.put(keys::leaves(&file.id, page as u32), &ids.to_vec());
-            }
-            if !blocks.is_empty() {
-                self.txn.put(keys::blocks(&file.id), &blocks.to_vec());
-            }
-        }
-        self.txn.put(key, &record);
+        self.txn.put(key, &stored);
         Ok((new_file, tickets))
     }
 
-    fn write_chunk(&mut self, file: &FileCommit, judged: Judged, reference: bool) -> Result<u32, Refusal> {
-        let pool = file.pool;
+    /// The file has lists with the same content. In a pool that is new to it these hold the references that the
+    /// copies have taken there.
+    fn drop_copies(&mut self, parts: &[u64], pool: PoolId, new_in_pool: bool) -> Result<(), Refusal> {
+        for &list in parts {
+            if new_in_pool {
+                self.txn.remove(keys::list(list));
+            } else {
+                self.let_list_go(list, MAX_PIECES_PER_COMMIT as u64, &[pool])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a chunk with references for so many places. Returns how many tickets it made.
+    pub(super) fn write_chunk(
+        &mut self,
+        pool: PoolId,
+        judged: Judged,
+        references: u64,
+    ) -> Result<u32, Refusal> {
         let key = keys::chunk(pool, &judged.chunk);
         let stored: Option<ChunkRecord> = self.txn.get(&key)?;
         let mut tickets = 0;
@@ -414,10 +370,61 @@ impl Context<'_> {
             condemned: None,
         });
         self.lift_sentence(pool, &judged.chunk, &mut record);
-        record.references = record.references.saturating_add(u32::from(reference));
+        record.references = record.references.saturating_add(references);
         self.txn.put(key, &record);
         let chunk = PoolChunk { pool, chunk: judged.chunk };
         self.feed.push(FeedItem::Committed { chunk, counted: judged.counted });
         Ok(tickets)
     }
+}
+
+/// Holds what a commit says of its file against its chunks and its parts, and returns the root of the tree over
+/// all chunks.
+fn check_manifest(
+    file: &FileCommit,
+    parts: &[StagedPart],
+    chunks: &[PromisedChunk],
+) -> Result<[u8; 32], RpcError> {
+    let bad = |reason: String| RpcError::new(ErrorCode::BadRequest, reason);
+    let (rest, blocks) = match chunks.split_last() {
+        Some((root, rest)) if has_blocks(file.size, file.chunk_size) => (rest, Some(root.id)),
+        _ => (chunks, None),
+    };
+    let sums = parts.iter().map(StagedPart::sum).collect();
+    let ids = rest.iter().map(|chunk| chunk.id).collect();
+    let outline =
+        Outline::verified(file.id, file.size, file.chunk_size, sums, ids).map_err(|e| bad(e.to_string()))?;
+    if let Some(i) = (0..rest.len()).find(|&i| outline.rest_length(i) != rest[i].length) {
+        let (wanted, found) = (outline.rest_length(i), rest[i].length);
+        let number = parts.len() * MAX_CHUNKS_PER_COMMIT + i;
+        return Err(bad(format!("chunk {number} of this file has {wanted} bytes, not {found}")));
+    }
+    if blocks != outline.root_block() {
+        return Err(bad("the blocks of the manifest are not those of this file".into()));
+    }
+    Ok(*outline.root())
+}
+
+/// Each chunk once, in the order of its first place, with the number of its places. Of several promises for one
+/// chunk those by the latest row count, and of these the most.
+fn distinct(chunks: &[PromisedChunk]) -> Result<Vec<(&PromisedChunk, u64)>, RpcError> {
+    let (mut at, mut all) = (BTreeMap::new(), Vec::<(&PromisedChunk, u64)>::new());
+    for chunk in chunks {
+        let number = *at.entry(chunk.id).or_insert(all.len());
+        let Some((best, places)) = all.get_mut(number) else {
+            all.push((chunk, 1));
+            continue;
+        };
+        if best.length != chunk.length {
+            let reason = format!("chunk {} has {} bytes, and {}", chunk.id, best.length, chunk.length);
+            return Err(RpcError::new(ErrorCode::BadRequest, reason));
+        }
+        let weight =
+            |chunk: &PromisedChunk| (!chunk.promises.is_empty(), chunk.row_version, chunk.promises.len());
+        *places += 1;
+        if weight(chunk) > weight(best) {
+            *best = chunk;
+        }
+    }
+    Ok(all)
 }

@@ -12,8 +12,9 @@ use wmall_proto::layout::LayoutDraft;
 use wmall_proto::pg::{PgKey, PgRow};
 use wmall_proto::status::Mute;
 use wmall_proto::topology::{DiskInfo, EncodedMap, NodeInfo, PoolTable};
-use wmall_proto::{DiskId, NodeName, PgId, Pool, PoolId, RequestId, Topology};
+use wmall_proto::{DiskId, NodeName, PgId, Pool, PoolId, Topology};
 
+use super::answers::{AnswerPage, Answers};
 use super::feed::FeedRing;
 use super::nodes::NodeStarts;
 use super::recent::RecentChanges;
@@ -21,9 +22,6 @@ use super::txn::decode;
 use super::uploads::WaitingParts;
 use super::{Applied, keys};
 use wmall_runtime::view::{Store, StoreError};
-
-/// Answers that are kept for callers who ask again.
-pub(super) const MAX_ANSWERS: usize = 65_536;
 
 /// Exact counters, kept as the commands go by.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
@@ -72,6 +70,10 @@ pub struct Counters {
     pub moves: Untold,
     /// By disk: when its last line about bad pieces was written, and pieces that no line has told of since.
     pub bad_pieces: BTreeMap<DiskId, (u64, u64)>,
+    /// Answers to requests that were born before this time may be forgotten.
+    pub answers_from_ms: u64,
+    /// Lists of chunks that there have been.
+    pub next_list: u64,
 }
 
 /// The cluster's clock as of the last entry.
@@ -140,42 +142,6 @@ pub(crate) struct Derived {
     pub(super) waiting: WaitingParts,
 }
 
-/// The last answers, by request.
-#[derive(Default)]
-pub(crate) struct Answers {
-    by_request: HashMap<RequestId, Arc<[u8]>>,
-    by_index: VecDeque<(u64, Vec<RequestId>)>,
-}
-
-/// The answers of one entry, as stored.
-pub(super) type AnswerPage = Vec<(RequestId, Vec<u8>)>;
-
-impl Answers {
-    pub(super) fn get(&self, request: &RequestId) -> Option<Arc<[u8]>> {
-        self.by_request.get(request).cloned()
-    }
-
-    pub(super) fn insert(&mut self, index: u64, page: &AnswerPage) {
-        for (request, answer) in page {
-            self.by_request.insert(*request, answer.as_slice().into());
-        }
-        self.by_index.push_back((index, page.iter().map(|(r, _)| *r).collect()));
-    }
-
-    /// Forgets the oldest until the bound holds; returns the indices that may go from the map.
-    pub(super) fn trim(&mut self) -> Vec<u64> {
-        let mut gone = Vec::new();
-        while self.by_request.len() > MAX_ANSWERS {
-            let Some((index, requests)) = self.by_index.pop_front() else { break };
-            for request in requests {
-                self.by_request.remove(&request);
-            }
-            gone.push(index);
-        }
-        gone
-    }
-}
-
 impl Derived {
     /// As much of it as operations on nodes and disks go by and change, to try one.
     pub(super) fn copy_for_operations(&self) -> Self {
@@ -215,7 +181,10 @@ impl Derived {
         let mut answers = Answers::default();
         each(store, keys::ANSWERS, |key, value| {
             let index = key.get(1..).and_then(|k| k.first_chunk()).map_or(0, |k| u64::from_be_bytes(*k));
-            answers.insert(index, &decode::<AnswerPage>(value)?);
+            let page: AnswerPage = decode(value)?;
+            // A page stays as long as one of its answers is kept.
+            let kept = page.iter().filter(|(request, _)| request.born_ms() >= counters.answers_from_ms);
+            kept.for_each(|(request, answer)| answers.insert(index, *request, answer));
             Ok(())
         })?;
         let topology = Arc::new(load_topology(store, counters.topology_version)?);

@@ -1,18 +1,18 @@
 //! Letting go: files that nothing holds, chunks that no file has, uploads that never ended.
 //!
-//! A file goes in one step: its record, its leaves, a reference of each of its chunks. A chunk without
+//! A file goes in one step, and its chunks are released with its lists (`lists.rs`). A chunk without
 //! references is condemned, and deleted by a later entry once its grace is over, unless a file with it is
 //! committed before. Only then do the data nodes hear of it, through the feed. Each step names what the
 //! leader saw, and does nothing where that does not hold any more.
 
 use wmall_proto::chunk::{ChunkRecord, Condemned};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
-use wmall_proto::file::{FileRecord, Pin};
+use wmall_proto::file::Pin;
 use wmall_proto::rpc::Response;
 use wmall_proto::{ChunkId, DiskId, FileId, PoolId, UploadId};
 
 use super::apply::{Context, Outcome};
-use super::commit::LEAVES_PER_PAGE;
+use super::lists::{StoredFile, list_lengths};
 use super::txn::decode;
 use super::{State, keys};
 use crate::command::{CondemnedChunk, Due};
@@ -31,8 +31,8 @@ impl Context<'_> {
                 Due::Pin(id) => {
                     self.txn.remove(keys::due(at_ms, &Due::Pin(id)));
                     let key = keys::file(&id);
-                    let Some(mut file) = self.txn.get::<FileRecord>(&key)? else { continue };
-                    file.pin = Pin::None;
+                    let Some(mut file) = self.txn.get::<StoredFile>(&key)? else { continue };
+                    file.record.pin = Pin::None;
                     self.txn.put(key, &file);
                     self.release_if_unused(&id)?;
                 }
@@ -45,11 +45,11 @@ impl Context<'_> {
     /// command that is refused half-way would leave the counters in memory ahead of the map.
     pub(super) fn change_references(&mut self, id: &FileId, change: i64) -> Result<(), StoreError> {
         let key = keys::file(id);
-        let Some(mut file) = self.txn.get::<FileRecord>(&key)? else {
+        let Some(mut file) = self.txn.get::<StoredFile>(&key)? else {
             tracing::error!(%id, "a name points to a file that has no record");
             return Ok(());
         };
-        file.references = file.references.saturating_add_signed(change);
+        file.record.references = file.record.references.saturating_add_signed(change);
         self.txn.put(key, &file);
         self.release_if_unused(id)
     }
@@ -57,37 +57,32 @@ impl Context<'_> {
     /// Releases a file that nothing holds any more.
     pub(super) fn release_if_unused(&mut self, id: &FileId) -> Result<(), StoreError> {
         let key = keys::file(id);
-        let Some(file) = self.txn.get::<FileRecord>(&key)? else { return Ok(()) };
+        let Some(stored) = self.txn.get::<StoredFile>(&key)? else { return Ok(()) };
+        let file = &stored.record;
         if file.references > 0 || file.pin != Pin::None {
             return Ok(());
         }
         self.txn.remove(key);
         self.derived.counters.files = self.derived.counters.files.saturating_sub(1);
-        for page in 0..file.chunk_count().div_ceil(LEAVES_PER_PAGE as u64) {
-            self.release_list(keys::leaves(id, page as u32), &file)?;
+        for (&list, chunks) in stored.lists.iter().zip(list_lengths(file)) {
+            self.let_list_go(list, chunks, &file.pools)?;
         }
-        self.release_list(keys::blocks(id), &file)
-    }
-
-    /// Releases the chunks of a stored list, and the list.
-    fn release_list(&mut self, list: Vec<u8>, file: &FileRecord) -> Result<(), StoreError> {
-        let chunks: Vec<ChunkId> = self.txn.get(&list)?.unwrap_or_default();
-        for chunk in chunks {
-            for &pool in &file.pools {
-                self.release_chunk(pool, &chunk)?;
-            }
-        }
-        self.txn.remove(list);
         Ok(())
     }
 
-    fn release_chunk(&mut self, pool: PoolId, chunk: &ChunkId) -> Result<(), StoreError> {
+    /// Takes the references of so many places away.
+    pub(super) fn release_chunk(
+        &mut self,
+        pool: PoolId,
+        chunk: &ChunkId,
+        places: u64,
+    ) -> Result<(), StoreError> {
         let key = keys::chunk(pool, chunk);
         let Some(mut record) = self.txn.get::<ChunkRecord>(&key)? else {
             tracing::error!(%chunk, "a file's chunk has no record");
             return Ok(());
         };
-        record.references = record.references.saturating_sub(1);
+        record.references = record.references.saturating_sub(places);
         if record.references == 0 && record.condemned.is_none() {
             record.condemned = Some(Condemned { at: self.index, since_ms: self.now_ms });
             self.txn.put(keys::condemned(self.now_ms, pool, chunk), &self.index);
@@ -146,16 +141,6 @@ impl Context<'_> {
         if !counters.deletion_held && before_ms > counters.fenced_before_ms {
             counters.fenced_before_ms = before_ms;
             self.feed.push(FeedItem::Fenced { before_ms });
-        }
-        Ok(Response::Done)
-    }
-
-    pub(super) fn drop_parts(&mut self, parts: &[(UploadId, PoolId, u32)]) -> Outcome {
-        for (upload, pool, part) in parts {
-            if upload.started_ms() < self.derived.counters.fenced_before_ms {
-                self.txn.remove(keys::upload_part(upload, *pool, *part));
-                self.forget_part(upload, *pool, *part)?;
-            }
         }
         Ok(Response::Done)
     }

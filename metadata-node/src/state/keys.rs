@@ -67,13 +67,20 @@ pub(super) fn file(id: &FileId) -> Vec<u8> {
     key(b'f', &[&id.0])
 }
 
-pub(super) fn leaves(id: &FileId, page: u32) -> Vec<u8> {
-    key(b'l', &[&id.0, &page.to_be_bytes()])
+/// A list of chunks, as which files are kept.
+pub(super) fn list(number: u64) -> Vec<u8> {
+    key(b'l', &[&number.to_be_bytes()])
 }
 
-/// Names of the blocks that a file's manifest is stored as.
-pub(super) fn blocks(id: &FileId) -> Vec<u8> {
-    key(b'm', &[&id.0])
+/// Lists that wait to be released, the oldest first.
+pub(super) const RELEASES: &[u8] = b"R";
+
+pub(super) fn release(list: u64) -> Vec<u8> {
+    key(b'R', &[&list.to_be_bytes()])
+}
+
+pub(super) fn parse_release(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(1..)?.try_into().ok()?))
 }
 
 /// What a chunk is as a file by itself, in a state that was rebuilt.

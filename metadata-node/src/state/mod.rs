@@ -2,26 +2,30 @@
 //!
 //! Two halves: what is in the map (files, chunks, names, tickets), and what is small and read on every
 //! call (topology, counters, answers, the feed), held in memory and rebuilt from the map at start.
-//! Applying takes the write lock and queries the read lock, so each sees exactly one index. A dump, which is
-//! long, holds off applying by a lock of its own, and no query.
+//! Applying takes the write lock and queries the read lock, so each sees exactly one index. A dump goes on beside
+//! both (`dump.rs`), and a load fills a second map that takes the place of the first in one step.
 
 mod acts;
 mod admission;
+mod answers;
 mod apply;
 mod audit;
 mod commit;
 mod derived;
+mod dump;
 mod events;
 mod feed;
 mod garbage;
 mod graded;
 mod identity;
 mod keys;
+mod lists;
 mod missing;
 mod moves;
 mod names;
 mod nodes;
 mod operations;
+mod parts;
 mod query;
 mod ranges;
 mod rebuild;
@@ -51,6 +55,7 @@ pub use apply::Entry as StateEntry;
 pub use audit::{Audit, Auditor};
 pub(crate) use derived::Derived;
 pub use derived::{Clock, Counters, NO_EPOCH, PoolCounters, Untold};
+use dump::Walks;
 pub(crate) use identity::LONGEST_LIFE_MS;
 pub use missing::Listing;
 pub(crate) use moves::clean_groups;
@@ -76,8 +81,10 @@ pub struct State {
     map_changed: watch::Sender<u64>,
     /// What in the map made no sense, if anything did.
     damaged: OnceLock<StoreError>,
-    /// Held by whoever changes the map or needs it to stand still for long. Queries go on meanwhile.
+    /// Held by whoever changes the map or needs it to stand still. Queries go on meanwhile.
     changing: Mutex<()>,
+    /// A dump under way, which changes make allowance for.
+    walks: Walks,
     /// The clock once more, apart: answers to Raft read it, and must not wait while a snapshot is loaded.
     clock: Mutex<Clock>,
 }
@@ -89,7 +96,8 @@ impl State {
         let map_changed = watch::Sender::new(derived.topology.version);
         let (damaged, changing) = (OnceLock::new(), Mutex::new(()));
         let clock = Mutex::new(derived.counters.clock);
-        Ok(Self { store, derived: RwLock::new(derived), map_changed, damaged, changing, clock })
+        let (derived, walks) = (RwLock::new(derived), Walks::default());
+        Ok(Self { store, derived, map_changed, damaged, changing, walks, clock })
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Derived> {
@@ -198,18 +206,18 @@ impl State {
         disks.iter().copied().filter(believed).filter(|d| ticketed(d) || dirty(*d)).collect()
     }
 
-    /// Hands every pair of the map to `each`, as of one index, which is returned.
+    /// Hands every pair of the map to `each`, as of the index at which this begins, which is returned. Entries go
+    /// on being applied meanwhile.
     pub fn dump(
         &self,
         mut each: impl FnMut(&[u8], &[u8]) -> std::io::Result<()>,
     ) -> Result<Applied, DumpError> {
-        let _still = self.changing();
-        let applied = self.applied();
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let page = self.store.scan(b"", after.as_deref(), 4096)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
+        let alone = self.walks.none();
+        let (walking, applied) = {
+            let _still = self.changing();
+            (self.walks.begin(alone), self.applied())
+        };
+        while let Some(page) = walking.page(&*self.store)? {
             for (key, value) in &page {
                 each(key, value)?;
             }
@@ -217,27 +225,31 @@ impl State {
         Ok(applied)
     }
 
-    /// Replaces everything by these pairs. A crash in between leaves the view distrusted, so that the next
-    /// start begins again.
+    /// Replaces everything by these pairs. Until all of them are there, queries see what was before, and so does
+    /// the next start after a crash.
     pub fn load(&self, pairs: impl Iterator<Item = Result<Pair, StoreError>>) -> Result<(), StoreError> {
+        let _alone = self.walks.none();
         let _still = self.changing();
-        let mut derived = self.write();
-        self.store.distrust();
-        self.store.clear()?;
+        let beside = self.store.beside()?;
         let mut changes = Changes::new();
         for pair in pairs {
             let (key, value) = pair?;
             changes.insert(key, Some(value));
             if changes.len() >= 1024 {
-                self.store.apply(&std::mem::take(&mut changes))?;
+                beside.apply(&std::mem::take(&mut changes))?;
             }
         }
-        self.store.apply(&changes)?;
-        *derived = Derived::load(&*self.store)?;
+        beside.apply(&changes)?;
+        beside.flush();
+        let loaded = Derived::load(&*beside)?;
+        drop(beside);
+        let mut derived = self.write();
+        self.store.swap_in()?;
+        *derived = loaded;
         self.show_clock(derived.counters.clock);
         self.map_changed.send_replace(derived.topology.version);
-        self.store.flush();
-        self.store.trust();
+        drop(derived);
+        self.store.tidy();
         Ok(())
     }
 }
@@ -289,7 +301,7 @@ impl State {
         changes.extend(starts);
         // Some of them have been used since the snapshot was taken.
         changes.extend(derived.join_tokens.keys().map(|id| (keys::token(id), None)));
-        self.store.apply(&changes)?;
+        self.walks.change(&*self.store, &changes)?;
         *derived = Derived::load(&*self.store)?;
         self.show_clock(derived.counters.clock);
         Ok(())

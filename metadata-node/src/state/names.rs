@@ -8,6 +8,7 @@ use wmall_proto::{BucketName, ErrorCode, FileId, ObjectName, RpcError};
 
 use super::apply::{Context, Outcome, Refusal};
 use super::keys;
+use super::lists::StoredFile;
 use crate::command::Due;
 
 /// Former versions that one step of a bucket's removal drops: each may release a whole file.
@@ -41,13 +42,14 @@ impl Context<'_> {
         Ok(Response::Done)
     }
 
-    /// Whether a name may be pointed to a file of this size. Changes nothing.
+    /// Whether a name may be pointed to a file of this size, of which so many objects and bytes count for the
+    /// bucket's quota already. Changes nothing.
     pub(super) fn check_point(
         &self,
         (bucket, name): &(BucketName, ObjectName),
         condition: Condition,
-        file: &FileId,
-        size: u64,
+        (file, size): (&FileId, u64),
+        (counted_objects, counted_bytes): (u64, u64),
     ) -> Result<(), Refusal> {
         let record = self.bucket(bucket)?;
         let before: Option<ObjectRecord> = self.txn.get(&keys::object(bucket, name))?;
@@ -55,18 +57,13 @@ impl Context<'_> {
         if let Some(old) = before.as_ref().filter(|o| o.file != *file) {
             check_retention(&record, name, old, self.now_ms)?;
         }
-        let objects = record.objects + u64::from(before.is_none());
-        let bytes = record.bytes.saturating_sub(before.map_or(0, |o| o.size)).saturating_add(size);
-        let over = |what: &str, wanted: u64, limit: Option<u64>| match limit {
-            Some(limit) if wanted > limit => {
-                let reason = format!("bucket {bucket} would hold {wanted} {what}; its quota is {limit}");
-                Err(RpcError::new(ErrorCode::QuotaExceeded, reason).hint("`wmall bucket set` changes quotas"))
-            }
-            _ => Ok(()),
-        };
-        over("objects", objects, record.rules.max_objects)?;
-        over("bytes", bytes, record.rules.max_bytes)?;
-        Ok(())
+        // What the name points to now stays in the bucket, as a former version, unless it is the same file.
+        let same = before.filter(|o| o.file == *file);
+        let (same_objects, same_bytes) = same.map_or((0, 0), |o| (1, o.size));
+        let objects = (record.objects + record.trash + 1).saturating_sub(same_objects + counted_objects);
+        let bytes = record.all_bytes().saturating_add(size).saturating_sub(same_bytes + counted_bytes);
+        over_quota(bucket, "objects", objects, record.rules.max_objects)?;
+        Ok(over_quota(bucket, "bytes", bytes, record.rules.max_bytes)?)
     }
 
     /// Points a name to a file, which [`Context::check_point`] has found to be allowed.
@@ -142,6 +139,7 @@ impl Context<'_> {
         self.txn.put(keys::trash(&bucket.name, name, version), &record);
         self.txn.put(keys::due(due_ms, &Due::Trash(bucket.name.clone(), name.clone(), version)), &());
         bucket.trash += 1;
+        bucket.trash_bytes = bucket.trash_bytes.saturating_add(record.object.size);
         self.derived.counters.trash += 1;
         Ok(())
     }
@@ -163,7 +161,8 @@ impl Context<'_> {
         let trash: Option<TrashRecord> = self.txn.get(&keys::trash(bucket, name, version))?;
         let trash = trash.ok_or_else(missing)?;
         let place = (bucket.clone(), name.clone());
-        self.check_point(&place, Condition::Absent, &trash.object.file, trash.object.size)?;
+        let file = (&trash.object.file, trash.object.size);
+        self.check_point(&place, Condition::Absent, file, (1, trash.object.size))?;
         // The new reference comes before the old one goes, so that the file is held all the time.
         self.point(&place, trash.object.file, trash.object.size)?;
         self.drop_version(bucket, name, version)?;
@@ -225,6 +224,7 @@ impl Context<'_> {
         self.txn.remove(keys::due(trash.due_ms, &Due::Trash(bucket.clone(), name.clone(), version)));
         if let Some(mut record) = self.txn.get::<Bucket>(&keys::bucket(bucket))? {
             record.trash = record.trash.saturating_sub(1);
+            record.trash_bytes = record.trash_bytes.saturating_sub(trash.object.size);
             self.txn.put(keys::bucket(bucket), &record);
         }
         self.derived.counters.trash = self.derived.counters.trash.saturating_sub(1);
@@ -232,7 +232,8 @@ impl Context<'_> {
     }
 
     fn unpin(&mut self, id: &FileId, purge: bool) -> Outcome {
-        let (mut file, key) = self.file(id)?;
+        let (mut stored, key) = self.file(id)?;
+        let file = &mut stored.record;
         match file.pin {
             Pin::Held => {}
             Pin::Until(_) if purge => {}
@@ -243,7 +244,7 @@ impl Context<'_> {
                     .into());
             }
         }
-        self.forget_due(id, &file);
+        self.forget_due(id, file);
         if purge {
             file.pin = Pin::None;
         } else {
@@ -251,19 +252,19 @@ impl Context<'_> {
             file.pin = Pin::Until(due_ms);
             self.txn.put(keys::due(due_ms, &Due::Pin(*id)), &());
         }
-        self.txn.put(key, &file);
+        self.txn.put(key, &stored);
         self.release_if_unused(id)?;
         Ok(Response::Done)
     }
 
     fn repin(&mut self, id: &FileId) -> Outcome {
-        let (mut file, key) = self.file(id)?;
-        if !matches!(file.pin, Pin::Until(_)) {
+        let (mut stored, key) = self.file(id)?;
+        if !matches!(stored.record.pin, Pin::Until(_)) {
             return Err(RpcError::not_found(format!("removed file {id}")).into());
         }
-        self.forget_due(id, &file);
-        file.pin = Pin::Held;
-        self.txn.put(key, &file);
+        self.forget_due(id, &stored.record);
+        stored.record.pin = Pin::Held;
+        self.txn.put(key, &stored);
         Ok(Response::Done)
     }
 
@@ -274,10 +275,30 @@ impl Context<'_> {
         }
     }
 
-    pub(super) fn file(&self, id: &FileId) -> Result<(FileRecord, Vec<u8>), Refusal> {
+    pub(super) fn file(&self, id: &FileId) -> Result<(StoredFile, Vec<u8>), Refusal> {
         let key = keys::file(id);
-        let record: Option<FileRecord> = self.txn.get(&key)?;
-        Ok((record.ok_or_else(|| RpcError::not_found(format!("file {id}")))?, key))
+        let stored: Option<StoredFile> = self.txn.get(&key)?;
+        Ok((stored.ok_or_else(|| RpcError::not_found(format!("file {id}")))?, key))
+    }
+}
+
+/// Refuses what a bucket's quota has no room for.
+pub(super) fn over_quota(
+    bucket: &BucketName,
+    what: &str,
+    wanted: u64,
+    quota: Option<u64>,
+) -> Result<(), RpcError> {
+    match quota {
+        Some(quota) if wanted > quota => {
+            let reason = format!(
+                "bucket {bucket} would hold {wanted} {what}, with removed objects and parts of uploads; its \
+                 quota is {quota}"
+            );
+            Err(RpcError::new(ErrorCode::QuotaExceeded, reason)
+                .hint("`wmall bucket set` changes quotas; `wmall ls --removed` lists removed objects"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use wmall_placement::{Candidate, GroupFact, PieceFact, SlotFact, ZoneRule, grade};
 use wmall_proto::capacity::UsageSample;
-use wmall_proto::chunk::{ChunkView, PieceState, PieceView};
-use wmall_proto::file::{FilePage, FileRecord, ObjectEntry, ObjectRecord, TrashEntry};
+use wmall_proto::chunk::{ChunkView, MAX_CHUNKS_PER_COMMIT, PieceState, PieceView};
+use wmall_proto::file::{FilePage, ObjectEntry, ObjectRecord, TrashEntry};
 use wmall_proto::job::Job;
 use wmall_proto::layout::LayoutDraft;
 use wmall_proto::pg::{PgRow, UNVERIFIED};
@@ -15,8 +15,8 @@ use wmall_proto::rpc::{Query, QueryReply};
 use wmall_proto::status::Mute;
 use wmall_proto::{BucketName, ChunkId, DiskId, FileId, ObjectName, PgId, PoolId, RpcError, Topology};
 
-use super::commit::LEAVES_PER_PAGE;
 use super::derived::{Counters, Derived};
+use super::lists::StoredFile;
 use super::txn::decode;
 use super::{State, keys};
 use wmall_runtime::view::{Pair, StoreError};
@@ -119,22 +119,22 @@ impl State {
         }
     }
 
-    fn file_record(&self, id: &FileId) -> Result<FileRecord, QueryError> {
+    fn stored_file(&self, id: &FileId) -> Result<StoredFile, QueryError> {
         let stored = self.store.get(&keys::file(id))?;
         let bytes = stored.ok_or_else(|| RpcError::not_found(format!("file {id}")))?;
         Ok(decode(&bytes)?)
     }
 
     pub(super) fn file_page(&self, id: &FileId, first: u64) -> Result<FilePage, QueryError> {
-        let record = self.file_record(id)?;
-        let page = first / LEAVES_PER_PAGE as u64;
-        let skip = (first % LEAVES_PER_PAGE as u64) as usize;
-        let stored = match u32::try_from(page) {
-            Ok(page) => self.store.get(&keys::leaves(id, page))?,
-            Err(_) => None,
-        };
+        const CHUNKS: u64 = MAX_CHUNKS_PER_COMMIT as u64;
+        let StoredFile { record, lists } = self.stored_file(id)?;
+        let list = usize::try_from(first / CHUNKS).ok().and_then(|page| lists.get(page));
+        let stored = list.map(|list| self.store.get(&keys::list(*list))).transpose()?.flatten();
         let mut chunks: Vec<ChunkId> = stored.map(|b| decode(&b)).transpose()?.unwrap_or_default();
-        chunks.drain(..skip.min(chunks.len()));
+        // Behind the chunks of a list is their block.
+        let in_list = record.chunk_count().saturating_sub(first / CHUNKS * CHUNKS).min(CHUNKS);
+        chunks.truncate(in_list as usize);
+        chunks.drain(..((first % CHUNKS) as usize).min(chunks.len()));
         Ok(FilePage { id: *id, record, first, chunks })
     }
 

@@ -7,14 +7,16 @@
 use std::collections::HashMap;
 
 use openraft::{CommittedLeaderId, LogId};
-use wmall_manifest::{Manifest, file_of_one_chunk};
-use wmall_proto::chunk::{ChunkRecord, PieceDigest, UNKNOWN_DIGEST};
+use wmall_manifest::{Manifest, file_of_one_chunk, full_parts};
+use wmall_proto::chunk::{ChunkRecord, MAX_CHUNKS_PER_COMMIT, PieceDigest, UNKNOWN_DIGEST};
 use wmall_proto::file::{FilePage, FileRecord, Pin};
 use wmall_proto::rpc::{Ack, Condition};
 use wmall_proto::{ChunkId, DiskId, FileId, PgId, PoolId, RpcError, Topology, UploadId};
 use wmall_runtime::view::StoreError;
 
-use super::apply::Refusal;
+use super::apply::{Context, Refusal};
+use super::commit::Judged;
+use super::lists::places;
 use super::query::QueryError;
 use super::recent::Part;
 use super::txn::decode;
@@ -31,6 +33,66 @@ pub(crate) type Shards = HashMap<(PoolId, ChunkId), Vec<(u8, PieceDigest)>>;
 pub(crate) struct FoundFile {
     pub(crate) pool: PoolId,
     pub(crate) manifest: Manifest,
+}
+
+/// What is on the disks.
+struct There<'a> {
+    map: &'a Topology,
+    holders: &'a Holders,
+    shards: &'a Shards,
+}
+
+impl There<'_> {
+    /// The chunks of a list, each once, as their pieces on the disks have it.
+    fn judge(
+        &self,
+        context: &Context<'_>,
+        pool: PoolId,
+        ids: &[ChunkId],
+        lengths: &[u32],
+    ) -> Result<Vec<Judged>, StoreError> {
+        let lengths: HashMap<&ChunkId, u32> = ids.iter().zip(lengths.iter().copied()).collect();
+        let mut judged = Vec::with_capacity(lengths.len());
+        for (chunk, count) in places(ids) {
+            let length = lengths.get(&chunk).copied().unwrap_or(0);
+            let (digests, slots) = (self.digests(pool, &chunk), self.slots(pool, &chunk));
+            let found = context.judge_found(pool, chunk, length, digests, &slots);
+            let unknown = || StoreError(format!("the map has no pool number {}", pool.0));
+            judged.push(found.ok_or_else(unknown)?.in_places(count));
+        }
+        Ok(judged)
+    }
+
+    fn slots(&self, pool: PoolId, chunk: &ChunkId) -> Vec<u8> {
+        let disks = self.holders.get(&(pool, *chunk)).map_or(&[][..], Vec::as_slice);
+        let row = self.map.row_of(pool, chunk).map(|(_, row)| row);
+        disks.iter().filter_map(|disk| row?.slot_of(*disk)).collect()
+    }
+
+    fn digests(&self, pool: PoolId, chunk: &ChunkId) -> Vec<PieceDigest> {
+        let scheme = self.map.pools.get(&pool).map(|t| t.pool.scheme);
+        let Some(scheme) = scheme.filter(|s| s.is_striped()) else { return Vec::new() };
+        let mut digests = vec![UNKNOWN_DIGEST; scheme.width()];
+        for (slot, digest) in self.shards.get(&(pool, *chunk)).into_iter().flatten() {
+            digests.get_mut(usize::from(*slot)).into_iter().for_each(|d| *d = *digest);
+        }
+        digests
+    }
+}
+
+/// The lists that a file is kept as, with the lengths of the chunks: one for every full part, and the rest, each
+/// with its block behind it.
+fn lists_of(manifest: &Manifest) -> Vec<(Vec<ChunkId>, Vec<u32>)> {
+    let (chunks, blocks) = (manifest.chunks(), manifest.blocks());
+    let full = full_parts(chunks.len() as u64) as usize;
+    let list = |number: usize| {
+        let first = number * MAX_CHUNKS_PER_COMMIT;
+        let end = if number < full { first + MAX_CHUNKS_PER_COMMIT } else { chunks.len() };
+        let in_list = (first..end).map(|i| (chunks[i], manifest.chunk_length(i)));
+        let block = blocks.get(number).map(|block| (ChunkId::of(block), block.len() as u32));
+        in_list.chain(block).unzip()
+    };
+    (0..=full).map(list).collect()
 }
 
 impl State {
@@ -78,35 +140,20 @@ impl State {
         shards: &Shards,
     ) -> Result<(), StoreError> {
         let index = self.read().index();
-        let slots = |pool: PoolId, chunk: &ChunkId| -> Vec<u8> {
-            let disks = holders.get(&(pool, *chunk)).map_or(&[][..], Vec::as_slice);
-            let row = map.row_of(pool, chunk).map(|(_, row)| row);
-            disks.iter().filter_map(|disk| row?.slot_of(*disk)).collect()
-        };
-        let digests = |pool: PoolId, chunk: &ChunkId| -> Vec<PieceDigest> {
-            let scheme = map.pools.get(&pool).map(|t| t.pool.scheme);
-            let Some(scheme) = scheme.filter(|s| s.is_striped()) else { return Vec::new() };
-            let mut digests = vec![UNKNOWN_DIGEST; scheme.width()];
-            for (slot, digest) in shards.get(&(pool, *chunk)).into_iter().flatten() {
-                digests.get_mut(usize::from(*slot)).into_iter().for_each(|d| *d = *digest);
-            }
-            digests
-        };
+        let there = There { map, holders, shards };
         self.amend(index, |context| {
-            for found in files {
-                let FoundFile { pool, manifest } = found;
-                let blocks = manifest.blocks();
-                let block_ids: Vec<ChunkId> = blocks.iter().map(|b| ChunkId::of(b)).collect();
-                let chunks = manifest.chunks().iter().enumerate();
-                let chunks = chunks.map(|(i, chunk)| (*chunk, manifest.chunk_length(i)));
-                let blocks = block_ids.iter().copied().zip(blocks.iter().map(|b| b.len() as u32));
-                let mut judged = Vec::with_capacity(manifest.chunks().len() + 1);
-                for (chunk, length) in chunks.chain(blocks) {
-                    let digests = digests(*pool, &chunk);
-                    let one = context.judge_found(*pool, chunk, length, digests, &slots(*pool, &chunk));
-                    let unknown = || StoreError(format!("the map has no pool number {}", pool.0));
-                    judged.push(one.ok_or_else(unknown)?);
+            for FoundFile { pool, manifest } in files {
+                let mut lists = lists_of(manifest);
+                let Some((rest, rest_lengths)) = lists.pop() else { continue };
+                let mut parts = Vec::with_capacity(lists.len());
+                for (ids, lengths) in lists {
+                    for chunk in there.judge(context, *pool, &ids, &lengths)? {
+                        let places = chunk.places;
+                        context.write_chunk(*pool, chunk, places)?;
+                    }
+                    parts.push(context.keep_list(&ids));
                 }
+                let judged = there.judge(context, *pool, &rest, &rest_lengths)?;
                 let commit = FileCommit {
                     upload: UploadId([0; 16]),
                     pool: *pool,
@@ -118,7 +165,7 @@ impl State {
                     parts: 0,
                     ack: Ack::Quorum,
                 };
-                context.write_file(&commit, manifest, &block_ids, judged)?;
+                context.write_file(&commit, *manifest.root(), (parts, rest), judged)?;
             }
             Ok(())
         })
@@ -163,11 +210,11 @@ impl State {
     fn amend(
         &self,
         index: u64,
-        change: impl FnOnce(&mut super::apply::Context<'_>) -> Result<(), Refusal>,
+        change: impl FnOnce(&mut Context<'_>) -> Result<(), Refusal>,
     ) -> Result<(), StoreError> {
         let _still = self.changing();
         let mut derived = self.write();
-        let mut context = super::apply::Context::new(&*self.store, &mut derived, index);
+        let mut context = Context::new(&*self.store, &mut derived, index);
         match change(&mut context) {
             Ok(()) => {}
             Err(Refusal::Store(error)) => return Err(error),
@@ -175,6 +222,7 @@ impl State {
         }
         // Nobody follows this feed.
         context.feed.clear();
-        self.store.apply(&context.finish())
+        let changes = context.finish();
+        self.walks.change(&*self.store, &changes)
     }
 }

@@ -221,6 +221,8 @@ pub enum CommitRequest {
         pool: PoolId,
         /// Which part, from 0 on; each has exactly the most chunks that a part may have.
         part: u32,
+        /// The bucket of the object that the file is to be, if it is to have a name: the part counts for its quota.
+        bucket: Option<BucketName>,
         /// Its chunks, and behind them the block with their ids.
         chunks: Vec<ChunkCommit>,
         /// When each counts as durable.

@@ -21,6 +21,9 @@ pub(crate) enum MetaCommand {
         /// A data node; those that it knows are asked too. Repeatable.
         #[arg(long = "data", required = true, value_name = "NAME=IP:PORT")]
         data: Vec<String>,
+        /// Go by the map of this data node, and not by the newest one that two of them have alike.
+        #[arg(long, value_name = "NODE")]
+        map_of: Option<NodeName>,
         /// Go on without data nodes that do not answer, and without the files that only they can name.
         #[arg(long)]
         without_silent: bool,

@@ -258,10 +258,10 @@ pub(crate) struct BucketRuleArgs {
     /// For so long a removed object can be had back. [default: 1day]
     #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
     pub(crate) undelete: Option<std::time::Duration>,
-    /// The most bytes that its objects may add up to, or none.
+    /// The most bytes that its objects may add up to, removed ones and parts of uploads included, or none.
     #[arg(long, value_parser = parse_quota_bytes, value_name = "N")]
     pub(crate) max_bytes: Option<Quota>,
-    /// The most objects it may hold, or none.
+    /// The most objects it may hold, removed ones included, or none.
     #[arg(long, value_parser = parse_quota, value_name = "N")]
     pub(crate) max_objects: Option<Quota>,
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use wmall_metadata_node::{
     Audit, Config, InitError, RestoreError, SnapshotSummary, restore, verify_snapshot,
 };
+use wmall_proto::NodeName;
 use wmall_proto::topology::MetadataAddress;
 use wmall_runtime::{OutFile, ScratchFolder};
 
@@ -18,8 +19,8 @@ pub(crate) async fn run(context: &Context, command: MetaCommand) -> Result<(), F
     match command {
         MetaCommand::Snapshot(command) => snapshot(context, command).await,
         MetaCommand::Member(command) => member(context, command).await,
-        MetaCommand::Rebuild { file, data, without_silent } => {
-            rebuild(context, &file, &data, without_silent).await
+        MetaCommand::Rebuild { file, data, map_of, without_silent } => {
+            rebuild(context, &file, &data, (map_of.as_ref(), without_silent)).await
         }
         MetaCommand::Recover(args) => super::recover::recover(context, &args).await,
         MetaCommand::AllowDeletion { force } => {
@@ -112,7 +113,7 @@ async fn rebuild(
     context: &Context,
     file: &Path,
     data: &[String],
-    without_silent: bool,
+    (map_of, without_silent): (Option<&NodeName>, bool),
 ) -> Result<(), Failure> {
     let config = context.client_config()?;
     let mut seeds = Vec::new();
@@ -121,7 +122,8 @@ async fn rebuild(
         seeds.push(MetadataAddress { name, address });
     }
     let failed = |e| Failure::local("nothing was rebuilt", &e);
-    let rebuilt = wmall_metadata_node::rebuild(&config.identity_dir, &seeds, without_silent, file).await;
+    let rebuilding = wmall_metadata_node::rebuild(&config.identity_dir, &seeds, map_of, without_silent, file);
+    let rebuilt = rebuilding.await;
     let rebuilt = rebuilt.map_err(failed)?;
     if !context.quiet {
         eprintln!(
@@ -136,7 +138,11 @@ async fn rebuild(
             let names: Vec<&str> = names.iter().map(wmall_proto::NodeName::as_str).collect();
             if names.is_empty() { "-".to_string() } else { names.join(", ") }
         };
+        let others = r.other_maps.iter().map(|m| format!("{} (version {})", m.node, m.version));
+        let others: Vec<String> = others.collect();
         let rows = [
+            ("map", format!("version {}, of {}", r.map_version, names(&r.map_of))),
+            ("other maps", if others.is_empty() { "-".into() } else { others.join(", ") }),
             ("told", names(&r.nodes)),
             ("silent", names(&r.silent)),
             ("pieces", format!("{}, {} of pools that nobody knows", r.pieces, r.unknown_pool)),

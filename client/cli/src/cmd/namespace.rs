@@ -178,7 +178,7 @@ pub(crate) async fn bucket(context: &Context, command: BucketCommand) -> Result<
                 let objects = of(b.objects.to_string(), b.rules.max_objects.map(|n| n.to_string()));
                 let size = of(bytes(b.bytes), b.rules.max_bytes.map(bytes));
                 let (retain, undelete) = (span(b.rules.retention_ms), span(b.rules.undelete_ms));
-                let trash = b.trash.to_string();
+                let trash = format!("{} ({})", b.trash, bytes(b.trash_bytes));
                 vec![b.name.to_string(), pool(b), objects, size, trash, retain, undelete, time(b.created_ms)]
             }),
         )

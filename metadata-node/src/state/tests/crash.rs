@@ -73,7 +73,7 @@ fn history() -> Vec<(LogId<u64>, bytes::Bytes)> {
             }),
         };
         let by = (n % 3 == 0).then(|| Actor { role: Role::Admin, name: NodeName::new("ops").unwrap() });
-        let item = Envelope { request: Some(RequestId([n as u8; 16])), by, command };
+        let item = Envelope { request: Some(RequestId::new(100 + n, [n as u8; 10])), by, command };
         let now_ms = 100 + n;
         let bytes = codec::encode(&Batch { now_ms, items: vec![item] });
         entries.push((LogId::new(CommittedLeaderId::new(1, 1), 1000 + n), bytes.into()));

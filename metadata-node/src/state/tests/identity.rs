@@ -131,8 +131,11 @@ fn a_new_user_has_the_scopes_of_the_token_and_an_old_one_keeps_theirs() {
 fn every_act_leaves_a_line_and_the_lines_hang_together() {
     let mut m = Machine::new();
     let by = Some(actor(Role::Admin, "ops"));
-    let act =
-        |request, command| Envelope { request: Some(RequestId([request; 16])), by: by.clone(), command };
+    let act = |request, command| Envelope {
+        request: Some(RequestId::new(u64::from(request), [request; 10])),
+        by: by.clone(),
+        command,
+    };
     let bucket = |name: &str| Command::CreateBucket {
         name: name.parse().unwrap(),
         pool: "3x".parse().unwrap(),

@@ -1,11 +1,14 @@
 //! The state machine, one entry after another.
 
+mod answers;
 mod crash;
+mod dump;
 mod garbage;
 mod identity;
 mod moves;
 mod nodes;
 mod operations;
+mod parts;
 mod rebuild;
 mod simulation;
 mod stripes;
@@ -25,7 +28,9 @@ use wmall_proto::{
 use wmall_runtime::view::MemoryStore;
 
 use super::*;
-use crate::command::{Batch, Command, Envelope, FetchedPiece, FileCommit, Promise, PromisedChunk};
+use crate::command::{
+    Batch, Command, Envelope, FetchedPiece, FileCommit, PartCommit, Promise, PromisedChunk,
+};
 
 const POOL: PoolId = PoolId(1);
 const CHUNK: u32 = 65_536;
@@ -159,6 +164,17 @@ impl Machine {
         let incarnation = self.state.topology().disks[&DiskId(disk)].incarnation;
         let disk = DiskId(disk);
         self.run(Command::CloseTickets { disk, incarnation, pieces, clean, as_of }).unwrap();
+    }
+
+    /// Has all lists released that wait for it, as the collector does.
+    fn release_lists(&mut self) {
+        loop {
+            let lists = self.state.waiting_lists(8192).unwrap();
+            if lists.is_empty() {
+                return;
+            }
+            self.run(Command::ReleaseLists(lists)).unwrap();
+        }
     }
 
     fn tickets(&self) -> u64 {
@@ -368,7 +384,7 @@ fn a_request_id_gets_one_answer_and_one_effect() {
     let mut m = Machine::new();
     let item = || Envelope {
         by: None,
-        request: Some(RequestId([5; 16])),
+        request: Some(RequestId::new(5, [5; 10])),
         command: Command::CreateBucket {
             name: "twice".parse().unwrap(),
             pool: "3x".parse().unwrap(),
@@ -378,7 +394,7 @@ fn a_request_id_gets_one_answer_and_one_effect() {
     // In one entry, and again in a later one: all are told what the first was told.
     assert_eq!(m.apply(vec![item(), item()]), [Ok(Response::Done), Ok(Response::Done)]);
     assert_eq!(m.apply(vec![item()]), [Ok(Response::Done)]);
-    let other = Envelope { request: Some(RequestId([6; 16])), ..item() };
+    let other = Envelope { request: Some(RequestId::new(6, [6; 10])), ..item() };
     assert_eq!(code(m.apply(vec![other]).remove(0)), Err(ErrorCode::AlreadyExists));
 }
 
@@ -397,8 +413,10 @@ fn parts_belong_to_their_upload_and_pool_and_show_only_with_the_file() {
     let last =
         |parts| Command::CommitFile { file: FileCommit { parts, ..whole.clone() }, chunks: rest.clone() };
     assert_eq!(code(m.run(last(1))), Err(ErrorCode::NotFound), "the part has not come");
-    let part =
-        |pool| Command::CommitPart { owner: user(), upload, pool, part: 0, chunks: first.clone(), ack };
+    let part = |pool| Command::CommitPart {
+        part: PartCommit { owner: user(), upload, pool, part: 0, bucket: None, ack },
+        chunks: first.clone(),
+    };
     assert_eq!(code(m.run(part(PoolId(9)))), Err(ErrorCode::NotFound));
     m.run(part(POOL)).unwrap();
     assert!(m.state.query(&Query::File { id: file_id, first: 0 }, &Silent::new()).is_err());

@@ -510,13 +510,14 @@ fn histories_of_moves_never_count_what_is_not_there_and_heal() {
             sim.replays.accepted,
             sim.replays.refused,
             sim.replays.restores,
+            sim.replays.expired,
         ]
     };
-    let add = |a: [u64; 13], b: [u64; 13]| std::array::from_fn(|i| a[i] + b[i]);
-    let half = |half: u64| (from..from + count).filter(|s| s % 2 == half).map(one).fold([0; 13], add);
+    let add = |a: [u64; 14], b: [u64; 14]| std::array::from_fn(|i| a[i] + b[i]);
+    let half = |half: u64| (from..from + count).filter(|s| s % 2 == half).map(one).fold([0; 14], add);
     let sums = std::thread::scope(|scope| {
         let halves = [0, 1].map(|n| scope.spawn(move || half(n)));
-        halves.map(|h| h.join().unwrap()).into_iter().fold([0; 13], add)
+        halves.map(|h| h.join().unwrap()).into_iter().fold([0; 14], add)
     });
     let words = [
         "moves",
@@ -532,6 +533,7 @@ fn histories_of_moves_never_count_what_is_not_there_and_heal() {
         "repeated commits that were taken",
         "and that were refused",
         "restores",
+        "requests whose answers were forgotten",
     ];
     let tenth = count / 10;
     let floors = [
@@ -548,6 +550,7 @@ fn histories_of_moves_never_count_what_is_not_there_and_heal() {
         count,
         count,
         tenth / 2,
+        tenth,
     ];
     println!("{count} histories: {sums:?} {words:?}");
     for ((sum, word), floor) in sums.iter().zip(words).zip(floors) {

@@ -210,6 +210,22 @@ impl Store for Buffered {
         self.shared.sled.clear()
     }
 
+    fn beside(&self) -> Result<Box<dyn Store>, StoreError> {
+        self.shared.sled.beside()
+    }
+
+    fn swap_in(&self) -> Result<(), StoreError> {
+        // No batch is on its way to the tree that goes.
+        let _one = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = self.shared.write();
+        *tables = Tables::default();
+        self.shared.sled.swap_in()
+    }
+
+    fn tidy(&self) {
+        self.shared.sled.tidy();
+    }
+
     fn flush(&self) {
         if self.shared.drain().is_ok() {
             self.shared.sled.flush();

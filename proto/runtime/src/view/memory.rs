@@ -1,37 +1,45 @@
 //! A view in memory.
 
+use std::sync::{Arc, RwLock};
+
 use super::{Changes, Pair, Store, StoreError};
 
 type Map = std::collections::BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The map in memory, for tests of what stands on it.
 #[derive(Default)]
-pub struct MemoryStore(std::sync::RwLock<Map>, std::sync::RwLock<Map>);
+pub struct MemoryStore {
+    now: Arc<RwLock<Map>>,
+    /// As it was flushed last.
+    flushed: RwLock<Map>,
+    /// What is to be swapped in.
+    beside: Arc<RwLock<Map>>,
+}
 
 #[allow(clippy::unwrap_used)] // As below.
 impl MemoryStore {
     /// What a process that was killed leaves of it at the least: what was there when it was flushed last.
     pub fn as_flushed(&self) -> Self {
-        let flushed = self.1.read().unwrap().clone();
-        Self(flushed.clone().into(), flushed.into())
+        let flushed = self.flushed.read().unwrap().clone();
+        Self { now: Arc::new(flushed.clone().into()), flushed: flushed.into(), beside: Arc::default() }
     }
 }
 
 #[allow(clippy::unwrap_used)] // A poisoned lock means that the test has failed already.
 impl Store for MemoryStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.0.read().unwrap().get(key).cloned())
+        Ok(self.now.read().unwrap().get(key).cloned())
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
-        let map = self.0.read().unwrap();
+        let map = self.now.read().unwrap();
         let behind = |k: &Vec<u8>| after.is_none_or(|a| k.as_slice() > a);
         let pairs = map.range(prefix.to_vec()..).take_while(|(k, _)| k.starts_with(prefix));
         Ok(pairs.filter(|(k, _)| behind(k)).take(limit).map(|(k, v)| (k.clone(), v.clone())).collect())
     }
 
     fn apply(&self, changes: &Changes) -> Result<(), StoreError> {
-        let mut map = self.0.write().unwrap();
+        let mut map = self.now.write().unwrap();
         for (key, value) in changes {
             match value {
                 Some(value) => map.insert(key.clone(), value.clone()),
@@ -42,12 +50,22 @@ impl Store for MemoryStore {
     }
 
     fn flush(&self) {
-        let now = self.0.read().unwrap().clone();
-        *self.1.write().unwrap() = now;
+        let now = self.now.read().unwrap().clone();
+        *self.flushed.write().unwrap() = now;
     }
 
     fn clear(&self) -> Result<(), StoreError> {
-        self.0.write().unwrap().clear();
+        self.now.write().unwrap().clear();
+        Ok(())
+    }
+
+    fn beside(&self) -> Result<Box<dyn Store>, StoreError> {
+        self.beside.write().unwrap().clear();
+        Ok(Box::new(Self { now: self.beside.clone(), ..Self::default() }))
+    }
+
+    fn swap_in(&self) -> Result<(), StoreError> {
+        *self.now.write().unwrap() = std::mem::take(&mut *self.beside.write().unwrap());
         Ok(())
     }
 }

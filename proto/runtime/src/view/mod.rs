@@ -38,6 +38,14 @@ pub trait Store: Send + Sync + 'static {
     fn apply(&self, changes: &Changes) -> Result<(), StoreError>;
     /// Removes everything.
     fn clear(&self) -> Result<(), StoreError>;
+    /// An empty map beside this one, to be filled and swapped in. There is one at most, and this one goes on
+    /// meanwhile.
+    fn beside(&self) -> Result<Box<dyn Store>, StoreError>;
+    /// Puts what [`Self::beside`] was filled with in the place of everything, in one short step. Nobody reads or
+    /// writes this map meanwhile.
+    fn swap_in(&self) -> Result<(), StoreError>;
+    /// Removes what a swap has left, which may take a while.
+    fn tidy(&self) {}
     /// Writes out what is in memory, so that the next start has less to replay. No durability hangs on it.
     fn flush(&self) {}
     /// Notes, beside the view, that it must be built anew by the next start: it has failed, or it is being
@@ -71,8 +79,54 @@ mod tests {
         assert_eq!(keys(store.scan(b"b", Some(b"a9"), 10).unwrap()), ["b1"]);
         store.apply(&Changes::from([(b"a2".to_vec(), None)])).unwrap();
         assert_eq!(store.get(b"a2").unwrap(), None);
+        let beside = store.beside().unwrap();
+        beside.apply(&Changes::from([(b"c1".to_vec(), Some(b"new".to_vec()))])).unwrap();
+        assert_eq!(store.get(b"c1").unwrap(), None, "not yet");
+        assert_eq!(store.get(b"a1").unwrap().unwrap(), b"v-a1");
+        drop(beside);
+        // One that was begun and left leaves nothing to the next.
+        let beside = store.beside().unwrap();
+        assert!(beside.scan(b"", None, 10).unwrap().is_empty());
+        beside.apply(&Changes::from([(b"d1".to_vec(), Some(b"new".to_vec()))])).unwrap();
+        beside.flush();
+        drop(beside);
+        store.swap_in().unwrap();
+        store.tidy();
+        assert_eq!(keys(store.scan(b"", None, 10).unwrap()), ["d1"]);
+        store.apply(&Changes::from([(b"d2".to_vec(), Some(b"newer".to_vec()))])).unwrap();
+        store.flush();
+        assert_eq!(keys(store.scan(b"", None, 10).unwrap()), ["d1", "d2"]);
         store.clear().unwrap();
         assert!(store.scan(b"", None, 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_swapped_in_is_there_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let view = folder.path().join("view");
+        let put = |store: &dyn Store, key: &str| {
+            store.apply(&Changes::from([(key.into(), Some(b"v".to_vec()))])).unwrap();
+        };
+        let keys = |store: &dyn Store| -> Vec<Vec<u8>> {
+            store.scan(b"", None, 10).unwrap().into_iter().map(|(key, _)| key).collect()
+        };
+        for round in 0..3 {
+            let store = match round {
+                0 => SledStore::create_anew(&view).unwrap(),
+                _ => SledStore::open_trusted(&view).unwrap(),
+            };
+            let store = Buffered::new(store);
+            put(&store, "before");
+            let beside = store.beside().unwrap();
+            put(&*beside, &format!("round-{round}"));
+            drop(beside);
+            store.swap_in().unwrap();
+            store.tidy();
+            put(&store, "after");
+            drop(store);
+            let again = SledStore::open_trusted(&view).unwrap();
+            assert_eq!(keys(&again), [b"after".to_vec(), format!("round-{round}").into_bytes()]);
+        }
     }
 
     #[test]

@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::{Changes, Pair, Store, StoreError};
 use crate::boot::boot_id;
 
 /// sled's page cache; unbounded it takes gigabytes at a few million keys.
 const CACHE_BYTES: u64 = 16 << 20;
+
+/// The trees that take turns at being the map, and the key that says which one is it, beside both.
+const TREES: [&str; 2] = ["view", "view-2"];
+const CURRENT: &[u8] = b"current";
 
 /// In which boot a view was last written.
 const BOOT_KEY: &[u8] = b"\0boot";
@@ -22,11 +26,11 @@ impl From<sled::Error> for StoreError {
 /// The map on sled.
 pub struct SledStore {
     // Declared before the database: a tree must go first.
-    tree: sled::Tree,
+    tree: RwLock<sled::Tree>,
     db: sled::Db,
     folder: PathBuf,
     /// The first error or panic.
-    failed: OnceLock<StoreError>,
+    failed: Arc<OnceLock<StoreError>>,
 }
 
 impl SledStore {
@@ -42,7 +46,7 @@ impl SledStore {
         let stored = store.get(BOOT_KEY).inspect_err(|e| tracing::warn!(%e, "a view can't be read")).ok()?;
         // Without a mark it was never written whole, unless it is new.
         let same = stored.as_deref().map(|b| b == boot.as_bytes());
-        if !same.unwrap_or(store.tree.is_empty()) {
+        if !same.unwrap_or(store.tree().is_empty()) {
             tracing::info!("the machine was started anew since the view was written");
             return None;
         }
@@ -83,17 +87,29 @@ impl SledStore {
             .print_profile_on_drop(false);
         let open = move || {
             let db = config.open()?;
-            let tree = db.open_tree("view")?;
+            let current = db.get(CURRENT)?;
+            let name = TREES.iter().find(|name| current.as_deref() == Some(name.as_bytes()));
+            let tree = db.open_tree(name.unwrap_or(&TREES[0]))?;
             Ok::<_, sled::Error>((tree, db))
         };
         let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
         match opened {
             Ok(Ok((tree, db))) => {
-                Ok(Self { tree, db, folder: folder.to_path_buf(), failed: OnceLock::new() })
+                let (tree, failed) = (RwLock::new(tree), Arc::default());
+                Ok(Self { tree, db, folder: folder.to_path_buf(), failed })
             }
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(StoreError("sled panicked on opening".into())),
         }
+    }
+
+    fn tree(&self) -> sled::Tree {
+        self.tree.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The tree whose turn is next.
+    fn other(&self) -> &'static str {
+        if self.tree().name() == TREES[0].as_bytes() { TREES[1] } else { TREES[0] }
     }
 
     /// sled panics where others return errors. After either, nothing that it says is believed: the next start builds the
@@ -127,7 +143,7 @@ fn collect_garbage(changes: usize) {
 
 impl Store for SledStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.guard("reading", || Ok(self.tree.get(key)?.map(|v| v.to_vec())))
+        self.guard("reading", || Ok(self.tree().get(key)?.map(|v| v.to_vec())))
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
@@ -139,7 +155,7 @@ impl Store for SledStore {
         };
         self.guard("listing", || {
             let mut out = Vec::new();
-            for pair in self.tree.range((start, Bound::Unbounded)).take(limit) {
+            for pair in self.tree().range((start, Bound::Unbounded)).take(limit) {
                 let (key, value) = pair?;
                 if !key.starts_with(prefix) {
                     break;
@@ -158,14 +174,42 @@ impl Store for SledStore {
                 None => batch.remove(key.as_slice()),
             }
         }
-        self.guard("writing", || self.tree.apply_batch(batch))?;
+        self.guard("writing", || self.tree().apply_batch(batch))?;
         collect_garbage(changes.len());
         Ok(())
     }
 
     fn clear(&self) -> Result<(), StoreError> {
-        self.guard("clearing", || self.tree.clear())?;
+        self.guard("clearing", || self.tree().clear())?;
         self.mark_boot(&boot_id())
+    }
+
+    fn beside(&self) -> Result<Box<dyn Store>, StoreError> {
+        self.tidy();
+        let tree = self.guard("opening", || self.db.open_tree(self.other()))?;
+        let (db, folder, failed) = (self.db.clone(), self.folder.clone(), self.failed.clone());
+        let beside = Self { tree: RwLock::new(tree), db, folder, failed };
+        beside.mark_boot(&boot_id())?;
+        Ok(Box::new(beside))
+    }
+
+    /// A crash on the way leaves the view distrusted, since sled does not say what of it is on disk.
+    fn swap_in(&self) -> Result<(), StoreError> {
+        self.distrust();
+        let name = self.other();
+        let tree = self.guard("swapping", || {
+            self.db.insert(CURRENT, name)?;
+            self.db.flush()?;
+            self.db.open_tree(name)
+        })?;
+        *self.tree.write().unwrap_or_else(PoisonError::into_inner) = tree;
+        self.trust();
+        Ok(())
+    }
+
+    fn tidy(&self) {
+        // A failure is the view's, and its owner hears of it.
+        let _ = self.guard("removing a tree", || self.db.drop_tree(self.other()));
     }
 
     fn distrust(&self) {

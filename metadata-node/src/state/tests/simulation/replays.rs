@@ -13,6 +13,8 @@ type Saved = (Vec<(Vec<u8>, Vec<u8>)>, BTreeSet<ChunkId>);
 pub(super) struct Replays {
     /// Every commit ever sent, with the number of its name.
     pub(super) seen: Vec<(u64, Command)>,
+    /// Every request of the present life, with its answer.
+    sent: Vec<(Envelope, Result<Response, RpcError>)>,
     saved: Option<Saved>,
     /// Present life of the metadata.
     pub(super) epoch: u64,
@@ -20,6 +22,8 @@ pub(super) struct Replays {
     pub(super) accepted: u64,
     pub(super) refused: u64,
     pub(super) restores: u64,
+    /// Requests that came again when their answers were forgotten.
+    pub(super) expired: u64,
 }
 
 /// Between an upload's begin and its fence, in entries.
@@ -42,7 +46,13 @@ impl Sim {
     pub(super) fn send(&mut self, commit: Command) -> bool {
         let Command::CommitFile { chunks, .. } = &commit else { panic!("no commit") };
         let ids: Vec<ChunkId> = chunks.iter().map(|c| c.id).collect();
-        let taken = matches!(self.m.run(commit), Ok(Response::Committed(_)));
+        let number = (self.replays.accepted + self.replays.refused + self.m.index).to_be_bytes();
+        let random = std::array::from_fn(|at| number.get(at).copied().unwrap_or(0));
+        let request = RequestId::new(self.m.index + self.m.ahead_ms, random);
+        let envelope = Envelope { request: Some(request), by: None, command: commit };
+        let answer = self.m.apply(vec![envelope.clone()]).remove(0);
+        let taken = matches!(answer, Ok(Response::Committed(_)));
+        self.replays.sent.push((envelope, answer));
         if taken {
             for chunk in ids.iter().filter(|chunk| !self.damaged.contains(chunk)) {
                 let there = self.existing(chunk);
@@ -54,11 +64,37 @@ impl Sim {
         taken
     }
 
+    /// A request that has its answer comes again, and most answers are forgotten. It is told the same or refused,
+    /// and changes nothing.
+    pub(super) fn retry(&mut self) {
+        if self.replays.sent.is_empty() {
+            return;
+        }
+        self.m.state.write().answers.set_max_bytes(600);
+        let at = self.dice.roll(self.replays.sent.len() as u64) as usize;
+        let (envelope, told) = self.replays.sent[at].clone();
+        if told.as_ref().is_err_and(|error| error.code.is_transient()) {
+            return;
+        }
+        let books =
+            |m: &Machine| (m.state.counters().1.files, m.state.counters().1.pools, m.state.topology());
+        let before = books(&self.m);
+        let answer = self.m.apply(vec![envelope]).remove(0);
+        if answer != told {
+            assert_eq!(code(answer), Err(ErrorCode::RequestExpired));
+            self.replays.expired += 1;
+        }
+        assert!(books(&self.m) == before, "a request that was answered before took effect");
+    }
+
     /// The same receipts again, by a new request; or the claim that all of it is there.
     pub(super) fn replay(&mut self) {
         let count = self.replays.seen.len() as u64;
         if count == 0 {
             return;
+        }
+        if self.dice.one_in(3) {
+            return self.retry();
         }
         let (_, mut commit) = self.replays.seen[self.dice.roll(count) as usize].clone();
         if self.dice.one_in(3)
@@ -135,6 +171,7 @@ impl Sim {
         let gone = self.committed.iter().filter(|chunk| self.existing(chunk) < self.scheme.needed());
         self.damaged.extend(gone.copied().collect::<Vec<_>>());
         self.late.clear();
+        self.replays.sent.clear();
         // A data node drops the map of another life.
         self.follower = Topology::empty();
         let (epoch, rows_from) = (self.replays.epoch, self.m.index << 16);
