@@ -455,6 +455,7 @@ impl Command {
             | Self::RemoveBucket { .. }
             | Self::Expire(_)
             | Self::DeleteChunks(_)
+            | Self::ReleaseLists(_)
             | Self::FenceUploads { .. }
             | Self::DropParts(_)
             | Self::BeginEpoch { .. }

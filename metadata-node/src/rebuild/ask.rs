@@ -48,7 +48,7 @@ pub(super) async fn all_maps(
                     let address = target_of(&map, &node, seeds).address;
                     waiting.entry(node).or_insert(address);
                 }
-                told.insert(target.node, *map);
+                told.insert(target.node, map);
             }
             Ok(_) => last = RpcError::internal("the answer is of another kind than the question"),
             Err(error) => last = error,

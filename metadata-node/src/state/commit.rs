@@ -10,7 +10,6 @@ use wmall_proto::chunk::{
 };
 use wmall_proto::feed::{FeedItem, PoolChunk};
 use wmall_proto::file::{FileRecord, Pin};
-use wmall_proto::identity::Actor;
 use wmall_proto::pg::{MAX_SOURCES, PgKey};
 use wmall_proto::rpc::{Ack, CommitOutcome, Response};
 use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError, UploadId};

@@ -233,7 +233,7 @@ fn parts_of_a_bucket_of_before_count_for_no_other() {
     let mut m = Machine::new();
     let numbers: Vec<u64> = (0..FULL).collect();
     m.run(part(upload(1), 0, Some(b()), &numbers)).unwrap();
-    m.run(Command::RemoveBucket { name: b() }).unwrap();
+    m.run(Command::RemoveBucket { name: b(), purge: true }).unwrap();
     let (name, pool, rules) = (b(), "3x".parse().unwrap(), BucketRules::default());
     m.run(Command::CreateBucket { name, pool, rules }).unwrap();
     m.run(part(upload(2), 0, Some(b()), &numbers)).unwrap();
