@@ -448,7 +448,7 @@ fn a_bucket_with_much_in_its_trash_is_gone_at_once_and_its_trash_step_by_step() 
     m.recount();
     m.assert_same_after_reload();
     let steps = (0..100).take_while(|_| {
-        let due = m.state.due(m.index, 100).unwrap();
+        let due = m.state.due(m.index, 10_000).unwrap();
         let more = due.iter().any(|(_, due)| matches!(due, Due::Bucket(_)));
         let due = due.into_iter().filter(|(_, due)| matches!(due, Due::Bucket(_))).collect();
         m.run(Command::Expire(due)).unwrap();
