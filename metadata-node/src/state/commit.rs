@@ -62,6 +62,11 @@ impl Context<'_> {
         self.check_fence(&file.upload)?;
         let parts = self.staged_parts(&file)?;
         let root = check_manifest(&file, &parts, &chunks)?;
+        // What was promised to a part of a former life of the metadata may have been deleted in it.
+        let rows_from = self.derived.counters.rows_from;
+        if let Some(part) = parts.iter().find(|part| part.rows_from != rows_from) {
+            return Ok(Response::NeedChunks(vec![part.block]));
+        }
         let judged = match self.judge_all(file.pool, &chunks, file.ack)? {
             Verdict::Good(judged) => judged,
             Verdict::Need(chunks) => return Ok(Response::NeedChunks(chunks)),

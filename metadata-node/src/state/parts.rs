@@ -31,7 +31,9 @@ pub(super) struct StagedPart {
     /// Bytes of each of its chunks.
     pub(super) chunk_size: u32,
     root: [u8; 32],
-    block: ChunkId,
+    pub(super) block: ChunkId,
+    /// Life of the metadata in which it came, by where the rows of that life begin.
+    pub(super) rows_from: u64,
 }
 
 impl StagedPart {
@@ -50,6 +52,7 @@ impl Context<'_> {
     pub(super) fn commit_part(&mut self, part: PartCommit, chunks: Vec<PromisedChunk>) -> Outcome {
         let PartCommit { owner, upload, pool, part: number, bucket, ack } = part;
         let mut staged = sums(number, &chunks)?;
+        staged.rows_from = self.derived.counters.rows_from;
         self.check_fence(&upload)?;
         if let Some(name) = bucket {
             staged.bucket = Some((name.clone(), self.bucket_in(&name, pool)?.created_ms));
@@ -154,7 +157,7 @@ fn encoded_length(chunks: &[PromisedChunk]) -> u64 {
     chunks.iter().map(|c| each(c) as u64).sum()
 }
 
-/// The sums of a part, which has no list and no bucket yet.
+/// The sums of a part, which has no list, no bucket and no life yet.
 fn sums(number: u32, chunks: &[PromisedChunk]) -> Result<StagedPart, RpcError> {
     let bad = |reason: String| Err(RpcError::new(ErrorCode::BadRequest, reason));
     if number >= MAX_PARTS {
@@ -179,5 +182,5 @@ fn sums(number: u32, chunks: &[PromisedChunk]) -> Result<StagedPart, RpcError> {
     if ChunkId::of(&Block::Part(ids).encode()) != block.id {
         return bad("the block of a part is not that of its chunks".into());
     }
-    Ok(StagedPart { list: 0, bucket: None, chunk_size, root, block: block.id })
+    Ok(StagedPart { list: 0, bucket: None, chunk_size, root, block: block.id, rows_from: 0 })
 }

@@ -310,3 +310,29 @@ fn references_go_past_four_billion() {
     m.commit(vec![chunk(1, &[]), chunk(1, &[]), chunk(2, &[0, 1, 2])], Ack::All).unwrap();
     assert_eq!(references(&m, 1), u64::from(u32::MAX) + 2);
 }
+
+/// Its chunks may have been deleted in the life that the snapshot does not know of.
+#[test]
+fn a_part_of_a_former_life_is_no_part_of_a_file() {
+    const ROWS_FROM: u64 = 1 << 50;
+    let mut m = Machine::new();
+    let numbers: Vec<u64> = (0..FULL + 1).collect();
+    let sent = parts(upload(1), None, &numbers);
+    sent.iter().for_each(|part| drop(m.run(part.clone()).unwrap()));
+    m.state.begin_again(openraft::Membership::new(vec![], BTreeMap::new())).unwrap();
+    m.run(Command::BeginEpoch { epoch: 7, rows_from: ROWS_FROM }).unwrap();
+    let anew = |mut command: Command| {
+        if let Command::CommitPart { chunks, .. } | Command::CommitFile { chunks, .. } = &mut command {
+            chunks.iter_mut().for_each(|chunk| chunk.row_version = ROWS_FROM);
+        }
+        command
+    };
+    let (commit, _) = last(upload(1), None, &numbers);
+    let Command::CommitPart { chunks, .. } = &sent[0] else { panic!("a part") };
+    let block = chunks.last().unwrap().id;
+    assert_eq!(m.run(anew(commit.clone())), Ok(Response::NeedChunks(vec![block])));
+    m.run(anew(sent[0].clone())).unwrap();
+    assert!(matches!(m.run(anew(commit)), Ok(Response::Committed(_))));
+    m.release_lists();
+    m.recount();
+}
