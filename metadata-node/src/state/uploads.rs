@@ -189,8 +189,9 @@ mod tests {
         let first = add(&hoarder, 1, 300).unwrap();
         assert_eq!(add(&hoarder, 1, 213), Err(ErrorCode::OutOfBounds));
         add(&hoarder, 1, 212).unwrap();
-        for n in 0..20 {
-            let _ = add(&actor(Role::Client, &format!("other-{n}")), 2, 500);
+        // Others fill the room up to what is kept.
+        for (n, mib) in [500, 500, 100, 100, 100, 65, 65].into_iter().enumerate() {
+            let _ = add(&actor(Role::Client, &format!("other-{n}")), 2, mib);
         }
         let late = actor(Role::Client, "late");
         assert_eq!(add(&late, 3, 65), Err(ErrorCode::Busy));

@@ -137,3 +137,45 @@ fn what_a_rebuild_could_not_know_is_learnt_from_the_disk_that_makes_the_piece() 
     assert_eq!((m.tickets(), m.state.digests(RS, &id(1)).unwrap()), (0, shard_chunk(1, &[]).digests));
     assert_eq!(code(commit(&mut m, shard_chunk(1, &[0, 1, 2]), Ack::All)), Ok(()));
 }
+
+#[test]
+fn a_doubted_shard_is_bad_only_if_another_one_was_committed() {
+    let mut m = machine();
+    commit(&mut m, shard_chunk(1, &[0, 1, 2]), Ack::Quorum).unwrap();
+    let doubted = |n, slot, digest| wmall_proto::rpc::DoubtedPiece {
+        key: wmall_proto::feed::PoolChunk { pool: RS, chunk: id(n) },
+        slot,
+        digest,
+    };
+    let contradicts = |piece| m.state.contradicts(&piece).unwrap();
+    assert!(!contradicts(doubted(1, 1, digest(1, 1))), "whatever a caller says of it");
+    assert!(contradicts(doubted(1, 1, digest(1, 2))), "another slot's");
+    assert!(!contradicts(doubted(7, 1, digest(7, 1))), "of a chunk that nobody has committed");
+    assert!(!contradicts(doubted(1, 9, digest(1, 1))), "of a slot that there is not");
+}
+
+#[test]
+fn bad_pieces_of_a_disk_have_a_line_a_minute() {
+    use wmall_proto::event::EventKind;
+    let mut m = Machine::new();
+    let report = |m: &mut Machine, n| {
+        m.commit(vec![chunk(n, &[0, 1, 2])], Ack::All).unwrap();
+        m.run(Command::ReportBad { disk: DiskId(2), chunks: vec![(POOL, id(n))] }).unwrap();
+    };
+    let told = |m: &Machine| match m.state.query(&Query::Events { first: 1, limit: 100 }, &Silent::new()) {
+        Ok(QueryReply::Events { events, .. }) => events
+            .iter()
+            .filter_map(|e| match e.what {
+                EventKind::PiecesBad { disk: DiskId(2), pieces } => Some(pieces),
+                _ => None,
+            })
+            .collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    (1..=5).for_each(|n| report(&mut m, n));
+    assert_eq!(told(&m), [1], "the first at once");
+    m.index += 60_000;
+    report(&mut m, 6);
+    assert_eq!(told(&m), [1, 5], "and the rest together");
+    m.assert_same_after_reload();
+}
