@@ -230,11 +230,15 @@ impl Control {
                 sync_ms: usage.slow_sync.as_millis() as u64,
             })
         };
+        let disks: Vec<DiskHeartbeat> =
+            self.disks.iter().zip(&usages).zip(capacities).filter_map(disk).collect();
+        #[cfg(feature = "testing")]
+        let disks = crate::lies::heartbeats(disks);
         let heartbeat = Heartbeat {
             node: self.config.name.clone(),
             process: self.process,
             now_ms: now_ms(),
-            disks: self.disks.iter().zip(&usages).zip(capacities).filter_map(disk).map(told).collect(),
+            disks,
             topology: self.map.version(),
             topology_epoch: self.life.unwrap_or(NOWHERE),
             feed: self.feed,
@@ -376,21 +380,6 @@ impl Control {
             }
         }
         Ok(())
-    }
-}
-
-/// The heartbeat of a disk as it is sent.
-#[cfg(not(feature = "testing"))]
-fn told(beat: DiskHeartbeat) -> DiskHeartbeat {
-    beat
-}
-
-/// Replaces what a node that lies says.
-#[cfg(feature = "testing")]
-fn told(beat: DiskHeartbeat) -> DiskHeartbeat {
-    match crate::lies::told().full {
-        true => DiskHeartbeat { used_bytes: u64::MAX, dead_bytes: u64::MAX, writable: false, ..beat },
-        false => beat,
     }
 }
 

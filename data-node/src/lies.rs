@@ -3,6 +3,8 @@
 
 use std::sync::OnceLock;
 
+use wmall_proto::rpc::DiskHeartbeat;
+
 /// What to lie about.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Lies {
@@ -25,4 +27,14 @@ pub fn tell(lies: Lies) {
 
 pub(crate) fn told() -> Lies {
     LIES.get().copied().unwrap_or_default()
+}
+
+/// Heartbeats as this node sends them.
+pub(crate) fn heartbeats(mut disks: Vec<DiskHeartbeat>) -> Vec<DiskHeartbeat> {
+    if told().full {
+        disks.iter_mut().for_each(|beat| {
+            (beat.used_bytes, beat.dead_bytes, beat.writable) = (u64::MAX, u64::MAX, false);
+        });
+    }
+    disks
 }

@@ -83,6 +83,7 @@ fn describe(report: &CapacityReport) -> String {
     format!(
         "completeness ratio  {}  {meaning}\n\
          \u{20} overall        {}: {} needed, {} usable under the zone rule, of {}\n\
+         \u{20} disks hold     {}\n\
          \u{20} fullest disk   {}{fullest}\n\
          \u{20} not compacted  {}{}{}",
         ratio(report.ratio_ppm),
@@ -90,6 +91,7 @@ fn describe(report: &CapacityReport) -> String {
         bytes(report.needed_bytes),
         bytes(report.total_bytes),
         bytes(report.raw_bytes),
+        ratio(report.held_ppm),
         ratio(report.fullest_ppm),
         bytes(report.dead_bytes),
         loss("node", &report.without_largest_node),

@@ -137,7 +137,7 @@ fn disks(nodes: &[NodeStatus]) -> String {
             d.id.to_string(),
             d.weight.to_string(),
             state(d).to_string(),
-            format!("{} of {}", bytes(d.used_bytes), bytes(d.max_bytes)),
+            format!("{} of {}", bytes(d.used_bytes), bytes(d.capacity_bytes)),
             d.slots.to_string(),
             d.pieces.to_string(),
             d.tickets.to_string(),
