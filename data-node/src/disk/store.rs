@@ -18,9 +18,9 @@ use tokio::sync::oneshot;
 use wmall_journal::{AppendError, Disk, Journal, Nonces, Options, Position, RealDisk, Record, Trouble};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
 use wmall_proto::receipt::{Attestation, Receipt, SignedAttestation, SignedReceipt};
-use wmall_proto::rpc::{DoubtedPiece, PieceCheck};
+use wmall_proto::rpc::PieceCheck;
 use wmall_proto::topology::ClusterId;
-use wmall_proto::{ChunkId, DiskId, ErrorCode, NodeName, PoolId, RpcError};
+use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError};
 use wmall_runtime::FolderLock;
 use wmall_runtime::ballast::{self, Ballast};
 use wmall_runtime::view::StoreError;
@@ -38,6 +38,8 @@ use super::superblock::Superblock;
 use super::worth::Tight;
 use crate::capacity::Measured;
 use crate::config::DiskConfig;
+
+mod findings;
 
 /// Bounds of a segment's size: the largest piece must fit, and few files must do.
 const MIN_SEGMENT: u64 = 32 << 20;
@@ -543,47 +545,6 @@ impl DiskStore {
         limit: usize,
     ) -> Result<Vec<PoolChunk>, StoreError> {
         self.indexed(self.reader.pieces(after, limit))
-    }
-
-    /// Whether something was lost that can't be named, and nobody has been told.
-    pub(crate) fn lost(&self) -> bool {
-        self.books.lost()
-    }
-
-    /// The metadata nodes know of it now.
-    pub(crate) fn loss_reported(&self) {
-        let _ = self.work.send(Work::LossReported);
-    }
-
-    /// A piece is not here that this disk should have, by its map, and that a caller asked for. Whether the chunk is
-    /// committed at all, the metadata nodes know.
-    pub(crate) fn lacks(&self, key: PoolChunk, asked_by: &NodeName) {
-        self.books.add_asked(key, asked_by);
-    }
-
-    /// Pieces that callers asked for and that are not here, since the last call.
-    pub(crate) fn take_asked(&self) -> Vec<PoolChunk> {
-        self.books.take_asked()
-    }
-
-    /// Pieces that turned out rotten or absent since the last call; each is handed out once.
-    pub(crate) fn take_rotten(&self, limit: usize) -> Vec<PoolChunk> {
-        self.books.take_rotten(limit)
-    }
-
-    /// Another shard is about to take the place of one that was promised.
-    pub(crate) fn note_replaced(&self, key: PoolChunk) {
-        self.books.note_replaced(key);
-    }
-
-    /// Pieces that may be others than were committed; each is handed out once.
-    pub(crate) fn take_doubted(&self, limit: usize) -> Vec<DoubtedPiece> {
-        self.books.take_doubted(limit)
-    }
-
-    /// Gives back what could not be reported.
-    pub(crate) fn report_later(&self, rotten: Vec<PoolChunk>) {
-        rotten.into_iter().for_each(|key| self.books.add_rotten(key));
     }
 
     pub(crate) fn flush(&self) {
