@@ -5,7 +5,7 @@ use std::time::Duration;
 use wmall_proto::identity::{Actor, AuditRecord, Scope, TokenId, TokenRecord, User};
 use wmall_proto::join::JoinToken;
 use wmall_proto::rpc::{Query, QueryReply, Request, Response, UserCommand};
-use wmall_proto::{ErrorCode, NodeName, RequestId, Role, RpcError};
+use wmall_proto::{ErrorCode, NodeName, Role, RpcError};
 
 use crate::error::ClientError;
 use crate::store::{Store, unexpected};
@@ -64,9 +64,8 @@ impl Store {
     /// Has everybody refuse the certificates that somebody has now, and returns who that is. Without a role
     /// the name has to be known in one role only: else `not_found`, or `bad_request` if there are several.
     pub async fn revoke(&self, name: NodeName, role: Option<Role>) -> Result<Actor, ClientError> {
-        let request = RequestId(wmall_runtime::random::bytes());
         let command = UserCommand::Revoke { name, role };
-        match self.inner.ask(&Request::Administer { request, command }).await? {
+        match self.inner.command(|request| Request::Administer { request, command }).await? {
             Response::Revoked(actor) => Ok(actor),
             _ => Err(unexpected().into()),
         }

@@ -118,7 +118,21 @@ impl Store {
         reader: &mut R,
         options: &PutOptions,
     ) -> Result<PutSummary, ClientError> {
-        match self.put_once(reader, options, false).await? {
+        self.put_all(reader, options, self.new_upload()).await
+    }
+
+    fn new_upload(&self) -> UploadId {
+        UploadId::new(self.inner.map.now_ms(), wmall_runtime::random::bytes())
+    }
+
+    /// Sends everything.
+    async fn put_all<R: AsyncRead + Unpin>(
+        &self,
+        reader: &mut R,
+        options: &PutOptions,
+        upload: UploadId,
+    ) -> Result<PutSummary, ClientError> {
+        match self.put_once(reader, options, upload, false).await? {
             Put::Done(summary) => Ok(summary),
             Put::NeedChunks => {
                 let reason = "the metadata were restored while the file was put; what was sent may be gone";
@@ -137,17 +151,20 @@ impl Store {
     ) -> Result<PutSummary, ClientError> {
         let failed = |source| ClientError::Local { what: "reading the input", source };
         let start = reader.stream_position().await.map_err(failed)?;
-        if let Put::Done(summary) = self.put_once(reader, options, true).await? {
+        let upload = self.new_upload();
+        if let Put::Done(summary) = self.put_once(reader, options, upload, true).await? {
             return Ok(summary);
         }
         reader.seek(std::io::SeekFrom::Start(start)).await.map_err(failed)?;
-        self.put(reader, options).await
+        // Under one id the parts of this pass take the places of those before, and count for no quota twice.
+        self.put_all(reader, options, upload).await
     }
 
     async fn put_once<R: AsyncRead + Unpin>(
         &self,
         reader: &mut R,
         options: &PutOptions,
+        id: UploadId,
         claims: bool,
     ) -> Result<Put, ClientError> {
         let chunk_size = check_chunk_size(options.chunk_size.unwrap_or(DEFAULT_CHUNK_SIZE))?;
@@ -157,7 +174,7 @@ impl Store {
         };
         let mut upload = Upload {
             store: self.inner.clone(),
-            id: UploadId::new(self.inner.map.now_ms(), wmall_runtime::random::bytes()),
+            id,
             pool,
             bucket: options.object.as_ref().map(|(bucket, _)| bucket.clone()),
             ack: options.ack,
@@ -264,16 +281,19 @@ impl Upload {
             let ids = self.ids[numbers.clone()].to_vec();
             let mut chunks: Vec<ChunkCommit> = numbers.filter_map(|n| self.done.remove(&n)).collect();
             chunks.push(self.put_block(Block::Part(ids).encode()).await?);
-            let (upload, pool, ack) = (self.id, self.pool, self.ack);
             let part = self.committed_parts;
+            self.committed_parts += 1;
+            // The file's own commit would miss a part before and say so; to go on would be for nothing.
+            if self.needed {
+                continue;
+            }
+            let (upload, pool, ack) = (self.id, self.pool, self.ack);
             let bucket = self.bucket.clone();
             let part = CommitRequest::Part { upload, pool, part, bucket, chunks, ack };
-            // The file's own commit would miss the part and say so; to go on would be for nothing.
             match self.commit(part).await? {
                 Some(outcome) => self.tickets += outcome.tickets,
                 None => self.needed = true,
             }
-            self.committed_parts += 1;
         }
         Ok(())
     }

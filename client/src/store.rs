@@ -9,7 +9,7 @@ use wmall_proto::clock::LONGEST_RETRY_MS;
 use wmall_proto::pool::Bucket;
 use wmall_proto::rpc::{Query, QueryReply, Request, Response};
 use wmall_proto::{BucketName, ErrorCode, Pool, PoolId, PoolName, RequestId, RpcError, Scheme, Topology};
-use wmall_transport::{Endpoint, Identity, Members, RenewBy, Renewal};
+use wmall_transport::{Endpoint, Identity, Members, Refused, RenewBy, Renewal};
 
 use crate::config::ClientConfig;
 use crate::error::ClientError;
@@ -143,15 +143,31 @@ impl Inner {
         &self,
         request: impl FnOnce(RequestId) -> Request,
     ) -> Result<Response, RpcError> {
+        let mut request = request(self.new_request().await?);
+        match self.command_once(&request).await {
+            // The clock was heard of a member that is behind. The command was not tried before.
+            Err(Refused { error, may_have_effect: false }) if error.code == ErrorCode::RequestExpired => {
+                renumber(&mut request, self.new_request().await?);
+                self.command_once(&request).await
+            }
+            answer => answer,
+        }
+        .map_err(|refused| refused.error)
+    }
+
+    async fn new_request(&self) -> Result<RequestId, RpcError> {
         if !self.map.has_heard_time_within(HEARD_TIME) {
             // Both share one timeout; without an answer to this one the command would have none either.
             self.refresh().await?;
         }
-        let request = request(RequestId::new(self.map.now_ms(), wmall_runtime::random::bytes()));
+        Ok(RequestId::new(self.map.now_ms(), wmall_runtime::random::bytes()))
+    }
+
+    async fn command_once(&self, request: &Request) -> Result<Response, Refused> {
         let deadline = self.deadline().min(Instant::now() + LONGEST_RETRY);
-        let answer = self.members.call_until(&request, deadline).await;
+        let answer = self.members.try_until(request, deadline).await;
         *self.waiting() = None;
-        answer.inspect_err(|error| {
+        answer.inspect_err(|Refused { error, .. }| {
             // This machine may have slept, and its monotonic clock with it.
             if error.code == ErrorCode::RequestExpired {
                 self.map.forget_time();
@@ -273,4 +289,14 @@ fn choose_pool(
 
 pub(crate) fn unexpected() -> RpcError {
     RpcError::internal("the answer is of another kind than the question")
+}
+
+/// Gives a command another id.
+fn renumber(request: &mut Request, id: RequestId) {
+    if let Request::Commit { request, .. }
+    | Request::Name { request, .. }
+    | Request::Administer { request, .. } = request
+    {
+        *request = id;
+    }
 }

@@ -76,6 +76,9 @@ pub struct RawConfig {
     /// that show whether it can be reached.
     #[serde(default = "default_challenge_ms")]
     pub challenge_ms: u64,
+    /// Between calls of one data node, by which the leader knows that its address leads to it.
+    #[serde(default = "default_reach_ms")]
+    pub reach_ms: u64,
     /// The operations' HTTP endpoint; none if absent.
     pub ops: Option<OpsConfig>,
     /// Logs.
@@ -152,6 +155,10 @@ fn default_sample_ms() -> u64 {
     3_600_000
 }
 
+fn default_reach_ms() -> u64 {
+    10_000
+}
+
 fn default_challenge_ms() -> u64 {
     10_000
 }
@@ -209,6 +216,7 @@ impl RawConfig {
             repair: RepairConfig::default(),
             usage_sample_ms: default_sample_ms(),
             challenge_ms: default_challenge_ms(),
+            reach_ms: default_reach_ms(),
             ops: None,
             log: LogConfig::default(),
         }
@@ -230,8 +238,8 @@ impl RawConfig {
         if self.suspect_after_ms < 1000 || self.down_after_ms < self.suspect_after_ms {
             return Err("`suspect_after_ms` is at least 1000, and `down_after_ms` no less than that".into());
         }
-        if self.challenge_ms == 0 || self.usage_sample_ms == 0 {
-            return Err("`challenge_ms` and `usage_sample_ms` are more than 0".into());
+        if self.challenge_ms == 0 || self.reach_ms == 0 || self.usage_sample_ms == 0 {
+            return Err("`challenge_ms`, `reach_ms` and `usage_sample_ms` are more than 0".into());
         }
         if self.upload_grace_ms < 1000 {
             return Err("`upload_grace_ms` is at least 1000".into());

@@ -245,7 +245,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         liveness: liveness.clone(),
         endpoint: endpoint.clone(),
         failures,
-        every: Duration::from_millis(config.raw.challenge_ms),
+        every: Duration::from_millis(config.raw.reach_ms),
     };
     let mut tasks = vec![watch, by_bytes, aside, collector, repairing, tokio::spawn(challenger.run())];
     tasks.push(tokio::spawn(reach.run()));

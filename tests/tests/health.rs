@@ -75,7 +75,7 @@ fn broken_promises_are_named_until_they_hold_again() {
     MEMBERS.iter().for_each(|member| cluster.devnet("stop", member, &[]));
     for member in MEMBERS {
         change(&cluster, member, |config| {
-            config.insert("challenge_ms".into(), 300.into());
+            config.insert("reach_ms".into(), 500.into());
             let mut backup = toml::Table::new();
             backup.insert("dir".into(), backups.as_str().into());
             backup.insert("every_s".into(), 1.into());
@@ -95,6 +95,16 @@ fn broken_promises_are_named_until_they_hold_again() {
     cluster.wait_status("it is silent", LONG, silent);
     change(&cluster, "data-1", |config| drop(config.insert("advertise".into(), nowhere.as_str().into())));
     cluster.devnet("start", "data-1", &[]);
+    // It was heard all the time, and nobody could call it.
+    comes(&cluster, "NODE_UNREACHABLE", &format!("data-1 at {nowhere}"));
+    assert_eq!(node(&cluster.json(&["status"]), "data-1")["state"], "up");
+    let metric = "wmall_finding{code=\"NODE_UNREACHABLE\"}";
+    assert_eq!(cluster.metric(&cluster.leader(), metric), 1);
+    cluster.devnet("stop", "data-1", &[]);
+    cluster.wait_status("it is silent", LONG, silent);
+    change(&cluster, "data-1", |config| drop(config.remove("advertise")));
+    cluster.devnet("start", "data-1", &[]);
+    goes(&cluster, "NODE_UNREACHABLE");
     // The folder of the backups is gone, and something else is in its place.
     let holds_some = || fs::read_dir(&backups).is_ok_and(|mut files| files.next().is_some());
     wait_until("backups are written", LONG, holds_some);
@@ -114,16 +124,6 @@ fn broken_promises_are_named_until_they_hold_again() {
     comes(&cluster, "MEMBERS_SILENT", follower);
     cluster.devnet("start", follower, &[]);
     goes(&cluster, "MEMBERS_SILENT");
-    // It was heard all the time, and nobody could call it.
-    comes(&cluster, "NODE_UNREACHABLE", &format!("data-1 at {nowhere}"));
-    assert_eq!(node(&cluster.json(&["status"]), "data-1")["state"], "up");
-    let metric = "wmall_finding{code=\"NODE_UNREACHABLE\"}";
-    assert_eq!(cluster.metric(&cluster.leader(), metric), 1);
-    cluster.devnet("stop", "data-1", &[]);
-    cluster.wait_status("it is silent", LONG, silent);
-    change(&cluster, "data-1", |config| drop(config.remove("advertise")));
-    cluster.devnet("start", "data-1", &[]);
-    goes(&cluster, "NODE_UNREACHABLE");
     wait_until("it is healthy again", LONG, || is_healthy(&cluster));
     cluster.assert_deep(&files);
 }

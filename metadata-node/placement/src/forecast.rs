@@ -97,7 +97,8 @@ fn part_of(sorted: &[f64], percent: usize) -> Option<f64> {
 fn peers(space: Space<'_>, growth: f64) -> Option<PeerAdvice> {
     let mut nodes: BTreeMap<&NodeName, u64> = BTreeMap::new();
     for disk in space.disks.iter().filter(|d| d.counts) {
-        *nodes.entry(&disk.node).or_default() += disk.max_bytes;
+        let bytes = nodes.entry(&disk.node).or_default();
+        *bytes = bytes.saturating_add(disk.max_bytes);
     }
     let mut sizes: Vec<u64> = nodes.into_values().collect();
     sizes.sort_unstable();
@@ -117,7 +118,8 @@ fn peers_for(disks: &[DiskSpace], pools: &[PoolNeed], peer_bytes: u64) -> Option
     let mut disks = disks.to_vec();
     let mut zones: BTreeMap<ZoneName, u64> = BTreeMap::new();
     for disk in disks.iter().filter(|d| d.counts) {
-        *zones.entry(disk.zone.clone()).or_default() += disk.max_bytes;
+        let bytes = zones.entry(disk.zone.clone()).or_default();
+        *bytes = bytes.saturating_add(disk.max_bytes);
     }
     for count in 0..=MAX_PEERS {
         if capacity(&disks, pools).overall_ppm < CapacityLevel::WARNING_PPM {

@@ -157,6 +157,10 @@ impl Context<'_> {
             return (present, present != disk.weight);
         }
         let topology = &self.derived.topology;
+        // Before there is a pool no row can be drawn: whoever makes the first one sees the weights.
+        if topology.pools.is_empty() {
+            return (disk.weight, false);
+        }
         let others = of_node(topology, node).filter(|d| d.name != disk.name.as_str());
         let of_others = others.map(|d| u64::from(d.weight)).sum();
         Usual::beside(node, topology).admit(disk.weight, of_others, present)

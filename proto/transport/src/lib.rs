@@ -41,7 +41,7 @@ pub use holders::{Answers, Holder, is_privileged};
 pub use identity::{Identity, IdentityError, Peer};
 pub use issuer::{Issuer, LONGEST_LIFE, Subject, requested_key};
 pub use join::{JoinError, JoinHandler, JoinServer, join};
-pub use members::Members;
+pub use members::{Members, Refused};
 pub use outgoing::{Call, Reply, Target};
 pub use rate::{Rate, Rates};
 pub use renewal::{RenewBy, Renewal};

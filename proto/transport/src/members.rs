@@ -30,10 +30,19 @@ pub struct Members {
     next: AtomicUsize,
 }
 
+/// An error, and whether the request may have been carried out all the same.
+#[derive(Debug)]
+pub struct Refused {
+    /// The error.
+    pub error: RpcError,
+    /// False if every member that was asked before has said that it did nothing.
+    pub may_have_effect: bool,
+}
+
 /// Why a round brought no answer.
 enum Unanswered {
-    /// Every member would say the same.
-    Verdict(RpcError),
+    /// Every member would say the same. Others may have said something before.
+    Verdict(RpcError, Said),
     /// Each has a view of its own.
     Each(Said),
 }
@@ -54,7 +63,7 @@ impl Members {
     pub async fn open(&self, request: &Request, timeout: Duration) -> Result<Reply, RpcError> {
         match self.round(request, Instant::now() + timeout).await {
             Ok(reply) => Ok(reply),
-            Err(Unanswered::Verdict(error)) => Err(error),
+            Err(Unanswered::Verdict(error, _)) => Err(error),
             Err(Unanswered::Each(said)) => Err(said.error()),
         }
     }
@@ -93,19 +102,28 @@ impl Members {
     /// Goes round until there is an answer or a verdict, every member has refused, or the time is over. Safe
     /// for reads and for commands with a request id.
     pub async fn call_until(&self, request: &Request, deadline: Instant) -> Result<Response, RpcError> {
+        self.try_until(request, deadline).await.map_err(|refused| refused.error)
+    }
+
+    /// Does as [`Self::call_until`], and says if the request may have been carried out although it was refused.
+    pub async fn try_until(&self, request: &Request, deadline: Instant) -> Result<Response, Refused> {
         let mut pause = FIRST_PAUSE;
         let mut said = Said::default();
         loop {
             match self.round(request, deadline.min(Instant::now() + CALL_TIMEOUT)).await {
                 Ok(reply) => return Ok(reply.response),
-                Err(Unanswered::Verdict(error)) => return Err(error),
+                Err(Unanswered::Verdict(error, words)) => {
+                    let may_have_effect = said.is_uncertain() || words.is_uncertain();
+                    return Err(Refused { error, may_have_effect });
+                }
                 Err(Unanswered::Each(words)) if words.is_final(self.members.len()) => {
-                    return Err(words.error());
+                    let may_have_effect = said.is_uncertain() || words.is_uncertain();
+                    return Err(Refused { error: words.error(), may_have_effect });
                 }
                 Err(Unanswered::Each(words)) => said.take(words),
             }
             if left(deadline) <= pause {
-                return Err(said.given_up());
+                return Err(Refused { error: said.given_up(), may_have_effect: true });
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -159,7 +177,7 @@ impl Members {
                     self.leader.store(at, Ordering::Relaxed);
                     return Ok(reply);
                 }
-                Err(error) if !error.code.is_own_view() => return Err(Unanswered::Verdict(error)),
+                Err(error) if !error.code.is_own_view() => return Err(Unanswered::Verdict(error, said)),
                 Err(error) => error,
             };
             if error.code == ErrorCode::Timeout {

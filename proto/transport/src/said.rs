@@ -49,6 +49,12 @@ impl Said {
         later.0.into_iter().for_each(|word| self.hear(word.member, &word.node, word.error));
     }
 
+    /// Whether a member may have carried the request out, or may still do so: it has not said that it did not.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        let certain = |code| matches!(code, ErrorCode::NotLeader | ErrorCode::Busy | ErrorCode::Denied);
+        self.0.iter().any(|w| !certain(w.error.code))
+    }
+
     /// How many members were asked.
     pub(crate) fn count(&self) -> usize {
         self.0.len()

@@ -59,7 +59,9 @@ pub(super) fn nodes(nodes: &[NodeStatus]) -> String {
     table(
         &["data node", "zone", "address", "state", "pieces", "used", "missing"],
         nodes.iter().map(|n| {
-            let sum = |of: fn(&wmall_proto::status::DiskStatus) -> u64| n.disks.iter().map(of).sum::<u64>();
+            let sum = |of: fn(&wmall_proto::status::DiskStatus) -> u64| {
+                n.disks.iter().map(of).fold(0, u64::saturating_add)
+            };
             vec![
                 n.name.to_string(),
                 n.zone.to_string(),
