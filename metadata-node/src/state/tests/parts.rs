@@ -153,7 +153,7 @@ fn a_chunk_in_many_places_is_judged_counted_and_released_once() {
 fn no_entry_of_a_long_file_touches_more_than_a_part() {
     let (mut m, count) = counted();
     let numbers: Vec<u64> = (0..2 * FULL + 100).collect();
-    for part in parts(upload(1), None, &numbers) {
+    for part in parts(upload(1), Some(&b()), &numbers) {
         let cost = cost(&mut m, &count, part);
         assert!(cost < 8 * FULL, "{cost} operations for a part");
     }
