@@ -46,11 +46,13 @@ fn a_node_that_is_back_within_the_grace_moves_nothing() {
     put_files(&cluster);
     let before = cluster.json(&["status"]);
     let shares = |s: &Value| -> Vec<u64> { (1..=5).map(|i| slots(s, &format!("data-{i}"))).collect() };
-    assert_eq!(cluster.json(&["health"]).as_array().unwrap().len(), 0);
+    wait_until("it is healthy", LONG, || cluster.json_any(&["health"]).as_array().is_some_and(Vec::is_empty));
     cluster.devnet("kill", "data-3", &[]);
     cluster.wait_status("it is missed", LONG, |s| node(s, "data-3")["state"] == "suspect");
     let findings = cluster.json_any(&["health"]);
-    let codes: Vec<&str> = findings.as_array().unwrap().iter().map(|f| f["code"].as_str().unwrap()).collect();
+    let codes = findings.as_array().unwrap().iter().map(|f| f["code"].as_str().unwrap());
+    // The disks of a machine that is busy with tests may be slow.
+    let codes: Vec<&str> = codes.filter(|code| *code != "DISK_SLOW").collect();
     assert_eq!(codes, ["CHUNKS_DEGRADED", "NODES_DOWN"], "{findings}");
     cluster.fails(&["health"]).expect(3, "health_warning");
     cluster.devnet("start", "data-3", &[]);
