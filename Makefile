@@ -7,8 +7,8 @@ SHELL := /bin/bash
 
 CARGO   ?= cargo
 PROFILE := --profile ci
-# All of the workspace with one set of features: a part alone has another, and is built anew.
-WMALL   := --workspace --bin wmall
+# The program as users have it: in a build of the whole workspace it would have what only tests need.
+WMALL   := -p wmall-cli
 BIN     := $(CURDIR)/target/ci/wmall
 RELEASE := $(CURDIR)/target/release/wmall
 DENY    := 0.20.2

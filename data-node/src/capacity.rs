@@ -1,5 +1,22 @@
 //! Computes how much each disk of the node can have, by its file system and not by its configuration alone.
 
+/// What a file system says of the folder of a disk; by default, what is said while it does not answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct OnFileSystem {
+    /// Bytes of the disk's ballast.
+    pub(crate) ballast_bytes: u64,
+    /// The number of the file system, and the bytes that are free there; none if that can't be told.
+    pub(crate) file_system: Option<(u64, u64)>,
+}
+
+impl OnFileSystem {
+    /// A disk that may have so many bytes, and has so many in segments.
+    pub(crate) fn measured(self, max_bytes: u64, segment_bytes: u64) -> Measured {
+        let has_bytes = segment_bytes.saturating_add(self.ballast_bytes);
+        Measured { max_bytes, has_bytes, file_system: self.file_system }
+    }
+}
+
 /// A disk and its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Measured {

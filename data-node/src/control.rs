@@ -20,10 +20,11 @@ use wmall_transport::{Endpoint, Members};
 
 use crate::capacity;
 use crate::config::RawConfig;
-use crate::disk::{DiskStore, KEPT_FREE, Usage};
-use crate::kept_map;
+use crate::disk::{DiskStore, KEPT_FREE, Superblock, Usage};
+use crate::gauge::Gauge;
 use crate::map::Map;
 use crate::traffic::Traffic;
+use crate::{gauge, kept_map};
 
 /// Between heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
@@ -80,6 +81,8 @@ pub(crate) struct Control {
     /// Version of the map that was kept last, and when.
     kept: (u64, Instant),
     keeping: Option<JoinHandle<()>>,
+    /// What is known of each disk's file system.
+    gauges: Vec<Gauge>,
     work: watch::Sender<Vec<DiskId>>,
     ready: Arc<AtomicBool>,
 }
@@ -116,6 +119,7 @@ impl Control {
         let (feed, feed_epoch) = start_of(&places);
         disks.iter().for_each(|d| d.set_walking(feed_epoch == NOWHERE));
         let (walk, start) = (None, map.get().topology.version);
+        let gauges = disks.iter().map(|_| Gauge::default()).collect();
         Self {
             config,
             endpoint,
@@ -135,6 +139,7 @@ impl Control {
             // The version that the node began with is one that it has kept.
             kept: (start, Instant::now()),
             keeping: None,
+            gauges,
             work,
             ready,
         }
@@ -211,8 +216,7 @@ impl Control {
     /// One heartbeat. True if there is more of the feed already.
     async fn beat(&mut self) -> Result<bool, RpcError> {
         let usages: Vec<Usage> = self.disks.iter().map(|d| d.usage()).collect();
-        let measured: Vec<_> = self.disks.iter().zip(&usages).map(|(d, usage)| d.measured(usage)).collect();
-        let capacities = capacity::capacities(&measured, KEPT_FREE);
+        let capacities = self.capacities(&usages).await;
         let disk = |((d, usage), capacity_bytes): ((&Arc<DiskStore>, &Usage), u64)| {
             Some(DiskHeartbeat {
                 disk: d.id()?,
@@ -294,8 +298,18 @@ impl Control {
         Ok(more || walking)
     }
 
-    /// Keeps a copy of the map beside each disk's data, when there is a newer one. A slow disk must not hold up
-    /// the heartbeat, so nobody waits for it.
+    /// The most bytes that each disk can have, by what is known of its file system.
+    async fn capacities(&mut self, usages: &[Usage]) -> Vec<u64> {
+        gauge::measure(&mut self.gauges, &self.disks).await;
+        let of = |((disk, usage), gauge): ((&Arc<DiskStore>, &Usage), &Gauge)| {
+            gauge.known().measured(disk.config.max_bytes, usage.segment_bytes)
+        };
+        let measured: Vec<_> = self.disks.iter().zip(usages).zip(&self.gauges).map(of).collect();
+        capacity::capacities(&measured, KEPT_FREE)
+    }
+
+    /// Keeps a copy of the map beside each disk's data, when there is a newer one, and none in a folder without a disk:
+    /// that may be a mount point. A slow disk must not hold up the heartbeat, so nobody waits for it.
     fn keep_map(&mut self) {
         let map = self.map.get().topology;
         let idle = self.keeping.as_ref().is_none_or(JoinHandle::is_finished);
@@ -306,7 +320,7 @@ impl Control {
         let cluster = self.endpoint.cluster();
         let disks: Vec<_> = self.config.disks.iter().map(|d| (d.name.clone(), d.path.clone())).collect();
         self.keeping = Some(tokio::task::spawn_blocking(move || {
-            for (name, folder) in disks {
+            for (name, folder) in disks.into_iter().filter(|(_, folder)| Superblock::exists(folder)) {
                 if let Err(error) = kept_map::save(&folder, cluster, &map) {
                     tracing::warn!(%error, disk = %name, "the copy of the map could not be written");
                 }
@@ -374,9 +388,10 @@ impl Control {
             let asked = disk.take_asked();
             if !(rotten.is_empty() && asked.is_empty() && doubted.is_empty()) {
                 let chunks = rotten.iter().chain(&asked).map(|k| (k.pool, k.chunk)).collect();
-                let told = self.metadata.call(&Request::ReportBad { disk: id, chunks, doubted }).await;
+                let report = Request::ReportBad { disk: id, chunks, doubted: doubted.clone() };
+                let told = self.metadata.call(&report).await;
                 // Claims of callers are not kept: they ask again.
-                told.inspect_err(|_| disk.report_later(rotten))?;
+                told.inspect_err(|_| disk.report_later(rotten, doubted))?;
             }
         }
         Ok(())

@@ -11,6 +11,8 @@ use wmall_proto::{Topology, codec};
 use wmall_runtime::folder::write_durably;
 
 const FILE: &str = "map";
+/// The copy, and one whose writing was cut short.
+pub(crate) const FILES: [&str; 2] = [FILE, "map.new"];
 const MAGIC: &[u8; 8] = b"WMALLMAP";
 const VERSION: u8 = 2;
 /// Magic, version and zeros, cluster.

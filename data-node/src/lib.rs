@@ -13,6 +13,7 @@ mod control;
 mod disk;
 mod fetch;
 mod fill;
+mod gauge;
 mod init;
 mod inventory;
 mod kept_map;

@@ -13,11 +13,11 @@ use wmall_manifest::Stripe;
 use wmall_proto::chunk::{MAX_CHUNK_SIZE, Shard};
 use wmall_proto::clock::UPLOAD_SKEW_MS;
 use wmall_proto::receipt::SignedReceipt;
-use wmall_proto::rpc::{Ack, PieceCheck, PutOutcome, PutRequest, Request, Response};
+use wmall_proto::rpc::{Ack, PutOutcome, PutRequest, Request, Response};
 use wmall_proto::{ErrorCode, PgRow, Role, RpcError, Scheme};
 use wmall_transport::{Body, Endpoint, Holder, Members, check_length};
 
-use crate::disk::{DiskStore, PieceHeader, PieceState};
+use crate::disk::{DiskStore, Look, PieceHeader, PieceState};
 use crate::map::{Known, Map};
 use crate::relay::Relays;
 use crate::room::{Berth, IntakeRoom, LOOK, STEP};
@@ -289,10 +289,7 @@ async fn write(
         tracing::warn!(disk = %disk.name, chunk = %header.chunk, "a wrong shard that was staged is replaced");
         disk.note_replaced(header.key());
     } else if differs {
-        let (store, key) = (disk.clone(), header.key());
-        let looked =
-            tokio::task::spawn_blocking(move || store.check(&key)).await.map_err(RpcError::internal)?;
-        if looked? == PieceCheck::Good {
+        if let Look::Good(_) = disk.look_in_turn(header.key()).await? {
             let reason = format!("slot {} of chunk {} has another shard already", header.slot, header.chunk);
             return Err(RpcError::new(ErrorCode::BadReceipt, reason));
         }

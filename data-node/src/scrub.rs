@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use wmall_proto::feed::PoolChunk;
-use wmall_proto::rpc::PieceCheck;
 use wmall_proto::{ChunkId, PoolId};
 use wmall_runtime::Shutdown;
 use wmall_runtime::clock::now_ms;
 
-use crate::disk::DiskStore;
+use crate::disk::{DiskStore, Look};
 use crate::metrics::ScrubMetrics;
 use crate::traffic::Traffic;
 
@@ -97,12 +96,12 @@ impl Scrubber {
         let share = self.pass.div_f64(all as f64).min(LONGEST_PAUSE);
         for key in &keys {
             let (store, key, begun) = (disk.clone(), *key, Instant::now());
-            let looked = tokio::task::spawn_blocking(move || store.check_cold(&key)).await;
+            let looked = tokio::task::spawn_blocking(move || store.look_cold(&key)).await;
             match looked {
-                Ok(Ok(PieceCheck::Bad)) => {
+                Ok(Ok(Look::Bad(at))) => {
                     tracing::error!(disk = %disk.name, chunk = %key.chunk, "a scrub found a rotten piece");
                     self.metrics.bad.iter().for_each(prometheus::IntCounter::inc);
-                    disk.found_bad(key);
+                    disk.found_bad(key, at);
                 }
                 // One that was deleted meanwhile is no finding.
                 Ok(Ok(_)) => self.metrics.pieces.iter().for_each(prometheus::IntCounter::inc),

@@ -55,7 +55,8 @@ impl ReadRooms {
     }
 }
 
-/// A turn of one's own, or of the cluster's nodes, after those before it.
+/// A turn of one's own, or of the cluster's nodes, after those before it. It goes to the thread that reads: a caller that
+/// gives up must not make room for another while a disk that hangs still has the thread.
 async fn turn(room: &Room<Holder>, holder: &Holder) -> Result<Place<Holder>, RpcError> {
     let turn = room.take(holder.clone(), is_privileged(holder.role), 1, TURN).await;
     let busy = |_| {
@@ -150,9 +151,13 @@ impl Service {
         let key = PoolChunk { pool: challenge.pool, chunk: challenge.chunk };
         self.deny(&key)?;
         let disk = self.disk(challenge.disk)?.clone();
-        let _turn = turn(&self.rooms.reads, holder).await?;
+        let turn = turn(&self.rooms.reads, holder).await?;
         let store = disk.clone();
-        let answering = move || challenge::answer(&store, &challenge);
+        let answering = move || {
+            let answer = challenge::answer(&store, &challenge);
+            drop(turn);
+            answer
+        };
         let answer = tokio::task::spawn_blocking(answering).await.map_err(RpcError::internal)?;
         if answer.as_ref().is_err_and(|e| e.code == ErrorCode::Corrupt) {
             self.report(disk, key, None);
@@ -204,9 +209,14 @@ impl Service {
             self.report_if_ours(&holder.name, key, disk, slot);
             return Ok(Response::Checked(PieceCheck::Absent));
         };
-        let _turn = turn(&self.rooms.checks, holder).await?;
+        let turn = turn(&self.rooms.checks, holder).await?;
         let store = disk.clone();
-        let looked = tokio::task::spawn_blocking(move || store.check(&key)).await;
+        let checking = move || {
+            let checked = store.check(&key);
+            drop(turn);
+            checked
+        };
+        let looked = tokio::task::spawn_blocking(checking).await;
         let found = looked.map_err(RpcError::internal)??;
         if found == PieceCheck::Bad {
             tracing::error!(disk = %disk.name, chunk = %key.chunk, "a piece is rotten");
@@ -270,7 +280,7 @@ impl Service {
             return Ok(None);
         }
         let room = answers.room(READ_PART.min((end - at) as usize)).await?;
-        let _turn = turn(&self.rooms.reads, holder).await?;
+        let turn = turn(&self.rooms.reads, holder).await?;
         let (store, key) = (disk.clone(), *key);
         let reading = tokio::task::spawn_blocking(move || {
             let length = READ_PART.min((end - at) as usize);
@@ -280,13 +290,16 @@ impl Service {
                 (Err(_), Ok(Some(now))) if now.position != located.position => store.read(&now, at, length),
                 _ => first,
             };
-            read.map(Bytes::from)
+            drop(turn);
+            read.map(|bytes| (Bytes::from(bytes), room))
         });
         let failed = |why: String| RpcError::new(ErrorCode::Corrupt, format!("disk {}: {why}", disk.name));
         let read = reading.await.map_err(|e| failed(e.to_string()))?;
         #[cfg(feature = "testing")]
-        let read = read.map(|bytes| if crate::lies::told().wrong_bytes { flipped(&bytes) } else { bytes });
-        read.map(|bytes| Some((bytes, room))).map_err(|error| {
+        let read = read.map(|(bytes, room)| {
+            (if crate::lies::told().wrong_bytes { flipped(&bytes) } else { bytes }, room)
+        });
+        read.map(Some).map_err(|error| {
             if Trouble::of(&error) == Trouble::Process {
                 return starved(&error);
             }

@@ -209,21 +209,27 @@ fn newest_of(folder: &Path, member: &str) -> std::io::Result<Option<u64>> {
 }
 
 /// Members may share a folder, so a file has its member's name. It gets that once it has been read back.
+///
+/// The state is written to this member's own volume first, and copied from there: a folder that hangs, such as a
+/// mount whose server is gone, would hold off the walk over the map, and with that applying.
 fn backup_once(
     config: &BackupConfig,
     member: &str,
     (state, snapshots): (&State, &SnapshotFolder),
     now_ms: u64,
 ) -> Result<PathBuf, SnapshotError> {
+    let local = Exported(snapshots.exporting(wmall_runtime::random::bytes()));
+    snapshots.write(state, &local.0)?;
     fs::create_dir_all(&config.dir)?;
     let temporary = config.dir.join(format!("{member}.new"));
-    let written = snapshots.write(state, &temporary).and_then(|_| snapshots.check(&temporary));
+    let written = copy(&local.0, &temporary).map_err(Into::into).and_then(|()| snapshots.check(&temporary));
     // Half a file is in the way of the next one where the folder is full.
     let meta = written.inspect_err(|_| drop(fs::remove_file(&temporary)))?;
     let index = meta.last_log_id.map_or(0, |id| id.index);
     // By the cluster's clock: after a while with a wrong one, this member's own would have the newest file
     // pass for the oldest.
     let name = format!("{now_ms:013}-{index:020}-{member}.snap");
+    drop(local);
     let path = config.dir.join(name);
     fs::rename(&temporary, &path)?;
     File::open(&config.dir)?.sync_all()?;
@@ -235,6 +241,13 @@ fn backup_once(
         }
     }
     Ok(path)
+}
+
+/// Copies a file, and syncs the copy.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let (mut from, mut to) = (File::open(from)?, File::create(to)?);
+    std::io::copy(&mut from, &mut to)?;
+    to.sync_all()
 }
 
 /// Checks a snapshot file: its hash, and what is in it.

@@ -167,12 +167,15 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         Duration::from_millis(config.raw.suspect_after_ms),
         Duration::from_millis(config.raw.down_after_ms),
     ));
-    let by_bytes = tokio::spawn(crate::raft::snapshots_by_bytes(raft.clone(), log.clone()));
+    let by_bytes = tokio::spawn(crate::raft::snapshots_by_bytes(raft.clone(), log.clone(), snapshots.clone()));
     let watch = tokio::spawn(watch_leadership(raft.clone(), liveness.clone()));
     let aside = tokio::spawn(step_aside(raft.clone(), clock.clone(), peers.clone()));
     let metrics = Metrics::new();
     wmall_runtime::files::show_limit(&metrics, open_files);
-    let proposer = Proposer::start(raft.clone(), clock.clone(), config.raw.name.clone(), volumes.clone());
+    let proposer = {
+        let (name, clock, volumes) = (config.raw.name.clone(), clock.clone(), volumes.clone());
+        Proposer::start(raft.clone(), clock, name, volumes, state.clone())
+    };
     let repair = config.raw.repair;
     let repairer = Repairer::new(
         raft.clone(),

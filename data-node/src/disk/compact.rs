@@ -226,8 +226,8 @@ impl Compactor {
         Ok((carried, garbage))
     }
 
-    /// Pieces whose headers can't be made out any more. The index knows all that a copy needs but the upload; one
-    /// that began at the mark holds them as long.
+    /// Pieces whose headers can't be made out any more, and marks whose records may have been there. The index knows all
+    /// that a copy or a stamp needs but the upload; one that began at the mark holds them as long.
     fn pieces_at(
         &self,
         there: impl Fn(&Position) -> bool,
@@ -238,7 +238,9 @@ impl Compactor {
             let page = self.reader.pieces(after.as_ref(), PAGE)?;
             for key in &page {
                 let Some(Held { located, held_until_ms }) = self.reader.held(key)? else { continue };
-                if located.state == PieceState::Trash || !there(&located.position) {
+                let is_there = there(&located.position);
+                let is_held = held_until_ms >= self.books.fenced_before_ms();
+                if located.state == PieceState::Trash || !(is_there || is_held) {
                     continue;
                 }
                 let header = PieceHeader {
@@ -249,7 +251,11 @@ impl Compactor {
                     row_version: located.row_version,
                     shard: located.shard,
                 };
-                carried.push(Carried::Piece(header, located.position, located.length));
+                carried.push(match is_there {
+                    true => Carried::Piece(header, located.position, located.length),
+                    // A promise that is known from elsewhere too is made once more, which changes nothing.
+                    false => Carried::Stamp(header),
+                });
             }
             after = page.last().copied();
             if page.len() < PAGE {

@@ -19,7 +19,7 @@ pub(crate) use error::{DiskError, starved};
 pub(crate) use index::{Located, PieceState};
 pub(crate) use piece::PieceHeader;
 pub(crate) use places::Places;
-pub(crate) use store::{DiskStore, KEPT_FREE, Usage};
+pub(crate) use store::{DiskStore, KEPT_FREE, Look, Usage};
 pub use superblock::{FormatError, Superblock};
 #[cfg(feature = "testing")]
 pub use testing::scan_any_segment;

@@ -14,11 +14,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
-use wmall_journal::{AppendError, Disk, Journal, Nonces, Options, Position, RealDisk, Record, Trouble};
+use tokio::sync::{Semaphore, oneshot};
+use wmall_journal::{AppendError, Disk, Journal, Nonces, Options, Position, RealDisk, Record};
 use wmall_proto::feed::{FeedItem, PiecesKnown, PoolChunk};
 use wmall_proto::receipt::{Attestation, Receipt, SignedAttestation, SignedReceipt};
-use wmall_proto::rpc::PieceCheck;
 use wmall_proto::topology::ClusterId;
 use wmall_proto::{ChunkId, DiskId, ErrorCode, PoolId, RpcError};
 use wmall_runtime::FolderLock;
@@ -28,7 +27,7 @@ use wmall_runtime::volume;
 
 use super::books::Books;
 use super::compact::Compactor;
-use super::error::{DiskError, append_failed, fenced, full, starved};
+use super::error::{DiskError, append_failed, fenced, full};
 use super::index::{Counts, Index, IndexReader, Located, PieceState};
 use super::keeper::{Keeper, Work};
 use super::piece::{KIND_PIECE, KIND_STAMP, PieceHeader};
@@ -36,10 +35,13 @@ use super::replay::replay;
 use super::starts;
 use super::superblock::Superblock;
 use super::worth::Tight;
-use crate::capacity::Measured;
+use crate::capacity::OnFileSystem;
 use crate::config::DiskConfig;
 
 mod findings;
+mod looks;
+
+pub(crate) use looks::Look;
 
 /// Bounds of a segment's size: the largest piece must fit, and few files must do.
 const MIN_SEGMENT: u64 = 32 << 20;
@@ -49,8 +51,6 @@ const QUEUE_BYTES: usize = 128 << 20;
 /// Bytes of the file system that segments leave to the index and to what else is beside them: an index that can't be
 /// written fails the disk, and a full disk should only refuse.
 pub(crate) const KEPT_FREE: u64 = 32 << 20;
-/// Looks at a piece that is moved between finding and reading it.
-const LOOKS: usize = 3;
 
 /// What a disk holds and how it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub(crate) struct DiskStore {
     books: Arc<Books>,
     work: mpsc::Sender<Work>,
     journal: Arc<Journal>,
+    /// Turns of those who look at a piece before they promise it again.
+    turns: Arc<Semaphore>,
     /// Dropped to stop the compactor.
     compacting: Option<mpsc::Sender<()>>,
     compactor: Option<JoinHandle<()>>,
@@ -164,6 +166,7 @@ impl DiskStore {
             books,
             work,
             journal,
+            turns: Arc::new(Semaphore::new(looks::TURNS)),
             compacting: None,
             compactor: None,
             keeper: Some(keeper),
@@ -235,13 +238,10 @@ impl DiskStore {
         Usage { pieces, bytes, segment_bytes, dead_bytes, reserved_bytes, end, failed, full, slow_sync }
     }
 
-    /// Bytes that it may have, that it has, and that its file system has left.
-    pub(crate) fn measured(&self, usage: &Usage) -> Measured {
-        Measured {
-            max_bytes: self.config.max_bytes,
-            has_bytes: usage.segment_bytes.saturating_add(ballast::held_in(&self.config.path)),
-            file_system: volume::of(&self.config.path).ok(),
-        }
+    /// What the file system says of its folder. Blocking: a disk that hangs does not answer.
+    pub(crate) fn on_file_system(&self) -> OnFileSystem {
+        let path = &self.config.path;
+        OnFileSystem { ballast_bytes: ballast::held_in(path), file_system: volume::of(path).ok() }
     }
 
     /// An index that can't be read is of no more use: the disk fails, and the next start builds the index anew.
@@ -299,11 +299,8 @@ impl DiskStore {
         self: &Arc<Self>,
         header: PieceHeader,
     ) -> Result<Option<SignedReceipt>, RpcError> {
-        let (store, key) = (self.clone(), header.key());
-        let look = move || Ok::<_, RpcError>((store.check(&key)?, store.locate(&key)?));
-        let looked = tokio::task::spawn_blocking(look).await.map_err(RpcError::internal)?;
         // A promise is for bytes that were seen, not for an entry of an index.
-        let (PieceCheck::Good, Some(located)) = looked? else { return Ok(None) };
+        let Look::Good(located) = self.look_in_turn(header.key()).await? else { return Ok(None) };
         if located.slot != header.slot || !located.is_what(&header) {
             return Ok(None);
         }
@@ -343,9 +340,12 @@ impl DiskStore {
         let key = header.key();
         let there = self.locate(&key)?;
         let there = there.filter(|l| l.slot == header.slot && l.is_what(&header));
-        match there {
-            Some(located) if self.check(&header.key())? == PieceCheck::Good => {
-                self.promise(header, located.length).map(Some)
+        if there.is_none() {
+            return Ok(None);
+        }
+        match self.look(&key)? {
+            Look::Good(seen) if seen.slot == header.slot && seen.is_what(&header) => {
+                self.promise(header, seen.length).map(Some)
             }
             _ => Ok(None),
         }
@@ -393,78 +393,6 @@ impl DiskStore {
     pub(crate) fn read(&self, located: &Located, offset: u32, length: usize) -> std::io::Result<Vec<u8>> {
         let start = located.payload_offset() + u64::from(offset);
         self.journal.read_vec(located.position.segment, start, length)
-    }
-
-    /// Reads a whole piece and hashes it. Blocking. One that is moved meanwhile is looked for again.
-    pub(crate) fn check(&self, key: &PoolChunk) -> Result<PieceCheck, RpcError> {
-        let mut before = None;
-        for _ in 0..LOOKS {
-            let Some(located) = self.locate(key)? else { return Ok(PieceCheck::Absent) };
-            if self.hashes_to(key, &located)? {
-                return Ok(PieceCheck::Good);
-            }
-            if before == Some(located.position) {
-                break;
-            }
-            before = Some(located.position);
-        }
-        Ok(PieceCheck::Bad)
-    }
-
-    /// The same, with the bytes read from the disk rather than from the page cache. Blocking.
-    pub(crate) fn check_cold(&self, key: &PoolChunk) -> Result<PieceCheck, RpcError> {
-        self.forget_cached(key)?;
-        self.check(key)
-    }
-
-    /// Lets the page cache have the room of a piece that nobody is likely to read soon.
-    fn forget_cached(&self, key: &PoolChunk) -> Result<(), RpcError> {
-        if let Some(located) = self.locate(key)? {
-            let (segment, length) = (located.position.segment, located.length as usize);
-            self.journal.forget_cached(segment, located.payload_offset(), length);
-        }
-        Ok(())
-    }
-
-    /// Whether a piece is what it should be; it is not, if it can't be read.
-    fn hashes_to(&self, key: &PoolChunk, located: &Located) -> Result<bool, RpcError> {
-        let mut hasher = blake3::Hasher::new();
-        let mut at = 0;
-        while at < located.length {
-            let n = (located.length - at).min(1 << 20);
-            match self.read(located, at, n as usize) {
-                Ok(bytes) => hasher.update(&bytes),
-                Err(error) if Trouble::of(&error) == Trouble::Process => return Err(starved(&error)),
-                Err(error) => {
-                    tracing::warn!(%error, disk = %self.name, chunk = %key.chunk, "a piece can't be read");
-                    return Ok(false);
-                }
-            };
-            at += n;
-        }
-        Ok(*hasher.finalize().as_bytes() == located.digest(key))
-    }
-
-    /// Looks at a piece that is said to be bad, and takes care of it if that is so and its chunk is not known to be
-    /// committed. False if it is to be reported as it is. Blocking.
-    pub(crate) fn drops_bad(&self, key: &PoolChunk) -> Result<bool, RpcError> {
-        let staged = self.locate(key)?.is_some_and(|located| located.state == PieceState::Staged);
-        if !staged || self.check(key)? != PieceCheck::Bad {
-            return Ok(false);
-        }
-        self.found_bad(*key);
-        Ok(true)
-    }
-
-    /// A piece was found bad. One whose chunk is committed is reported, and stays until another takes its place. Any
-    /// other goes, and its absence is reported when a commit counts on it: the metadata nodes don't know its chunk yet.
-    pub(crate) fn found_bad(&self, key: PoolChunk) {
-        match self.locate(&key) {
-            Ok(Some(located)) if located.state == PieceState::Staged => {
-                let _ = self.work.send(Work::Rotten(key, located.position));
-            }
-            _ => self.books.add_rotten(key),
-        }
     }
 
     /// What the feed says, and how far it has been read. Takes effect in order, soon.

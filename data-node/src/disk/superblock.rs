@@ -12,6 +12,7 @@ use wmall_proto::ids::{parse_hex, to_hex};
 use wmall_runtime::folder::write_durably;
 
 use super::places::Place;
+use crate::kept_map;
 
 const FILE: &str = "disk.json";
 /// Left behind by a format that was cut short.
@@ -96,13 +97,16 @@ impl Superblock {
         folder.join(FILE).exists()
     }
 
-    /// Formats an empty folder, durably. A format that was cut short is begun again.
+    /// Formats an empty folder, durably. A format that was cut short is begun again, and a copy of the map is no disk.
     pub fn format(folder: &Path) -> Result<Self, FormatError> {
         let failed = |source| FormatError::Io { path: folder.display().to_string(), source };
         fs::create_dir_all(folder).map_err(failed)?;
-        let unfinished =
-            |e: &fs::DirEntry| e.file_name() == UNFINISHED && e.file_type().is_ok_and(|t| t.is_file());
-        let foreign = |e: &fs::DirEntry| e.file_name() != "lost+found" && !unfinished(e);
+        let ours = |e: &fs::DirEntry| {
+            let named =
+                e.file_name() == UNFINISHED || kept_map::FILES.iter().any(|file| e.file_name() == *file);
+            named && e.file_type().is_ok_and(|t| t.is_file())
+        };
+        let foreign = |e: &fs::DirEntry| e.file_name() != "lost+found" && !ours(e);
         let mut entries = fs::read_dir(folder).map_err(failed)?.filter_map(Result::ok);
         if entries.any(|e| foreign(&e)) {
             return Err(FormatError::NotEmpty(folder.display().to_string()));
@@ -161,6 +165,12 @@ mod tests {
         fs::write(folder.path().join(UNFINISHED), "").unwrap();
         fs::write(folder.path().join("thesis.txt"), "mine").unwrap();
         assert!(matches!(Superblock::format(folder.path()), Err(FormatError::NotEmpty(_))));
+        // A copy of the map that was left in an empty mount point stands in no format's way.
+        let mount_point = tempfile::tempdir().unwrap();
+        for file in kept_map::FILES {
+            fs::write(mount_point.path().join(file), "any").unwrap();
+        }
+        Superblock::format(mount_point.path()).unwrap();
         // A folder of that name is none of ours.
         let foreign = tempfile::tempdir().unwrap();
         fs::create_dir(foreign.path().join(UNFINISHED)).unwrap();

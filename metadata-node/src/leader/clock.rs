@@ -41,6 +41,13 @@ fn advance(before: Clock, elapsed_ms: u64, median: Option<u64>) -> u64 {
     before.now_ms.max(latest)
 }
 
+/// The clock of a member that does not lead: as of the last entry, moved on since by its monotonic clock to
+/// `moved_ms`. While the cluster's clock stands still that would run ahead of it without bound, so it goes no
+/// further than the member's own.
+fn followed(stored_ms: u64, moved_ms: u64, own_ms: u64) -> u64 {
+    stored_ms.max(moved_ms.min(own_ms))
+}
+
 /// A node's clock as it was heard.
 #[derive(Clone, Copy)]
 struct Heard {
@@ -139,7 +146,7 @@ impl ClusterClock {
     }
 
     /// The cluster's clock, in milliseconds since the Unix epoch: for a new entry where this member leads,
-    /// else as of the last entry and moved on since.
+    /// else as of the last entry and moved on since, as far as this member's own clock.
     pub(crate) fn now_ms(&self) -> u64 {
         let (now, stored) = (Instant::now(), self.state.clock());
         let mut memory = self.lock();
@@ -149,7 +156,8 @@ impl ClusterClock {
         let seen_at = memory.seen.map_or(now, |(_, at)| at);
         if !self.raft.get().is_some_and(is_leader) {
             (memory.last, memory.leading_since) = (None, None);
-            return Heard { now_ms: stored.now_ms, at: seen_at }.now_ms(now);
+            let moved_ms = Heard { now_ms: stored.now_ms, at: seen_at }.now_ms(now);
+            return followed(stored.now_ms, moved_ms, wmall_runtime::clock::now_ms());
         }
         memory.leading_since.get_or_insert(now);
         let (last, at) =
@@ -239,6 +247,14 @@ mod tests {
         assert_eq!(advance(clock(1000), 50, Some(1020)), 1020, "a monotonic clock that is fast");
         assert_eq!(advance(clock(1000), 50, Some(900)), 1000, "it never goes back");
         assert_eq!(advance(clock(1000), 50, None), 1000, "nor on by one clock alone");
+    }
+
+    #[test]
+    fn a_follower_of_a_clock_that_stands_still_goes_no_further_than_its_own() {
+        assert_eq!(followed(1000, 1500, 1600), 1500, "it moves on between entries");
+        assert_eq!(followed(1000, 90_000, 1600), 1600, "a cluster's clock that has stood still for long");
+        assert_eq!(followed(1000, 1500, 900), 1000, "its own clock is behind: never before the last entry");
+        assert_eq!(followed(1000, 1000, 9000), 1000);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use wmall_transport::{Bounds, Holder, Place, Refusal, Room, is_privileged};
 
 use super::{ClusterClock, Volumes};
 use crate::command::{Batch, Command, Envelope};
+use crate::state::State;
 use crate::types::Raft;
 
 const MIB: u64 = 1 << 20;
@@ -57,15 +58,23 @@ pub struct Proposer {
     /// Holder of the commands that this member makes by itself.
     own: Holder,
     volumes: Arc<Volumes>,
+    state: Arc<State>,
 }
 
 impl Proposer {
     /// Starts the task.
-    pub(crate) fn start(raft: Raft, clock: Arc<ClusterClock>, name: NodeName, volumes: Arc<Volumes>) -> Self {
+    pub(crate) fn start(
+        raft: Raft,
+        clock: Arc<ClusterClock>,
+        name: NodeName,
+        volumes: Arc<Volumes>,
+        state: Arc<State>,
+    ) -> Self {
         let (queue, waiting) = mpsc::channel((COMMANDS.room + COMMANDS.reserve) as usize);
         tokio::spawn(run(raft, clock, waiting));
         let (commands, bytes) = (Room::new(COMMANDS), Room::new(BYTES));
-        Self { queue, commands, bytes, own: Arc::new(Actor { role: Role::Metadata, name }), volumes }
+        let own = Arc::new(Actor { role: Role::Metadata, name });
+        Self { queue, commands, bytes, own, volumes, state }
     }
 
     /// Proposes a command of this member's own and waits for its answer.
@@ -109,7 +118,9 @@ impl Proposer {
     }
 
     async fn queue(&self, holder: Holder, envelope: Envelope) -> Result<Response, RpcError> {
-        if envelope.command.grows() {
+        // A retry whose first try took effect is to hear of it: its answer makes nothing grow.
+        let answered = envelope.request.as_ref().is_some_and(|request| self.state.has_answer(request));
+        if envelope.command.grows() && !answered {
             self.volumes.check()?;
         }
         let bytes = codec::encode(&envelope).len();
@@ -225,6 +236,8 @@ mod tests {
         let name: NodeName = "metadata-1".parse().unwrap();
         let volumes = Volumes::new(name.clone());
         let own = Arc::new(Actor { role: Role::Metadata, name });
+        let store = wmall_runtime::view::MemoryStore::default();
+        let state = Arc::new(State::open(Box::new(store)).unwrap());
         for bytes in [1, MAX_COMMAND] {
             let (commands, room) = (Room::new(COMMANDS), Room::new(BYTES));
             let proposer = Proposer {
@@ -233,6 +246,7 @@ mod tests {
                 bytes: room,
                 own: own.clone(),
                 volumes: volumes.clone(),
+                state: state.clone(),
             };
             let first = fill(&proposer, Role::Client, "first", bytes);
             assert_eq!(first.len(), if bytes == 1 { 1536 } else { 6 });

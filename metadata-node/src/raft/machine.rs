@@ -19,7 +19,7 @@ use crate::types::{Member, TypeConfig};
 use wmall_runtime::view::StoreError;
 
 /// A new snapshot waits for no longer while the one before it is on its way to another member, and looks so often
-/// whether it is.
+/// whether it is. A log that grows long meanwhile ends the wait (`due.rs`).
 const LONGEST_HOLD: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -61,7 +61,7 @@ fn apply_in_pieces(state: &State, entries: Vec<(LogId<u64>, StateEntry)>) -> Res
 impl RaftSnapshotBuilder<TypeConfig> for Machine {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError<u64>> {
         let until = Instant::now() + LONGEST_HOLD;
-        while self.snapshots.is_sending() && Instant::now() < until {
+        while self.snapshots.holds_next() && Instant::now() < until {
             tokio::time::sleep(LOOK).await;
         }
         let (state, snapshots) = (self.state.clone(), self.snapshots.clone());

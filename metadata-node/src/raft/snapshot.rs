@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,8 @@ pub struct SnapshotFolder {
     published: watch::Sender<Option<u64>>,
     /// When a part of one was sent to another member last.
     sent: Mutex<Option<Instant>>,
+    /// The next one waits for none that is on its way.
+    overdue: AtomicBool,
 }
 
 /// Hashes what passes through.
@@ -101,8 +104,8 @@ impl SnapshotFolder {
                 fs::remove_file(path)?;
             }
         }
-        let (published, sent) = (watch::Sender::new(None), Mutex::default());
-        let opened = Self { folder: folder.to_path_buf(), cluster, published, sent };
+        let (published, sent, overdue) = (watch::Sender::new(None), Mutex::default(), AtomicBool::new(false));
+        let opened = Self { folder: folder.to_path_buf(), cluster, published, sent, overdue };
         let reached = opened.list()?.iter().filter_map(|path| index_of(path)).max();
         opened.published.send_replace(Some(reached.unwrap_or(0)));
         Ok(opened)
@@ -124,9 +127,18 @@ impl SnapshotFolder {
         *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Whether a snapshot is on its way to another member. The next one waits for that: with it the log goes that
-    /// the member has to go on from.
-    pub(crate) fn is_sending(&self) -> bool {
+    /// Says whether the log has grown too long for the next snapshot to wait.
+    pub(super) fn set_overdue(&self, overdue: bool) {
+        self.overdue.store(overdue, Ordering::Relaxed);
+    }
+
+    /// Whether the next snapshot is to wait, since one is on its way to another member: with the next one the log goes
+    /// that the member has to go on from.
+    pub(super) fn holds_next(&self) -> bool {
+        self.is_sending() && !self.overdue.load(Ordering::Relaxed)
+    }
+
+    fn is_sending(&self) -> bool {
         let sent = *self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         sent.is_some_and(|at| at.elapsed() < ON_ITS_WAY)
     }

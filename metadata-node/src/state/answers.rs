@@ -3,7 +3,8 @@
 //! Kept in memory, in the order in which the requests were born, and in the map as one page for each entry. A
 //! number in the counters says which births are forgotten: a request from before it is refused without effect,
 //! since an earlier try of it may have taken effect. The number rises with the cluster's clock, and earlier
-//! where [`MAX_BYTES`] are full. So a request takes effect at most once, whatever is forgotten.
+//! where [`MAX_BYTES`] are full, but never into the last [`SPARED_MS`]: one writer with long answers must not have
+//! the first tries of others refused. Where that leaves no room, new requests wait. So a request takes effect at most once, whatever is forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,11 @@ use super::derived::Clock;
 
 /// Bytes that the kept answers may take in memory.
 const MAX_BYTES: usize = 64 << 20;
+/// Part of the bound that is kept for acts of operators, so that whoever fills the rest can be revoked.
+const RESERVE: usize = 8;
+/// Requests of the last so many milliseconds are judged, however full it is: what a request takes to get here, and
+/// as much as its caller's clock may be behind.
+pub(super) const SPARED_MS: u64 = 15_000;
 /// Bytes that an answer takes beside its own: its key, its places in the maps, its allocation.
 const OVERHEAD: usize = 96;
 
@@ -67,6 +73,16 @@ impl Answers {
             gone.extend(self.let_go(&kept));
         }
         gone
+    }
+
+    /// Refuses a request whose answer there is no room for.
+    pub(super) fn check_room(&self, of_operator: bool) -> Result<(), RpcError> {
+        let reserve = if of_operator { self.max_bytes / RESERVE } else { 0 };
+        if self.bytes <= self.max_bytes + reserve {
+            return Ok(());
+        }
+        let reason = format!("the answers to requests of late take {} bytes", self.bytes);
+        Err(RpcError::new(ErrorCode::Busy, reason).hint("try again in a few seconds"))
     }
 
     /// The earliest birth that fits within the bound, if not all do.

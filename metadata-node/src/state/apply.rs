@@ -14,7 +14,7 @@ use wmall_proto::{
 };
 
 use super::acts::act_of;
-use super::answers::{AnswerPage, check_birth, kept_from};
+use super::answers::{AnswerPage, SPARED_MS, check_birth, kept_from};
 use super::derived::{Clock, Derived, NO_EPOCH};
 use super::recent::Part;
 use super::txn::Txn;
@@ -52,6 +52,8 @@ pub(super) struct Context<'a> {
     pub(super) txn: Txn<'a>,
     pub(super) derived: &'a mut Derived,
     pub(super) index: u64,
+    /// Place of the command in its entry.
+    step: u64,
     pub(super) now_ms: u64,
     pub(super) feed: Vec<FeedItem>,
     topology_changed: bool,
@@ -99,7 +101,7 @@ impl State {
 impl<'a> Context<'a> {
     pub(super) fn new(store: &'a dyn Store, derived: &'a mut Derived, index: u64) -> Self {
         let (txn, feed) = (Txn::new(store), Vec::new());
-        Self { txn, derived, index, now_ms: 0, feed, topology_changed: false }
+        Self { txn, derived, index, step: 0, now_ms: 0, feed, topology_changed: false }
     }
 
     fn apply_entry(&mut self, log_id: LogId<u64>, entry: Entry) -> Result<bytes::Bytes, StoreError> {
@@ -130,15 +132,19 @@ impl<'a> Context<'a> {
         let clock = *clock;
         self.now_ms = clock.now_ms;
         self.forget_answers(kept_from(clock.now_ms));
+        self.forget_overflow();
         let (mut answers, mut kept) = (Vec::with_capacity(batch.items.len()), AnswerPage::new());
-        for item in batch.items {
+        for (step, item) in batch.items.into_iter().enumerate() {
+            self.step = step as u64;
             if let Some(request) = &item.request {
                 if let Some(before) = self.derived.answers.get(request) {
                     answers.push(before.to_vec());
                     continue;
                 }
                 let from_ms = self.derived.counters.answers_from_ms;
-                if let Err(refused) = check_birth(request, from_ms, clock) {
+                let of_operator = item.by.as_ref().is_some_and(|by| by.role == Role::Admin);
+                let has_room = || self.derived.answers.check_room(of_operator);
+                if let Err(refused) = check_birth(request, from_ms, clock).and_then(|()| has_room()) {
                     answers.push(codec::encode(&Err::<Response, RpcError>(refused)));
                     continue;
                 }
@@ -181,10 +187,15 @@ impl<'a> Context<'a> {
             self.txn.put(keys::answers(self.index), &kept);
             self.txn.keep();
         }
-        if let Some(until_ms) = self.derived.answers.overflows_until() {
-            self.forget_answers(until_ms);
-        }
+        self.forget_overflow();
         Ok(answers)
+    }
+
+    /// Forgets as many of the oldest answers as are too many, as long as they are not of late.
+    fn forget_overflow(&mut self) {
+        if let Some(until_ms) = self.derived.answers.overflows_until() {
+            self.forget_answers(until_ms.min(self.now_ms.saturating_sub(SPARED_MS)));
+        }
     }
 
     /// Forgets answers to requests that were born before this time, and judges none of these any more.
@@ -345,6 +356,7 @@ impl<'a> Context<'a> {
             trash: 0,
             trash_bytes: 0,
             staged_bytes: 0,
+            made_at: (self.index << 16) | self.step,
             removing: false,
         };
         let key = keys::bucket(&bucket.name);

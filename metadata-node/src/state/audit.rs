@@ -172,7 +172,7 @@ impl Auditor {
             check(&format!("former versions in bucket {name}"), bucket.trash, counted.trash);
             check(&format!("bytes of former versions in {name}"), bucket.trash_bytes, counted.trash_bytes);
             let meant = |part: &StagedPart| {
-                part.bucket.as_ref().is_some_and(|(b, made)| b.as_str() == name && *made == bucket.created_ms)
+                part.bucket.as_ref().is_some_and(|(b, made)| b.as_str() == name && *made == bucket.made_at)
             };
             let staged = self.parts.iter().filter(|(_, part)| meant(part)).map(|(_, part)| part.bytes());
             check(&format!("bytes of parts for bucket {name}"), bucket.staged_bytes, staged.sum());

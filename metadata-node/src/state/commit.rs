@@ -73,7 +73,7 @@ impl Context<'_> {
         };
         if let Some(place) = &file.object {
             let bucket = self.bucket_in(&place.0, file.pool)?;
-            let counts = |part: &&StagedPart| part.bucket.as_ref().is_some_and(|b| b.1 == bucket.created_ms);
+            let counts = |part: &&StagedPart| part.bucket.as_ref().is_some_and(|b| b.1 == bucket.made_at);
             let staged = parts.iter().filter(counts).map(StagedPart::bytes).sum();
             self.check_point(place, file.condition, (&file.id, file.size), (0, staged))?;
         }

@@ -12,6 +12,7 @@ use wmall_proto::rpc::Response;
 use wmall_proto::{ChunkId, DiskId, FileId, PoolId, UploadId};
 
 use super::apply::{Context, Outcome};
+use super::derived::Derived;
 use super::lists::{StoredFile, list_lengths};
 use super::txn::decode;
 use super::{State, keys};
@@ -182,7 +183,8 @@ impl State {
     /// Those of these chunks that are committed, have a place on this disk, and have no ticket there. Whoever reports
     /// the others, however often, makes no log grow.
     pub fn untold(&self, disk: DiskId, chunks: &[PoolChunk]) -> Result<Vec<PoolChunk>, StoreError> {
-        let mut untold = self.pieces_known(disk, chunks)?.committed;
+        let derived = self.read();
+        let mut untold = self.pieces_known_by(&derived, disk, chunks)?.committed;
         let mut failed = None;
         untold.retain(|chunk| {
             let ticket = self.store.get(&keys::ticket(disk, chunk.pool, &chunk.chunk));
@@ -193,7 +195,15 @@ impl State {
 
     /// Which of these chunks are committed and have a place on this disk, and what else decides over a piece.
     pub fn pieces_known(&self, disk: DiskId, chunks: &[PoolChunk]) -> Result<PiecesKnown, StoreError> {
-        let derived = self.read();
+        self.pieces_known_by(&self.read(), disk, chunks)
+    }
+
+    fn pieces_known_by(
+        &self,
+        derived: &Derived,
+        disk: DiskId,
+        chunks: &[PoolChunk],
+    ) -> Result<PiecesKnown, StoreError> {
         let mut committed = Vec::new();
         for chunk in chunks {
             let row = derived.topology.row_of(chunk.pool, &chunk.chunk).map(|(_, row)| row);

@@ -237,6 +237,7 @@ impl State {
 
     /// What a user may do; nothing, if nobody said.
     pub fn scopes(&self, name: &NodeName) -> Result<Vec<Scope>, StoreError> {
+        let _one_map = self.read();
         let stored = self.store.get(&keys::user(name))?;
         Ok(stored.map(|bytes| decode::<User>(&bytes)).transpose()?.map(|u| u.scopes).unwrap_or_default())
     }

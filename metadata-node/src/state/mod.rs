@@ -43,7 +43,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuar
 
 use openraft::{LogId, StoredMembership};
 use tokio::sync::watch;
-use wmall_proto::DiskId;
+use wmall_proto::{DiskId, RequestId};
 use wmall_proto::feed::{FeedItem, FeedPage};
 use wmall_proto::pg::PgKey;
 use wmall_proto::topology::{EncodedMap, MapChanges};
@@ -151,6 +151,11 @@ impl State {
         self.store.flush();
     }
 
+    /// Whether this request has been judged, and its answer is kept.
+    pub(crate) fn has_answer(&self, request: &RequestId) -> bool {
+        self.read().answers.get(request).is_some()
+    }
+
     /// What happened behind `position`, as far as it concerns these disks.
     pub fn feed(&self, (epoch, position): (u64, u64), disks: &[DiskId]) -> (u64, FeedPage) {
         let derived = self.read();
@@ -229,7 +234,9 @@ impl State {
     /// the next start after a crash.
     pub fn load(&self, pairs: impl Iterator<Item = Result<Pair, StoreError>>) -> Result<(), StoreError> {
         let _alone = self.walks.none();
-        let _still = self.changing();
+        // What a load of before has left may be large, and applying need not wait for its removal.
+        self.store.tidy();
+        let still = self.changing();
         let beside = self.store.beside()?;
         let mut changes = Changes::new();
         for pair in pairs {
@@ -249,6 +256,7 @@ impl State {
         self.show_clock(derived.counters.clock);
         self.map_changed.send_replace(derived.topology.version);
         drop(derived);
+        drop(still);
         self.store.tidy();
         Ok(())
     }

@@ -296,7 +296,10 @@ pub(super) fn over_quota(
                  quota is {quota}"
             );
             Err(RpcError::new(ErrorCode::QuotaExceeded, reason)
-                .hint("`wmall bucket set` changes quotas; `wmall ls --removed` lists removed objects"))
+                .hint(
+                    "`wmall bucket set` changes quotas; removed objects make room when their grace is over, and \
+                     `wmall ls --removed` lists them",
+                ))
         }
         _ => Ok(()),
     }

@@ -21,12 +21,15 @@ use wmall_runtime::view::StoreError;
 /// Parts that an upload may have: files of some four million chunks.
 const MAX_PARTS: u32 = 1024;
 
+/// Bytes that a part takes in the map while it waits: the list of its chunks and block, its numbers, its owner.
+const STORED_BYTES: u64 = MAX_PIECES_PER_COMMIT as u64 * 32 + 200;
+
 /// A part that waits for its file.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) struct StagedPart {
     /// Number of the list of its chunks and their block.
     pub(super) list: u64,
-    /// The bucket whose quota it counts for, and when that was made.
+    /// The bucket whose quota it counts for, and the command that made that.
     pub(super) bucket: Option<(BucketName, u64)>,
     /// Bytes of each of its chunks.
     pub(super) chunk_size: u32,
@@ -55,9 +58,9 @@ impl Context<'_> {
         staged.rows_from = self.derived.counters.rows_from;
         self.check_fence(&upload)?;
         if let Some(name) = bucket {
-            staged.bucket = Some((name.clone(), self.bucket_in(&name, pool)?.created_ms));
+            staged.bucket = Some((name.clone(), self.bucket_in(&name, pool)?.made_at));
         }
-        let place = self.admit_part(&owner, (upload, pool, number), encoded_length(&chunks))?;
+        let place = self.admit_part(&owner, (upload, pool, number), STORED_BYTES)?;
         let key = keys::upload_part(&upload, pool, number);
         let before: Option<StagedPart> = self.txn.get(&key)?;
         self.check_staging(&staged, before.as_ref())?;
@@ -122,10 +125,10 @@ impl Context<'_> {
     }
 
     fn change_staged(&mut self, part: &StagedPart, change: fn(u64, u64) -> u64) -> Result<(), StoreError> {
-        let Some((name, made_ms)) = &part.bucket else { return Ok(()) };
+        let Some((name, made_at)) = &part.bucket else { return Ok(()) };
         let key = keys::bucket(name);
         // A bucket can be removed while parts for it wait, and made anew: they count for no other.
-        if let Some(mut bucket) = self.txn.get::<Bucket>(&key)?.filter(|b| b.created_ms == *made_ms) {
+        if let Some(mut bucket) = self.txn.get::<Bucket>(&key)?.filter(|b| b.made_at == *made_at) {
             bucket.staged_bytes = change(bucket.staged_bytes, part.bytes());
             self.txn.put(key, &bucket);
         }
@@ -147,14 +150,6 @@ impl Context<'_> {
         }
         Ok(Response::Done)
     }
-}
-
-/// Bytes that a part takes in the map.
-fn encoded_length(chunks: &[PromisedChunk]) -> u64 {
-    let each = |c: &PromisedChunk| {
-        size_of::<ChunkId>() + 4 + 8 + 8 + c.digests.len() * 32 + 8 + c.promises.len() * (1 + 4 + 16)
-    };
-    chunks.iter().map(|c| each(c) as u64).sum()
 }
 
 /// The sums of a part, which has no list, no bucket and no life yet.

@@ -18,14 +18,14 @@ use super::txn::decode;
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes of waiting parts: of everybody, and of one holder. A file of four million chunks has some 450 MiB of
-/// them at three copies.
+/// Bytes of waiting parts: of everybody, and of one holder. A file of four million chunks has some 135 MB
+/// of them, whatever its scheme.
 const WAITING: Bounds =
     Bounds { room: 2048 * MIB, most: 512 * MIB, kept: 768 * MIB, first: 64 * MIB, reserve: 512 * MIB };
 /// Uploads with waiting parts that one holder may have.
 const MAX_UPLOADS: usize = 256;
 
-/// Owner and length of a part.
+/// Owner of a part, and its bytes in the map.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) struct PartOwner {
     owner: Actor,

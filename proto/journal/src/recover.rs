@@ -31,6 +31,9 @@ use crate::writer::BATCH_BYTES;
 /// How far behind a bad record a batch that was being written may reach.
 const TORN_REACH: u64 = BATCH_BYTES + record_size(MAX_META, MAX_PAYLOAD);
 
+/// Bytes that are zeroed at once: a number of whole pieces.
+const CLEAR_STEP: u64 = 1 << 20;
+
 /// Why a journal does not open. Nothing was changed on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -127,14 +130,14 @@ pub(crate) fn recover(
         let (salt, whole) = read_header(&file, options, number)?;
         let segment = Segment { file, salt };
         segments.add(number, segment.clone());
+        let from = options.replay_from.unwrap_or(Position { segment: 0, offset: 0 });
         let Some(salt) = salt else {
-            // Nothing in it can be told, and it takes no more records.
-            let size = lose_segment(&segment, number, visitor)?;
+            // Nothing in it can be told, and it takes no more records. What a later replay begins behind is known already.
+            let size = lose_segment(&segment, number, last || from.segment <= number, visitor)?;
             let salt = Salt::of(&[0; 16]);
             tail = last.then(|| Tail { segment: number, file: segment.file, salt, offset: size, size });
             continue;
         };
-        let from = options.replay_from.unwrap_or(Position { segment: 0, offset: 0 });
         let start = match from.segment.cmp(&number) {
             std::cmp::Ordering::Less => SEGMENT_HEADER,
             std::cmp::Ordering::Equal => from.offset.max(SEGMENT_HEADER),
@@ -185,14 +188,22 @@ fn read_header(
     Ok((first.or(second), appendable && first.is_some() && first == second))
 }
 
-/// A segment without a header: all of it is a gap. Returns where records end at the latest.
-fn lose_segment(segment: &Segment, number: u64, visitor: &mut Visitor<'_>) -> Result<u64, OpenError> {
+/// A segment without a header: all of it is a gap, of which is told if it is to be replayed. Returns where records end at
+/// the latest.
+fn lose_segment(
+    segment: &Segment,
+    number: u64,
+    is_replayed: bool,
+    visitor: &mut Visitor<'_>,
+) -> Result<u64, OpenError> {
     let Some(damaged) = &mut visitor.damaged else {
         let position = Position { segment: number, offset: 0 };
         return Err(OpenError::Corrupt { position, why: "neither of its headers checks out".into() });
     };
     let to = segment.file.size()?.saturating_sub(SEGMENT_FOOTER);
-    damaged(Damage::Gap { segment: number, from: SEGMENT_HEADER, to });
+    if is_replayed {
+        damaged(Damage::Gap { segment: number, from: SEGMENT_HEADER, to });
+    }
     Ok(to)
 }
 
@@ -366,12 +377,13 @@ fn torn_or_rotten(scanner: &mut Scanner) -> Result<Ending, OpenError> {
 /// Zeroes what a crash left, so that it can never be taken for a record later.
 fn clear(file: &Arc<dyn DiskFile>, tail: u64, dirty_end: u64) -> Result<(), OpenError> {
     if dirty_end > tail {
-        let zeros = Bytes::from(vec![0u8; (1 << 20).min((dirty_end - tail) as usize)]);
+        let zeros = Bytes::from(vec![0u8; CLEAR_STEP.min(dirty_end - tail) as usize]);
         let mut at = tail;
         while at < dirty_end {
-            let n = zeros.len().min((dirty_end - at) as usize);
-            file.write_at(&[zeros.slice(..n)], at)?;
-            at += n as u64;
+            // Every step but the first begins with a page: one that can't be read is overwritten as a whole, or not at all.
+            let n = (at / PIECE * PIECE + CLEAR_STEP).min(dirty_end) - at;
+            file.write_at(&[zeros.slice(..n as usize)], at)?;
+            at += n;
         }
         file.sync_data()?;
     }

@@ -5,7 +5,7 @@ use crate::volume::{VolumeUse, mebibytes};
 
 pub(super) fn metadata_full(status: &ClusterStatus) -> Option<String> {
     let why = status.metadata_full.as_ref()?;
-    Some(format!("{why}; until then only deletes are taken"))
+    Some(format!("{why}; until then nothing is taken that makes them grow"))
 }
 
 pub(super) fn metadata_low(status: &ClusterStatus) -> Option<String> {

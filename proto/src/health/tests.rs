@@ -228,7 +228,7 @@ const BROKEN: &[(&str, Break, &str)] = &[
     (
         "METADATA_FULL",
         |s| s.metadata_full = Some("metadata-1 and metadata-2 have too little room".into()),
-        "metadata-1 and metadata-2 have too little room; until then only deletes are taken",
+        "metadata-1 and metadata-2 have too little room; until then nothing is taken that makes them grow",
     ),
     (
         "METADATA_VOLUME_LOW",

@@ -45,7 +45,8 @@ impl DiskStore {
     }
 
     /// Gives back what could not be reported.
-    pub(crate) fn report_later(&self, rotten: Vec<PoolChunk>) {
+    pub(crate) fn report_later(&self, rotten: Vec<PoolChunk>, doubted: Vec<DoubtedPiece>) {
         rotten.into_iter().for_each(|key| self.books.add_rotten(key));
+        doubted.into_iter().for_each(|piece| self.books.add_doubted(piece));
     }
 }

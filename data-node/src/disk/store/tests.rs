@@ -1,4 +1,5 @@
 mod promises;
+mod replaced;
 mod unreadable;
 
 use super::super::error::DiskError;
@@ -6,6 +7,7 @@ use super::super::superblock::FormatError;
 use super::*;
 use wmall_journal::sim::{Crash, Fault, SimDisk};
 use wmall_proto::UploadId;
+use wmall_proto::rpc::PieceCheck;
 use wmall_runtime::FolderError;
 use wmall_runtime::view::MemoryStore;
 

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{Changes, Pair, SledStore, Store, StoreError};
+use super::{Changes, Pair, SledStore, Store, StoreError, length};
 
 /// Bytes of changes that may wait in memory.
 const MAX_BYTES: usize = 4 << 20;
@@ -156,7 +156,12 @@ impl Store for Buffered {
         self.shared.sled.get(key)
     }
 
-    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
+    fn scan_within(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        (limit, bytes): (usize, usize),
+    ) -> Result<Vec<Pair>, StoreError> {
         // Held to the end, so that no batch moves from the tables to sled between the looks at both. A batch
         // that sled is taking in is in `frozen` too, which goes first, so a half-applied one is never seen.
         let tables = self.shared.read();
@@ -168,9 +173,9 @@ impl Store for Buffered {
         let range = (start, Bound::Unbounded);
         let mut active = tables.active.range::<Vec<u8>, _>(range.clone()).peekable();
         let mut frozen = tables.frozen.range::<Vec<u8>, _>(range).peekable();
-        let mut sled = SledPages::new(&self.shared.sled, prefix, after, limit);
-        let mut out = Vec::new();
-        while out.len() < limit {
+        let mut sled = SledPages::new(&self.shared.sled, prefix, after, (limit, bytes));
+        let (mut out, mut taken) = (Vec::new(), 0);
+        while out.len() < limit && taken < bytes {
             let below = sled.peek()?.map(|(key, _)| key.clone());
             let heads = [active.peek().map(|(k, _)| *k), frozen.peek().map(|(k, _)| *k), below.as_ref()];
             let Some(key) = heads.into_iter().flatten().min().cloned() else { break };
@@ -181,7 +186,9 @@ impl Store for Buffered {
             let newer = frozen.next_if(|(k, _)| **k == key).map(|(_, v)| v.clone());
             let stored = sled.next_if(&key);
             if let Some(value) = newest.or(newer).unwrap_or(stored) {
-                out.push((key, value));
+                let pair = (key, value);
+                taken += length(&pair);
+                out.push(pair);
             }
         }
         Ok(out)
@@ -261,20 +268,22 @@ struct SledPages<'a> {
     prefix: &'a [u8],
     after: Option<Vec<u8>>,
     page: std::collections::VecDeque<Pair>,
-    size: usize,
+    /// Pairs and bytes of a page.
+    bounds: (usize, usize),
     ended: bool,
 }
 
 impl<'a> SledPages<'a> {
-    fn new(sled: &'a SledStore, prefix: &'a [u8], after: Option<&[u8]>, size: usize) -> Self {
+    fn new(sled: &'a SledStore, prefix: &'a [u8], after: Option<&[u8]>, (pairs, bytes): (usize, usize)) -> Self {
         let (after, page) = (after.map(<[u8]>::to_vec), std::collections::VecDeque::new());
-        Self { sled, prefix, after, page, size: size.max(1), ended: false }
+        Self { sled, prefix, after, page, bounds: (pairs.max(1), bytes), ended: false }
     }
 
     fn peek(&mut self) -> Result<Option<&Pair>, StoreError> {
         if self.page.is_empty() && !self.ended {
-            let page = self.sled.scan(self.prefix, self.after.as_deref(), self.size)?;
-            self.ended = page.len() < self.size;
+            let page = self.sled.scan_within(self.prefix, self.after.as_deref(), self.bounds)?;
+            let (pairs, bytes) = self.bounds;
+            self.ended = page.len() < pairs && page.iter().map(length).sum::<usize>() < bytes;
             self.after = page.last().map(|(key, _)| key.clone()).or(self.after.take());
             self.page = page.into();
         }
@@ -322,6 +331,12 @@ mod tests {
             assert_eq!(
                 buffered.scan(prefix, after.as_deref(), limit).unwrap(),
                 memory.scan(prefix, after.as_deref(), limit).unwrap(),
+                "step {step}"
+            );
+            let bounds = (limit, 1 + dice(60) as usize);
+            assert_eq!(
+                buffered.scan_within(prefix, after.as_deref(), bounds).unwrap(),
+                memory.scan_within(prefix, after.as_deref(), bounds).unwrap(),
                 "step {step}"
             );
         }

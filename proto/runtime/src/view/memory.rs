@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, RwLock};
 
-use super::{Changes, Pair, Store, StoreError};
+use super::{Changes, Pair, Store, StoreError, length};
 
 type Map = std::collections::BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -31,11 +31,25 @@ impl Store for MemoryStore {
         Ok(self.now.read().unwrap().get(key).cloned())
     }
 
-    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
+    fn scan_within(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        (limit, bytes): (usize, usize),
+    ) -> Result<Vec<Pair>, StoreError> {
         let map = self.now.read().unwrap();
         let behind = |k: &Vec<u8>| after.is_none_or(|a| k.as_slice() > a);
         let pairs = map.range(prefix.to_vec()..).take_while(|(k, _)| k.starts_with(prefix));
-        Ok(pairs.filter(|(k, _)| behind(k)).take(limit).map(|(k, v)| (k.clone(), v.clone())).collect())
+        let pairs = pairs.filter(|(k, _)| behind(k)).map(|(k, v)| (k.clone(), v.clone()));
+        let (mut out, mut taken) = (Vec::new(), 0);
+        for pair in pairs.take(limit) {
+            taken += length(&pair);
+            out.push(pair);
+            if taken >= bytes {
+                break;
+            }
+        }
+        Ok(out)
     }
 
     fn apply(&self, changes: &Changes) -> Result<(), StoreError> {

@@ -28,12 +28,27 @@ pub type Changes = std::collections::BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 /// A key and its value.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
+/// Bytes of a pair's key and value.
+fn length((key, value): &Pair) -> usize {
+    key.len() + value.len()
+}
+
 /// An ordered map of bytes. Keys that start with a zero byte are the view's own.
 pub trait Store: Send + Sync + 'static {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
     /// Keys that start with `prefix` and are greater than `after`, in order, at most `limit`.
-    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError>;
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
+        self.scan_within(prefix, after, (limit, usize::MAX))
+    }
+    /// The same, bounded by bytes too: ends behind the pair with which so many bytes of keys and values are
+    /// reached. So a page can be short and not the last one; only an empty one says that nothing follows.
+    fn scan_within(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        bounds: (usize, usize),
+    ) -> Result<Vec<Pair>, StoreError>;
     /// Applies all changes or none.
     fn apply(&self, changes: &Changes) -> Result<(), StoreError>;
     /// Removes everything.
@@ -77,6 +92,13 @@ mod tests {
         assert_eq!(keys(store.scan(b"a", None, 10).unwrap()), ["a1", "a2", "a3"]);
         assert_eq!(keys(store.scan(b"a", Some(b"a1"), 1).unwrap()), ["a2"]);
         assert_eq!(keys(store.scan(b"b", Some(b"a9"), 10).unwrap()), ["b1"]);
+        // A pair has six bytes.
+        let within = |after: &[u8], bounds| keys(store.scan_within(b"a", Some(after), bounds).unwrap());
+        assert_eq!(within(b"a0", (10, 6)), ["a1"]);
+        assert_eq!(within(b"a0", (10, 7)), ["a1", "a2"]);
+        assert_eq!(within(b"a0", (1, 7)), ["a1"]);
+        assert_eq!(within(b"a2", (10, 1)), ["a3"], "one at the least");
+        assert!(within(b"a3", (10, 1)).is_empty());
         store.apply(&Changes::from([(b"a2".to_vec(), None)])).unwrap();
         assert_eq!(store.get(b"a2").unwrap(), None);
         let beside = store.beside().unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use super::{Changes, Pair, Store, StoreError};
+use super::{Changes, Pair, Store, StoreError, length};
 use crate::boot::boot_id;
 
 /// sled's page cache; unbounded it takes gigabytes at a few million keys.
@@ -13,6 +13,9 @@ const CACHE_BYTES: u64 = 16 << 20;
 /// The trees that take turns at being the map, and the key that says which one is it, beside both.
 const TREES: [&str; 2] = ["view", "view-2"];
 const CURRENT: &[u8] = b"current";
+
+/// Keys in one batch of a tree's removal.
+const REMOVED_AT_ONCE: usize = 1000;
 
 /// In which boot a view was last written.
 const BOOT_KEY: &[u8] = b"\0boot";
@@ -112,6 +115,32 @@ impl SledStore {
         if self.tree().name() == TREES[0].as_bytes() { TREES[1] } else { TREES[0] }
     }
 
+    /// sled drops a tree under one pin of the epoch, and frees nothing before its end: a tree of millions of keys
+    /// would be in memory as a whole. So it is emptied first, in batches.
+    fn remove_tree(&self, name: &str) -> Result<(), sled::Error> {
+        use std::ops::Bound;
+        if !self.db.tree_names().iter().any(|there| there == name.as_bytes()) {
+            return Ok(());
+        }
+        let tree = self.db.open_tree(name)?;
+        let mut start = Bound::Unbounded;
+        loop {
+            let (mut batch, mut removed, mut last) = (sled::Batch::default(), 0, None);
+            let rest = tree.range::<sled::IVec, _>((start, Bound::Unbounded));
+            for key in rest.keys().take(REMOVED_AT_ONCE) {
+                let key = key?;
+                batch.remove(key.clone());
+                (removed, last) = (removed + 1, Some(key));
+            }
+            let Some(last) = last else { break };
+            tree.apply_batch(batch)?;
+            collect_garbage(removed);
+            start = Bound::Excluded(last);
+        }
+        drop(tree);
+        self.db.drop_tree(name).map(|_| ())
+    }
+
     /// sled panics where others return errors. After either, nothing that it says is believed: the next start builds the
     /// view anew.
     fn guard<T>(&self, what: &str, work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, StoreError> {
@@ -146,7 +175,12 @@ impl Store for SledStore {
         self.guard("reading", || Ok(self.tree().get(key)?.map(|v| v.to_vec())))
     }
 
-    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
+    fn scan_within(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        (limit, bytes): (usize, usize),
+    ) -> Result<Vec<Pair>, StoreError> {
         use std::ops::Bound;
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after.to_vec()),
@@ -154,13 +188,18 @@ impl Store for SledStore {
             _ => Bound::Included(prefix.to_vec()),
         };
         self.guard("listing", || {
-            let mut out = Vec::new();
+            let (mut out, mut taken) = (Vec::new(), 0);
             for pair in self.tree().range((start, Bound::Unbounded)).take(limit) {
                 let (key, value) = pair?;
                 if !key.starts_with(prefix) {
                     break;
                 }
-                out.push((key.to_vec(), value.to_vec()));
+                let pair = (key.to_vec(), value.to_vec());
+                taken += length(&pair);
+                out.push(pair);
+                if taken >= bytes {
+                    break;
+                }
             }
             Ok(out)
         })
@@ -203,13 +242,19 @@ impl Store for SledStore {
             self.db.open_tree(name)
         })?;
         *self.tree.write().unwrap_or_else(PoisonError::into_inner) = tree;
-        self.trust();
+        // One that fails meanwhile, on another thread, sets the mark once it has told of it.
+        if self.failed().is_none() {
+            self.trust();
+        }
+        if self.failed().is_some() {
+            self.distrust();
+        }
         Ok(())
     }
 
     fn tidy(&self) {
         // A failure is the view's, and its owner hears of it.
-        let _ = self.guard("removing a tree", || self.db.drop_tree(self.other()));
+        let _ = self.guard("removing a tree", || self.remove_tree(self.other()));
     }
 
     fn distrust(&self) {

@@ -67,10 +67,11 @@ fn hold_against(
 ) {
     for &n in kept {
         let key = key(&piece(n));
-        let found = store.check(&key).unwrap();
-        assert!(found == PieceCheck::Good || hit.contains(&n), "{context}: {n} is {found:?} and was not hit");
-        if found == PieceCheck::Bad {
-            store.found_bad(key);
+        let found = store.look(&key).unwrap();
+        let good = matches!(found, Look::Good(_));
+        assert!(good || hit.contains(&n), "{context}: {n} is {found:?} and was not hit");
+        if let Look::Bad(at) = found {
+            store.found_bad(key, at);
         }
     }
     settle(store);
@@ -186,7 +187,7 @@ async fn a_piece_that_is_found_bad_before_its_commit_is_reported_with_the_commit
     let located = store.locate(&key(&good)).unwrap().unwrap();
     disk.flip("0000000000.seg", located.payload_offset() as usize + 10);
     assert!(!store.drops_bad(&key(&good)).unwrap());
-    store.found_bad(key(&good));
+    store.found_bad(key(&good), located.position);
     settle(&store);
     assert_eq!(store.take_rotten(10), [key(&good)]);
     assert!(store.locate(&key(&good)).unwrap().is_some());
