@@ -35,7 +35,7 @@ mod turns;
 pub use config::{COMPARE_MS, Config, DiskConfig, RawConfig, SCRUB_PASS_MS};
 #[cfg(feature = "testing")]
 pub use disk::scan_any_segment;
-pub use init::{InitError, init};
+pub use init::{InitError, init, replace};
 #[cfg(feature = "testing")]
 pub use lies::{Lies, tell};
 pub use node::{RunError, run};

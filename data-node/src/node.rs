@@ -171,7 +171,7 @@ fn open_disks(config: &Config, cluster: ClusterId) -> Result<Vec<Arc<DiskStore>>
                 let before = places.as_ref().and_then(|places| places.of(disk));
                 let source = match (source, before) {
                     (DiskError::Format(FormatError::NotFormatted(_)), Some(before)) => {
-                        FormatError::absent(&disk.path, before).into()
+                        FormatError::absent(disk, before).into()
                     }
                     (source, _) => source,
                 };

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use ed25519_zebra::SigningKey;
 use serde::{Deserialize, Serialize};
-use wmall_proto::Incarnation;
+use wmall_proto::{Incarnation, NodeName};
 use wmall_proto::ids::{parse_hex, to_hex};
 use wmall_runtime::folder::write_durably;
 
 use super::places::Place;
+use crate::config::DiskConfig;
 use crate::kept_map;
 
 const FILE: &str = "disk.json";
@@ -28,9 +29,11 @@ pub enum FormatError {
     /// It was formatted, and holds no disk now.
     #[error(
         "{disk} was in {path}, and the folder holds no disk now: is its file system mounted? If the disk is gone, \
-         `wmall data-node init --replace --config FILE` formats another one in its place"
+         `wmall data-node init --replace {name} --config FILE` formats another one in its place"
     )]
     Absent {
+        /// The name that the configuration gives to the disk in this folder.
+        name: NodeName,
         /// The folder.
         path: String,
         /// The disk that was there.
@@ -59,8 +62,9 @@ pub enum FormatError {
 
 impl FormatError {
     /// A folder in which there was a disk holds none.
-    pub(crate) fn absent(folder: &Path, before: &Place) -> Self {
-        Self::Absent { path: folder.display().to_string(), disk: before.to_string() }
+    pub(crate) fn absent(disk: &DiskConfig, before: &Place) -> Self {
+        let (name, path) = (disk.name.clone(), disk.path.display().to_string());
+        Self::Absent { name, path, disk: before.to_string() }
     }
 }
 

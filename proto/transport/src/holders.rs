@@ -91,10 +91,15 @@ impl Holders {
 impl Client {
     /// A place for one more connection, how many this holder has then, and how many all have.
     pub(crate) fn connect(&self) -> Result<(Place<Holder>, u64, u64), Refusal> {
-        let room = &self.holders.connections;
-        let place = room.try_take(self.holder.clone(), self.privileged, 1)?;
-        let standing = room.standing(&self.holder);
-        Ok((place, standing.own, standing.room + standing.reserve))
+        let place = self.holders.connections.try_take(self.holder.clone(), self.privileged, 1)?;
+        let (own, all) = self.connections();
+        Ok((place, own, all))
+    }
+
+    /// How many connections this holder has now, and how many all have.
+    pub(crate) fn connections(&self) -> (u64, u64) {
+        let standing = self.holders.connections.standing(&self.holder);
+        (standing.own, standing.room.saturating_add(standing.reserve))
     }
 
     /// A place for one more call.

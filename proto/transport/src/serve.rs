@@ -3,7 +3,7 @@
 //! Tasks: one per handshake, one per connection and one per call. What each holder of a certificate may have
 //! of them, and of bytes of headers and answers, is in `holders.rs`. A handler that outlives
 //! [`HANDLER_TIMEOUT`] is cut off, and a reader that takes nothing for [`TAKING_NOTHING`] is let go. Each
-//! connection's windows are measured once its holder is known (`tuning.rs`).
+//! connection's windows are measured once its holder is known, and again as others come and go (`tuning.rs`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
 use wmall_proto::codec;
 use wmall_proto::identity::Revocation;
 use wmall_proto::rpc::{Request, Response};
@@ -26,12 +27,15 @@ use crate::holders::{Answers, Client, FREE_ANSWER, FREE_HEADER, Holder, Holders,
 use crate::identity::Peer;
 use crate::pool::{CLOSED_EXPIRED, CLOSED_OTHER_CLUSTER, CLOSED_REVOKED, CLOSED_TOO_MANY, peer_of};
 use crate::share::{Place, Room};
-use crate::tuning::{FIRST_WINDOW, window_of};
+use crate::tuning::{FIRST_WINDOW, first_window_of, window_of};
 
 /// Bytes of a header that room is taken for at once, before they are read.
 const HEADER_STEP: usize = 256 << 10;
 /// How long a handshake may take: who has no certificate holds a place no longer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a connection waits for a place among the handshakes: many clients behind one address may begin at once. Quinn
+/// bounds how many wait.
+const HANDSHAKE_TURN: Duration = Duration::from_secs(1);
 /// How long a caller may take to send its request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a reader may take nothing of an answer.
@@ -42,6 +46,8 @@ const REFUSING: Duration = Duration::from_secs(1);
 const NOT_READ: u32 = 2;
 /// How long a peer may take to read its last answers once its certificate has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// Between looks at how many connections share the windows.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
 /// Timers reach no further than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(86_400);
 /// How long any call may take.
@@ -156,7 +162,7 @@ impl Endpoint {
     pub async fn serve<H: Handler>(&self, handler: Arc<H>) {
         let holders = Holders::default();
         while let Some(incoming) = self.quinn.accept().await {
-            let Some((incoming, shaking)) = admit(incoming, holders.handshakes()) else { continue };
+            let Some(incoming) = validated(incoming) else { continue };
             let Some(tls) = &self.server_tls else { return };
             let config = server_config(tls, incoming.remote_address().ip(), self.small_buffers, FIRST_WINDOW);
             let serving = Serving {
@@ -166,6 +172,9 @@ impl Endpoint {
                 handler: handler.clone(),
             };
             tokio::spawn(async move {
+                let from = source(incoming.remote_address().ip());
+                let place = serving.holders.handshakes().take(from, false, 1, HANDSHAKE_TURN).await;
+                let Ok(shaking) = place else { return incoming.refuse() };
                 match incoming.accept_with(Arc::new(config)) {
                     Ok(connecting) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
                         Ok(Ok(connection)) => {
@@ -188,11 +197,7 @@ pub(crate) fn admit(
     incoming: quinn::Incoming,
     handshakes: &Room<IpAddr>,
 ) -> Option<(quinn::Incoming, Place<IpAddr>)> {
-    // An address that may be forged gets a token first, and no state of ours.
-    if !incoming.remote_address_validated() && incoming.may_retry() {
-        let _ = incoming.retry();
-        return None;
-    }
+    let incoming = validated(incoming)?;
     match handshakes.try_take(source(incoming.remote_address().ip()), false, 1) {
         Ok(place) => Some((incoming, place)),
         Err(_) => {
@@ -200,6 +205,15 @@ pub(crate) fn admit(
             None
         }
     }
+}
+
+/// An address that may be forged gets a token first, and no state of ours.
+fn validated(incoming: quinn::Incoming) -> Option<quinn::Incoming> {
+    if !incoming.remote_address_validated() && incoming.may_retry() {
+        let _ = incoming.retry();
+        return None;
+    }
+    Some(incoming)
 }
 
 /// What serving a connection takes.
@@ -221,9 +235,10 @@ impl<H: Handler> Serving<H> {
             tracing::debug!(peer = %client.holder, "too many connections");
             return connection.close(CLOSED_TOO_MANY.into(), b"too many connections");
         };
-        let window = window_of(own, all);
-        connection.set_send_window(window);
-        connection.set_receive_window(VarInt::from_u32(u32::try_from(window).unwrap_or(u32::MAX)));
+        let mut window = first_window_of(own, all);
+        set_windows(&connection, window);
+        let mut measure = tokio::time::interval_at(Instant::now() + MEASURE_EVERY, MEASURE_EVERY);
+        measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ends = tokio::time::sleep(peer.remaining(now_ms()).min(LONGEST_SLEEP));
         tokio::pin!(ends);
         let mut calls = JoinSet::new();
@@ -248,9 +263,16 @@ impl<H: Handler> Serving<H> {
                 }
                 Some(_) = calls.join_next() => {}
                 _ = self.revoked.changed() => {}
+                _ = measure.tick() => {
+                    let (own, all) = client.connections();
+                    let before = std::mem::replace(&mut window, window_of(own, all));
+                    if before != window {
+                        set_windows(&connection, window);
+                    }
+                }
                 () = &mut ends => {
                     if !peer.remaining(now_ms()).is_zero() {
-                        ends.as_mut().reset(tokio::time::Instant::now() + peer.remaining(now_ms()).min(LONGEST_SLEEP));
+                        ends.as_mut().reset(Instant::now() + peer.remaining(now_ms()).min(LONGEST_SLEEP));
                         continue;
                     }
                     // Who renews in time has made another connection long ago; what is under way here ends well.
@@ -264,6 +286,12 @@ impl<H: Handler> Serving<H> {
         // The peer is gone; what it began is still brought to its end.
         calls.detach_all();
     }
+}
+
+/// Bytes on the way on a connection, in either direction.
+fn set_windows(connection: &quinn::Connection, window: u64) {
+    connection.set_send_window(window);
+    connection.set_receive_window(VarInt::from_u32(u32::try_from(window).unwrap_or(u32::MAX)));
 }
 
 /// The peer that makes a call, with its place.

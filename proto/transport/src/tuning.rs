@@ -17,8 +17,8 @@ const MAX_STREAMS: u32 = 512;
 pub(crate) const FULL_WINDOW: u64 = 64 << 20;
 /// Bytes on the way until it is known whose connection it is.
 pub(crate) const FIRST_WINDOW: u64 = 256 << 10;
-/// Bytes that windows of all peers are measured by. A connection gets its share at the time it is made, so
-/// that a thousand of them together have some four times this.
+/// Bytes that windows of all peers are measured by. A connection gets its share when it is made, and again every few
+/// seconds by how many there are then.
 const WINDOW_BUDGET: u64 = 512 << 20;
 /// Connections that are counted as there at least, so that the first gets no more than the tuned window.
 const FEW_CONNECTIONS: u64 = 8;
@@ -40,12 +40,16 @@ const INITIAL_WINDOW: u64 = 1 << 20;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// Bytes on the way on a holder's connection, in either direction: all of it for the first, a quarter for the
-/// second, a ninth for the third. So a holder has less than twice [`FULL_WINDOW`] together with
-/// [`FIRST_WINDOW`] for each, however many it has.
+/// Bytes on the way on a holder's connection, in either direction, when it is made: all of it for the first, a
+/// quarter for the second, a ninth for the third. So a holder has less than twice [`FULL_WINDOW`] together with
+/// [`FIRST_WINDOW`] for each, however many it makes before the others are measured again.
+pub(crate) fn first_window_of(own: u64, all: u64) -> u64 {
+    window_of(own.max(1).saturating_mul(own.max(1)), all)
+}
+
+/// The same of a connection that stands, by how many there are now: an equal share for each of the holder's.
 pub(crate) fn window_of(own: u64, all: u64) -> u64 {
-    let of_holder = FULL_WINDOW / own.max(1).saturating_mul(own.max(1));
-    of_holder.min(WINDOW_BUDGET / all.max(FEW_CONNECTIONS)).max(FIRST_WINDOW)
+    (FULL_WINDOW / own.max(1)).min(WINDOW_BUDGET / all.max(FEW_CONNECTIONS)).max(FIRST_WINDOW)
 }
 
 /// A socket with the buffers that were granted.
@@ -121,11 +125,23 @@ mod tests {
     #[test]
     fn windows_shrink_with_a_holder_s_connections_and_with_everybody_s() {
         const MIB: u64 = 1 << 20;
-        assert_eq!((window_of(0, 0), window_of(1, 1), window_of(1, 8)), (64 * MIB, 64 * MIB, 64 * MIB));
-        assert_eq!((window_of(2, 2), window_of(4, 4), window_of(8, 8)), (16 * MIB, 4 * MIB, MIB));
-        assert_eq!((window_of(16, 16), window_of(256, 256)), (FIRST_WINDOW, FIRST_WINDOW));
-        assert_eq!((window_of(1, 64), window_of(1, 1024)), (8 * MIB, MIB / 2));
-        let of_one: u64 = (1..=256).map(|n| window_of(n, n)).sum();
+        let first = |own, all| first_window_of(own, all);
+        assert_eq!((first(0, 0), first(1, 1), first(1, 8)), (64 * MIB, 64 * MIB, 64 * MIB));
+        assert_eq!((first(2, 2), first(4, 4), first(8, 8)), (16 * MIB, 4 * MIB, MIB));
+        assert_eq!((first(16, 16), first(256, 256)), (FIRST_WINDOW, FIRST_WINDOW));
+        assert_eq!((first(1, 64), first(1, 1024)), (8 * MIB, MIB / 2));
+        let of_one: u64 = (1..=256).map(|n| first(n, n)).sum();
         assert!(of_one < 2 * FULL_WINDOW + 256 * FIRST_WINDOW, "{of_one}");
+    }
+
+    #[test]
+    fn windows_that_are_measured_again_are_equal_shares_and_whole_when_the_others_are_gone() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!((window_of(0, 0), window_of(1, 1), window_of(1, 8)), (64 * MIB, 64 * MIB, 64 * MIB));
+        assert_eq!((window_of(2, 2), window_of(4, 8), window_of(16, 16)), (32 * MIB, 16 * MIB, 4 * MIB));
+        assert_eq!((window_of(256, 256), window_of(1, 64)), (FIRST_WINDOW, 8 * MIB));
+        for n in 1..=256 {
+            assert!(n * window_of(n, n) <= FULL_WINDOW, "{n}");
+        }
     }
 }

@@ -151,9 +151,10 @@ pub(crate) struct DataJoinArgs {
     /// The most bytes that the disk may use.
     #[arg(long, requires = "join", value_parser = parse_bytes, default_value = "64G", value_name = "N")]
     pub(crate) disk_bytes: u64,
-    /// Format a folder that is empty now, in place of the disk that was in it. Its pieces are fetched anew.
-    #[arg(long, conflicts_with = "join")]
-    pub(crate) replace: bool,
+    /// Format the folder of this disk, which is empty now, in place of the disk that was in it. Its pieces are fetched
+    /// anew; other disks are left as they are.
+    #[arg(long, conflicts_with = "join", value_name = "DISK")]
+    pub(crate) replace: Option<NodeName>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -125,7 +125,7 @@ pub(crate) async fn metadata_node(
 }
 
 pub(crate) async fn data_node(context: &Context, command: RoleCommand<DataJoinArgs>) -> Result<(), Failure> {
-    use wmall_data_node::{Config, init, run};
+    use wmall_data_node::{Config, init, replace, run};
     let command = match command {
         RoleCommand::Init(args) if args.join.join.is_some() => return join::data_node(args).await,
         other => other,
@@ -138,7 +138,11 @@ pub(crate) async fn data_node(context: &Context, command: RoleCommand<DataJoinAr
         }
         RoleCommand::Init(args) => {
             let config = Config::load(file)?;
-            let names = init(&config, args.replace).map_err(|e| Failure::role("data-node init", &e))?;
+            let formatted = match args.replace {
+                Some(name) => replace(&config, &name).map(|()| vec![name.to_string()]),
+                None => init(&config, false),
+            };
+            let names = formatted.map_err(|e| Failure::role("data-node init", &e))?;
             line(&format!("formatted: {}", names.join(", ")))
         }
         RoleCommand::Run { exit_with_parent } => {
