@@ -288,11 +288,9 @@ async fn write(
     if differs && certain && there.state == PieceState::Staged {
         tracing::warn!(disk = %disk.name, chunk = %header.chunk, "a wrong shard that was staged is replaced");
         disk.note_replaced(header.key());
-    } else if differs {
-        if let Look::Good(_) = disk.look_in_turn(header.key()).await? {
-            let reason = format!("slot {} of chunk {} has another shard already", header.slot, header.chunk);
-            return Err(RpcError::new(ErrorCode::BadReceipt, reason));
-        }
+    } else if differs && let Look::Good(_) = disk.look_in_turn(header.key()).await? {
+        let reason = format!("slot {} of chunk {} has another shard already", header.slot, header.chunk);
+        return Err(RpcError::new(ErrorCode::BadReceipt, reason));
     }
     disk.put(header, parts, crc, cold).await
 }

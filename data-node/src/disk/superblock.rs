@@ -7,8 +7,8 @@ use std::path::Path;
 
 use ed25519_zebra::SigningKey;
 use serde::{Deserialize, Serialize};
-use wmall_proto::{Incarnation, NodeName};
 use wmall_proto::ids::{parse_hex, to_hex};
+use wmall_proto::{Incarnation, NodeName};
 use wmall_runtime::folder::write_durably;
 
 use super::places::Place;

@@ -142,6 +142,32 @@ async fn a_piece_whose_header_is_unreadable_survives_compaction() {
     assert_eq!(store.reader.held(&key(&long[1])).unwrap().unwrap().held_until_ms, 30);
 }
 
+/// The only record of a promise is in a place that can't be read; its piece is elsewhere and good.
+#[tokio::test]
+async fn a_promise_whose_record_is_unreadable_survives_compaction() {
+    let (disk, view) = (SimDisk::new(), Arc::new(MemoryStore::default()));
+    let store = large(&disk, view);
+    let (content, filler) = (piece(1), vec![200u8; 9000]);
+    let fill_until = async |segments: usize| {
+        while store.journal.segments().len() < segments {
+            try_put(&store, &filler, 1).await.unwrap();
+        }
+    };
+    try_put(&store, &content, 10).await.unwrap();
+    fill_until(2).await;
+    store.stamp(header(&content, 40)).await.unwrap().unwrap();
+    settle(&store);
+    let (segment, offset) = store.usage().end;
+    assert_eq!((segment, store.locate(&key(&content)).unwrap().unwrap().position.segment), (1, 0));
+    fill_until(3).await;
+    settle(&store);
+    disk.lose_sector("0000000001.seg", (offset / PIECE * PIECE) as usize / SECTOR);
+    assert!(compact(&store, 1));
+    drop(store);
+    let store = large(&disk.killed(), Arc::default());
+    assert_eq!(store.reader.held(&key(&content)).unwrap().unwrap().held_until_ms, 40);
+}
+
 /// A piece is put again while compaction carries its segment, which alone has the promise to the first upload.
 #[tokio::test]
 async fn a_promise_of_a_piece_that_was_replaced_while_it_was_carried_outlives_its_segment() {

@@ -163,6 +163,48 @@ fn a_segment_without_its_headers_is_lost_alone() {
     }
 }
 
+/// A segment that has lost its headers is told of where its records are to be replayed, not at every start.
+#[test]
+fn a_segment_without_its_headers_that_is_known_already_is_not_told_of() {
+    let disk = SimDisk::new();
+    let last = written(&disk).last().unwrap().1.segment;
+    for sector in [0, LONG as usize / SECTOR - 1] {
+        disk.lose_sector("0000000002.seg", sector);
+    }
+    let gaps = |from: Option<u64>| {
+        let replay_from = from.map(|segment| Position { segment, offset: SEGMENT_HEADER });
+        let (options, mut gaps) = (Options { replay_from, ..long() }, 0);
+        let open = Journal::open_damaged(Arc::new(disk.clone()), options, |_| Ok(()), |_| gaps += 1);
+        drop(open.unwrap());
+        gaps
+    };
+    assert_eq!([None, Some(0), Some(2), Some(3), Some(last)].map(gaps), [1, 1, 1, 0, 0]);
+}
+
+/// What a crash left is cleared in steps, each of whole pieces but for the ends: a piece that can't be read is overwritten
+/// at once, or not at all.
+#[test]
+fn a_long_torn_tail_with_unreadable_pieces_is_cleared() {
+    const TAIL: usize = 3 << 20;
+    let large = Options { segment_bytes: 6 << 20, max_bytes: 100 << 20, ..options() };
+    let disk = SimDisk::new();
+    let open = |disk: &SimDisk| Journal::open(Arc::new(disk.clone()), large.clone(), |_| Ok(()));
+    let at = open(&disk).unwrap().append_and_wait(vec![record(0, 5100)]).unwrap()[0];
+    let tail = at.offset + record(0, 5100).size();
+    assert!(!tail.is_multiple_of(SECTOR as u64));
+    let torn = vec![Bytes::from(vec![7u8; TAIL])];
+    let file = disk.open("0000000000.seg").unwrap();
+    file.write_at(&torn, tail).and_then(|()| file.sync_data()).unwrap();
+    // Those that steps of 1 MiB from the tail on would overwrite in part.
+    for end in [1u64 << 20, 2 << 20] {
+        disk.lose_sector("0000000000.seg", (tail + end) as usize / SECTOR);
+    }
+    let journal = open(&disk).unwrap();
+    for end in [1u64 << 20, 2 << 20, TAIL as u64 - 4096] {
+        journal.read_vec(0, tail + end - 2048, 4096).unwrap().iter().for_each(|byte| assert_eq!(*byte, 0));
+    }
+}
+
 /// Segments that the list of retired ones explained are not missed without it, and it is made anew.
 #[test]
 fn an_unreadable_list_of_retired_segments_is_made_anew() {
