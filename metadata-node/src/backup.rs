@@ -210,8 +210,8 @@ fn newest_of(folder: &Path, member: &str) -> std::io::Result<Option<u64>> {
 
 /// Members may share a folder, so a file has its member's name. It gets that once it has been read back.
 ///
-/// The state is written to this member's own volume first, and copied from there: a folder that hangs, such as a
-/// mount whose server is gone, would hold off the walk over the map, and with that applying.
+/// The state is written to this member's own volume first, and copied from there: a folder that hangs, such as
+/// a mount whose server is gone, would hold off the walk over the map, and with that applying.
 fn backup_once(
     config: &BackupConfig,
     member: &str,
@@ -342,5 +342,25 @@ mod tests {
             newest_of(&folder.path().join("metadata-1.new"), "metadata-1").is_err(),
             "a file in its place"
         );
+    }
+
+    #[test]
+    fn a_backup_leaves_one_file_in_its_folder_and_none_in_that_of_the_snapshots() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(Box::new(wmall_runtime::view::MemoryStore::default())).unwrap();
+        let snapshots = SnapshotFolder::open(&folder.path().join("snapshots"), [1; 16]).unwrap();
+        let config =
+            |dir: &str| BackupConfig { dir: folder.path().join(dir), every_s: 1, keep: 2, reserve_bytes: 0 };
+        let files = |dir: &Path| fs::read_dir(dir).unwrap().count();
+        let path = backup_once(&config("backups"), "metadata-1", (&state, &snapshots), 7).unwrap();
+        assert!(snapshots.check(&path).is_ok());
+        assert_eq!((files(&folder.path().join("backups")), files(snapshots.folder())), (1, 0));
+        // A folder that cannot be written to: something is in its place, or in that of the temporary file.
+        fs::write(folder.path().join("file"), "x").unwrap();
+        fs::create_dir_all(folder.path().join("taken/metadata-1.new")).unwrap();
+        for dir in ["file", "taken"] {
+            assert!(backup_once(&config(dir), "metadata-1", (&state, &snapshots), 8).is_err());
+            assert_eq!(files(snapshots.folder()), 0, "{dir}");
+        }
     }
 }

@@ -167,7 +167,8 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), RunError> {
         Duration::from_millis(config.raw.suspect_after_ms),
         Duration::from_millis(config.raw.down_after_ms),
     ));
-    let by_bytes = tokio::spawn(crate::raft::snapshots_by_bytes(raft.clone(), log.clone(), snapshots.clone()));
+    let by_bytes =
+        tokio::spawn(crate::raft::snapshots_by_bytes(raft.clone(), log.clone(), snapshots.clone()));
     let watch = tokio::spawn(watch_leadership(raft.clone(), liveness.clone()));
     let aside = tokio::spawn(step_aside(raft.clone(), clock.clone(), peers.clone()));
     let metrics = Metrics::new();

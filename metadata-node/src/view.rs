@@ -8,6 +8,9 @@ use wmall_runtime::view::{Buffered, SledStore, StoreError};
 use crate::raft::{LogStore, SnapshotError, SnapshotFolder};
 use crate::state::State;
 
+#[cfg(test)]
+mod tests;
+
 /// Why there is no state.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {

@@ -41,8 +41,8 @@ pub struct Bucket {
     pub trash_bytes: u64,
     /// Bytes of parts of long files that wait for the rest of them.
     pub staged_bytes: u64,
-    /// The command that made it: Raft index of its entry, shifted by 16 bits, and its place in that. So it is told from
-    /// another bucket of its name, whatever the clock says.
+    /// The command that made it: Raft index of its entry, shifted by 16 bits, and its place in that. It tells
+    /// buckets of one name apart, whatever the clock says.
     #[serde(skip)]
     pub made_at: u64,
     /// It was removed, and its former versions go step by step. Nobody is shown such a bucket.

@@ -103,9 +103,8 @@ mod tests {
 
     #[test]
     fn a_log_that_has_grown_too_long_waits_for_no_snapshot_under_way() {
-        let overdue = |bytes: u64, covered| {
-            wanted([(1, 10), (2, bytes)].into_iter(), covered, 2, (100, 20)).overdue
-        };
+        let overdue =
+            |bytes: u64, covered| wanted([(1, 10), (2, bytes)].into_iter(), covered, 2, (100, 20)).overdue;
         assert!(!overdue(389, 0) && overdue(390, 0));
         assert!(!overdue(399, 1) && !overdue(400, 2), "what one covers is not counted again");
     }

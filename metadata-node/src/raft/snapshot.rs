@@ -127,13 +127,13 @@ impl SnapshotFolder {
         *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Says whether the log has grown too long for the next snapshot to wait.
+    /// Says if the log has grown too long for the next snapshot to wait.
     pub(super) fn set_overdue(&self, overdue: bool) {
         self.overdue.store(overdue, Ordering::Relaxed);
     }
 
-    /// Whether the next snapshot is to wait, since one is on its way to another member: with the next one the log goes
-    /// that the member has to go on from.
+    /// True if the next snapshot is to wait, since one is on its way to another member: with the next one the log
+    /// goes that the member has to go on from.
     pub(super) fn holds_next(&self) -> bool {
         self.is_sending() && !self.overdue.load(Ordering::Relaxed)
     }

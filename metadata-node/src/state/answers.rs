@@ -3,8 +3,9 @@
 //! Kept in memory, in the order in which the requests were born, and in the map as one page for each entry. A
 //! number in the counters says which births are forgotten: a request from before it is refused without effect,
 //! since an earlier try of it may have taken effect. The number rises with the cluster's clock, and earlier
-//! where [`MAX_BYTES`] are full, but never into the last [`SPARED_MS`]: one writer with long answers must not have
-//! the first tries of others refused. Where that leaves no room, new requests wait. So a request takes effect at most once, whatever is forgotten.
+//! where [`MAX_BYTES`] are full, but never into the last [`SPARED_MS`]: one writer with long answers must not
+//! have the first tries of others refused. Where that leaves no room, new requests wait. So a request takes
+//! effect at most once, whatever is forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,9 +19,9 @@ use super::derived::Clock;
 const MAX_BYTES: usize = 64 << 20;
 /// Part of the bound that is kept for acts of operators, so that whoever fills the rest can be revoked.
 const RESERVE: usize = 8;
-/// Requests of the last so many milliseconds are judged, however full it is: what a request takes to get here, and
-/// as much as its caller's clock may be behind.
-pub(super) const SPARED_MS: u64 = 15_000;
+/// Requests of the last so many milliseconds are judged, however full it is: what a request takes to get here,
+/// and as much as its caller's clock may be behind.
+const SPARED_MS: u64 = 15_000;
 /// Bytes that an answer takes beside its own: its key, its places in the maps, its allocation.
 const OVERHEAD: usize = 96;
 
@@ -40,11 +41,18 @@ pub(crate) struct Answers {
     pages: BTreeMap<u64, usize>,
     bytes: usize,
     max_bytes: usize,
+    spared_ms: u64,
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Self { by_request: BTreeMap::new(), pages: BTreeMap::new(), bytes: 0, max_bytes: MAX_BYTES }
+        Self {
+            by_request: BTreeMap::new(),
+            pages: BTreeMap::new(),
+            bytes: 0,
+            max_bytes: MAX_BYTES,
+            spared_ms: SPARED_MS,
+        }
     }
 }
 
@@ -85,13 +93,14 @@ impl Answers {
         Err(RpcError::new(ErrorCode::Busy, reason).hint("try again in a few seconds"))
     }
 
-    /// The earliest birth that fits within the bound, if not all do.
-    pub(super) fn overflows_until(&self) -> Option<u64> {
+    /// The earliest birth that fits within the bound, if not all do. Requests of late are spared.
+    pub(super) fn overflows_until(&self, now_ms: u64) -> Option<u64> {
+        let spared_from_ms = now_ms.saturating_sub(self.spared_ms);
         let mut over = self.bytes.checked_sub(self.max_bytes).filter(|over| *over > 0)?;
         for (request, kept) in &self.by_request {
             over = over.saturating_sub(kept.answer.len() + OVERHEAD);
             if over == 0 {
-                return Some(request.born_ms() + 1);
+                return Some(spared_from_ms.min(request.born_ms() + 1));
             }
         }
         None
@@ -109,8 +118,8 @@ impl Answers {
     }
 
     #[cfg(test)]
-    pub(super) fn set_max_bytes(&mut self, max_bytes: usize) {
-        self.max_bytes = max_bytes;
+    pub(super) fn set_bounds(&mut self, max_bytes: usize, spared_ms: u64) {
+        (self.max_bytes, self.spared_ms) = (max_bytes, spared_ms);
     }
 
     #[cfg(test)]

@@ -14,7 +14,7 @@ use wmall_proto::{
 };
 
 use super::acts::act_of;
-use super::answers::{AnswerPage, SPARED_MS, check_birth, kept_from};
+use super::answers::{AnswerPage, check_birth, kept_from};
 use super::derived::{Clock, Derived, NO_EPOCH};
 use super::recent::Part;
 use super::txn::Txn;
@@ -193,8 +193,8 @@ impl<'a> Context<'a> {
 
     /// Forgets as many of the oldest answers as are too many, as long as they are not of late.
     fn forget_overflow(&mut self) {
-        if let Some(until_ms) = self.derived.answers.overflows_until() {
-            self.forget_answers(until_ms.min(self.now_ms.saturating_sub(SPARED_MS)));
+        if let Some(until_ms) = self.derived.answers.overflows_until(self.now_ms) {
+            self.forget_answers(until_ms);
         }
     }
 

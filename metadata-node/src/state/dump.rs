@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use wmall_runtime::view::{Changes, Pair, Store, StoreError};
 
-/// Pairs and bytes that are read in one step, which applying waits for.
+/// Pairs and bytes that are read in one step, which applying waits for; the last pair may go beyond.
 const PAGE: usize = 1024;
 const PAGE_BYTES: usize = 1 << 20;
 

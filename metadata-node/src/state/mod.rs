@@ -43,10 +43,10 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuar
 
 use openraft::{LogId, StoredMembership};
 use tokio::sync::watch;
-use wmall_proto::{DiskId, RequestId};
 use wmall_proto::feed::{FeedItem, FeedPage};
 use wmall_proto::pg::PgKey;
 use wmall_proto::topology::{EncodedMap, MapChanges};
+use wmall_proto::{DiskId, RequestId};
 
 use wmall_runtime::view::{Changes, Pair, Store, StoreError};
 
@@ -151,7 +151,7 @@ impl State {
         self.store.flush();
     }
 
-    /// Whether this request has been judged, and its answer is kept.
+    /// True if this request has been judged and its answer is kept.
     pub(crate) fn has_answer(&self, request: &RequestId) -> bool {
         self.read().answers.get(request).is_some()
     }

@@ -295,11 +295,10 @@ pub(super) fn over_quota(
                 "bucket {bucket} would hold {wanted} {what}, with removed objects and parts of uploads; its \
                  quota is {quota}"
             );
-            Err(RpcError::new(ErrorCode::QuotaExceeded, reason)
-                .hint(
-                    "`wmall bucket set` changes quotas; removed objects make room when their grace is over, and \
+            Err(RpcError::new(ErrorCode::QuotaExceeded, reason).hint(
+                "`wmall bucket set` changes quotas; removed objects make room when their grace is over, and \
                      `wmall ls --removed` lists them",
-                ))
+            ))
         }
         _ => Ok(()),
     }

@@ -15,6 +15,9 @@ fn act(request: RequestId) -> Envelope {
     Envelope { request: Some(request), by, command: Command::Note { act: "x".into() } }
 }
 
+/// Requests of so many milliseconds are judged, however full it is.
+const SPARED_MS: u64 = 15_000;
+
 fn now_ms(m: &Machine) -> u64 {
     m.index + m.ahead_ms
 }
@@ -23,7 +26,7 @@ fn reloaded(m: &Machine, max_bytes: usize) -> Machine {
     let state = State::open(Box::new(MemoryStore::default())).unwrap();
     state.load(m.pairs().into_iter().map(Ok)).unwrap();
     assert_eq!(state.read().answers.requests(), m.state.read().answers.requests());
-    state.write().answers.set_max_bytes(max_bytes);
+    state.write().answers.set_bounds(max_bytes, SPARED_MS);
     Machine { state, index: m.index, ahead_ms: m.ahead_ms }
 }
 
@@ -37,7 +40,7 @@ proptest! {
         const MAX_BYTES: usize = 1100;
         let mut m = Machine::new();
         m.ahead_ms = 1_000_000;
-        m.state.write().answers.set_max_bytes(MAX_BYTES);
+        m.state.write().answers.set_bounds(MAX_BYTES, SPARED_MS);
         let mut all: Vec<RequestId> = Vec::new();
         let mut done: BTreeMap<RequestId, bool> = BTreeMap::new();
         for (what, which, ms) in steps {
@@ -66,12 +69,14 @@ proptest! {
                 match answer {
                     Ok(Response::Done) if done.insert(*request, true).is_none() => effects += 1,
                     Ok(Response::Done) => {}
-                    Err(error) => prop_assert_eq!(error.code, ErrorCode::RequestExpired),
+                    Err(error) => {
+                        prop_assert!([ErrorCode::RequestExpired, ErrorCode::Busy].contains(&error.code));
+                    }
                     other => panic!("{other:?}"),
                 }
             }
             prop_assert_eq!(m.state.counters().1.acts, acts + effects);
-            prop_assert!(m.state.read().answers.requests().len() <= 11);
+            prop_assert!(m.state.read().answers.requests().len() <= 13, "bound and reserve");
         }
     }
 }
@@ -96,6 +101,38 @@ fn answers_are_kept_by_the_clock_and_their_pages_go_with_them() {
     m.run(Command::Tick).unwrap();
     assert_eq!(pages(&m), 0);
     m.assert_same_after_reload();
+}
+
+/// One writer fills the room with requests of the future: others wait for room, and no first try of theirs is
+/// refused as too old.
+#[test]
+fn answers_that_fill_their_room_do_not_make_the_requests_of_others_too_old() {
+    let mut m = Machine::new();
+    m.ahead_ms = 1_000_000;
+    m.state.write().answers.set_bounds(1100, SPARED_MS);
+    let note = |request| {
+        let command = Command::Note { act: "x".into() };
+        Envelope { request: Some(request), by: None, command }
+    };
+    let mut told = Vec::new();
+    for n in 0..30 {
+        let request = RequestId::new(now_ms(&m) + REQUEST_SKEW_MS, [n; 10]);
+        told.push(code(m.apply(vec![note(request)]).remove(0)));
+    }
+    let taken = told.iter().take_while(|told| **told == Ok(())).count();
+    assert!((5..20).contains(&taken), "{told:?}");
+    assert!(told[taken..].iter().all(|told| *told == Err(ErrorCode::Busy)), "{told:?}");
+    let other = RequestId::new(now_ms(&m), [99; 10]);
+    assert_eq!(code(m.apply(vec![note(other)]).remove(0)), Err(ErrorCode::Busy), "and not too old");
+    let operator = RequestId::new(now_ms(&m), [98; 10]);
+    assert_eq!(m.apply(vec![act(operator)]), [Ok(Response::Done)], "operators have a reserve");
+    m.assert_same_after_reload();
+    m.ahead_ms += SPARED_MS - 1000;
+    assert_eq!(code(m.apply(vec![note(other)]).remove(0)), Err(ErrorCode::Busy), "they are of late still");
+    // Those of the future are of long ago by now, and the room is free.
+    m.ahead_ms += REQUEST_SKEW_MS + 2000;
+    let late = RequestId::new(now_ms(&m), [97; 10]);
+    assert_eq!(m.apply(vec![note(late)]), [Ok(Response::Done)]);
 }
 
 #[test]

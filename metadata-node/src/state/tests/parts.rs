@@ -30,9 +30,14 @@ impl Store for Counting {
         self.0.get(key)
     }
 
-    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
+    fn scan_within(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        bounds: (usize, usize),
+    ) -> Result<Vec<Pair>, StoreError> {
         self.count(1);
-        self.0.scan(prefix, after, limit)
+        self.0.scan_within(prefix, after, bounds)
     }
 
     fn apply(&self, changes: &Changes) -> Result<(), StoreError> {
@@ -230,18 +235,34 @@ fn parts_that_wait_count_for_the_quota() {
 
 #[test]
 fn parts_of_a_bucket_of_before_count_for_no_other() {
-    let mut m = Machine::new();
     let numbers: Vec<u64> = (0..FULL).collect();
-    m.run(part(upload(1), 0, Some(b()), &numbers)).unwrap();
-    m.run(Command::RemoveBucket { name: b(), purge: true }).unwrap();
-    let (name, pool, rules) = (b(), "3x".parse().unwrap(), BucketRules::default());
-    m.run(Command::CreateBucket { name, pool, rules }).unwrap();
-    m.run(part(upload(2), 0, Some(b()), &numbers)).unwrap();
-    m.recount();
-    m.run(Command::FenceUploads { before_ms: 10_001 }).unwrap();
-    m.run(Command::DropParts(vec![(upload(1), POOL, 0)])).unwrap();
-    assert_eq!(bucket(&m).staged_bytes, PART_BYTES);
-    m.recount();
+    let create = || {
+        let (name, pool, rules) = (b(), "3x".parse().unwrap(), BucketRules::default());
+        Command::CreateBucket { name, pool, rules }
+    };
+    // One after another, and both buckets in one entry, at one time of the clock.
+    for together in [false, true] {
+        let mut m = Machine::new();
+        let commands = [
+            Command::RemoveBucket { name: b(), purge: true },
+            create(),
+            part(upload(1), 0, Some(b()), &numbers),
+            Command::RemoveBucket { name: b(), purge: true },
+            create(),
+            part(upload(2), 0, Some(b()), &numbers),
+        ];
+        let items = commands.map(|command| Envelope { request: None, by: None, command });
+        let answers = match together {
+            true => m.apply(items.to_vec()),
+            false => items.into_iter().map(|item| m.apply(vec![item]).remove(0)).collect(),
+        };
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        m.recount();
+        m.run(Command::FenceUploads { before_ms: 10_001 }).unwrap();
+        m.run(Command::DropParts(vec![(upload(1), POOL, 0)])).unwrap();
+        assert_eq!(bucket(&m).staged_bytes, PART_BYTES);
+        m.recount();
+    }
 }
 
 /// The same long file twice, under two names: the second one's parts are of no use, and go.

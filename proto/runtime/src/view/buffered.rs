@@ -274,7 +274,12 @@ struct SledPages<'a> {
 }
 
 impl<'a> SledPages<'a> {
-    fn new(sled: &'a SledStore, prefix: &'a [u8], after: Option<&[u8]>, (pairs, bytes): (usize, usize)) -> Self {
+    fn new(
+        sled: &'a SledStore,
+        prefix: &'a [u8],
+        after: Option<&[u8]>,
+        (pairs, bytes): (usize, usize),
+    ) -> Self {
         let (after, page) = (after.map(<[u8]>::to_vec), std::collections::VecDeque::new());
         Self { sled, prefix, after, page, bounds: (pairs.max(1), bytes), ended: false }
     }

@@ -115,8 +115,8 @@ impl SledStore {
         if self.tree().name() == TREES[0].as_bytes() { TREES[1] } else { TREES[0] }
     }
 
-    /// sled drops a tree under one pin of the epoch, and frees nothing before its end: a tree of millions of keys
-    /// would be in memory as a whole. So it is emptied first, in batches.
+    /// sled drops a tree under one pin of the epoch, and frees nothing before its end: a tree of millions of
+    /// keys would be in memory as a whole. So it is emptied first, in batches.
     fn remove_tree(&self, name: &str) -> Result<(), sled::Error> {
         use std::ops::Bound;
         if !self.db.tree_names().iter().any(|there| there == name.as_bytes()) {
@@ -285,4 +285,47 @@ impl Store for SledStore {
 /// Beside the view's folder, which is sled's.
 fn suspect_mark(folder: &Path) -> PathBuf {
     folder.with_extension("suspect")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trees(store: &SledStore) -> usize {
+        store.db.tree_names().iter().filter(|name| TREES.iter().any(|t| **name == t.as_bytes())).count()
+    }
+
+    #[test]
+    fn a_tree_of_several_batches_is_removed_and_the_other_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::create_anew(&folder.path().join("view")).unwrap();
+        let changes =
+            |keys: usize| (0..keys).map(|n| (format!("k{n:05}").into(), Some(vec![1; 9]))).collect();
+        store.apply(&changes(2 * REMOVED_AT_ONCE + 500)).unwrap();
+        let beside = store.beside().unwrap();
+        beside.apply(&changes(3)).unwrap();
+        drop(beside);
+        store.swap_in().unwrap();
+        assert_eq!(trees(&store), 2);
+        store.tidy();
+        assert_eq!(trees(&store), 1);
+        store.tidy();
+        assert_eq!((store.scan(b"", None, 10).unwrap().len(), store.failed().is_none()), (3, true));
+        assert!(store.beside().unwrap().scan(b"", None, 10).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_view_that_has_failed_is_not_trusted_for_a_swap() {
+        let folder = tempfile::tempdir().unwrap();
+        let view = folder.path().join("view");
+        let store = SledStore::create_anew(&view).unwrap();
+        drop(store.beside().unwrap());
+        store.swap_in().unwrap();
+        assert!(!suspect_mark(&view).exists());
+        store.tidy();
+        drop(store.beside().unwrap());
+        store.failed.set(StoreError("it failed".into())).unwrap();
+        store.swap_in().unwrap();
+        assert!(suspect_mark(&view).exists());
+    }
 }

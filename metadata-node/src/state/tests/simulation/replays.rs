@@ -70,7 +70,7 @@ impl Sim {
         if self.replays.sent.is_empty() {
             return;
         }
-        self.m.state.write().answers.set_max_bytes(600);
+        self.m.state.write().answers.set_bounds(600, 0);
         let at = self.dice.roll(self.replays.sent.len() as u64) as usize;
         let (envelope, told) = self.replays.sent[at].clone();
         if told.as_ref().is_err_and(|error| error.code.is_transient()) {
