@@ -6,6 +6,7 @@
 
 mod watch;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -199,13 +200,28 @@ fn shown(error: &dyn std::error::Error) -> String {
 /// When the newest file of this member was written, by the cluster's clock. A folder that is not there is an error
 /// only where something is in its place: the first backup makes it.
 fn newest_of(folder: &Path, member: &str) -> std::io::Result<Option<u64>> {
-    let written = |path: &PathBuf| {
-        // As `backup_once` names it. Names of members have dashes too.
-        let mut parts = path.file_stem()?.to_str()?.splitn(3, '-');
-        let (at, _, own) = (parts.next()?, parts.next()?, parts.next()?);
-        at.parse().ok().filter(|_| own == member)
-    };
-    Ok(snapshot_files(folder)?.iter().filter_map(written).max())
+    let files = snapshot_files(folder)?;
+    Ok(files.iter().filter_map(|file| named(file)).filter(|(_, own)| *own == member).map(|(at, _)| at).max())
+}
+
+/// When a file was written, and by which member, by the name that `backup_once` gave it.
+fn named(file: &Path) -> Option<(u64, &str)> {
+    // Names of members have dashes too.
+    let mut parts = file.file_stem()?.to_str()?.splitn(3, '-');
+    let (at, _, member) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((at.parse().ok()?, member))
+}
+
+/// Files that are too many for `keep`. The newest one of each member stays: by that a member knows when its next one is
+/// due.
+fn too_many(files: &[PathBuf], keep: usize) -> Vec<&PathBuf> {
+    let mut members = BTreeSet::new();
+    let newest_first = files.iter().rev().enumerate();
+    let gone = newest_first.filter(|(n, file)| {
+        let newest_of_its_own = named(file).is_some_and(|(_, member)| members.insert(member));
+        *n >= keep && !newest_of_its_own
+    });
+    gone.map(|(_, file)| file).collect()
 }
 
 /// Members may share a folder, so a file has its member's name. It gets that once it has been read back.
@@ -233,7 +249,8 @@ fn backup_once(
     let path = config.dir.join(name);
     fs::rename(&temporary, &path)?;
     File::open(&config.dir)?.sync_all()?;
-    for old in snapshot_files(&config.dir)?.iter().rev().skip(config.keep.max(1)) {
+    let files = snapshot_files(&config.dir)?;
+    for old in too_many(&files, config.keep.max(1)) {
         // Another member that shares the folder may have been faster.
         match fs::remove_file(old) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
@@ -362,5 +379,14 @@ mod tests {
             assert!(backup_once(&config(dir), "metadata-1", (&state, &snapshots), 8).is_err());
             assert_eq!(files(snapshots.folder()), 0, "{dir}");
         }
+    }
+
+    #[test]
+    fn members_that_share_a_folder_do_not_let_go_of_the_newest_of_another() {
+        let file = |at: u64, member: &str| PathBuf::from(format!("{at:013}-{:020}-{member}.snap", at));
+        let files = [file(1, "m-1"), file(2, "m-2"), file(3, "m-2"), file(4, "m-3"), file(5, "m-3")];
+        assert_eq!(too_many(&files, 2), [&files[1]]);
+        assert_eq!(too_many(&files, 9), Vec::<&PathBuf>::new());
+        assert_eq!(newest_of(Path::new("/nowhere"), "m-1").unwrap(), None);
     }
 }

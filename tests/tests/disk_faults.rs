@@ -48,7 +48,7 @@ fn idle_connections_and_missing_mounts_fail_no_disk() {
     }
     // A format for good, cut short on its first try.
     fs::write(disk.join("disk.json.new"), "{").unwrap();
-    let made = wmall(&["--config", &config, "data-node", "init", "--replace"]);
+    let made = wmall(&["--config", &config, "data-node", "init", "--replace", "disk-1"]);
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     assert!(disk.join("disk.json").exists() && !disk.join("disk.json.new").exists());
     // It was the mount after all: the disk is back as it was.
