@@ -52,9 +52,18 @@ impl Machine {
     }
 
     fn feed(&self) -> Vec<FeedItem> {
-        match self.state.feed((0, 0), &[DiskId(1)]).1 {
-            FeedPage::Items { items, .. } => items,
-            other => panic!("{other:?}"),
+        let (mut all, mut after) = (Vec::new(), 0);
+        loop {
+            match self.state.feed((0, after), &[DiskId(1)]).1 {
+                FeedPage::Items { items, position, more } => {
+                    all.extend(items);
+                    after = position;
+                    if !more {
+                        return all;
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
         }
     }
 
