@@ -566,36 +566,3 @@ async fn a_shard_that_compaction_moved_is_what_a_rebuild_finds_whatever_was_befo
     assert!(store.stamp(new).await.unwrap().is_some());
     assert!(store.stamp(PieceHeader { shard: old.shard, ..new }).await.unwrap().is_none(), "another shard");
 }
-
-/// A slot has moved away: its pieces go, but for those that an upload may still commit; those of other groups
-/// stay.
-#[tokio::test]
-async fn a_released_group_goes_and_what_uploads_are_promised_stays() {
-    let folder = tempfile::tempdir().unwrap();
-    Superblock::format(folder.path()).unwrap();
-    let disk = open(folder.path());
-    let all: Vec<Vec<u8>> = (0..40u8).map(|i| vec![i; 300]).collect();
-    for content in &all {
-        put(&disk, content).await;
-    }
-    disk.follow(all.iter().map(|c| committed(c)).chain([fenced(3)]).collect(), Some((5, 0)));
-    let claimed = all.iter().find(|c| key(c).chunk.0[0] < 128).unwrap();
-    disk.stamp(header(claimed, 30)).await.unwrap().unwrap();
-    let pg = wmall_proto::PgId(0);
-    let released = |disk| FeedItem::Released { pool: PoolId(1), pg, pg_bits: 1, disk };
-    disk.follow(vec![released(DiskId(77))], Some((6, 0)));
-    settle(&disk);
-    assert_eq!(disk.usage().pieces, 40, "that was another disk");
-    // Committed and released in one stretch of the feed, as a disk that was off hears it.
-    let young = vec![200u8; 300];
-    try_put(&disk, &young, 2).await.unwrap();
-    disk.follow(vec![committed(&young), released(DiskId(4))], Some((7, 0)));
-    settle(&disk);
-    for content in all.iter().chain([&young]) {
-        let there = disk.locate(&key(content)).unwrap();
-        let goes = key(content).chunk.0[0] < 128 && content != claimed;
-        assert_eq!(there.is_none(), goes, "{:?}", key(content));
-    }
-    let held = disk.reader.held(&key(claimed)).unwrap().unwrap();
-    assert_eq!((held.located.state, held.held_until_ms), (PieceState::Staged, 30));
-}
