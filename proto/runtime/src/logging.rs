@@ -1,9 +1,16 @@
 //! Logs on stderr: for people, or as JSON lines for machines.
 
+mod repeats;
+
 use std::io::IsTerminal;
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::FilterExt;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt, registry};
+
+use repeats::Repeats;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,13 +43,11 @@ impl Default for LogConfig {
 pub fn init(config: &LogConfig) {
     let filter = EnvFilter::try_from_env("WMALL_LOG")
         .or_else(|_| EnvFilter::try_new(&config.filter))
-        .unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .unwrap_or_else(|_| EnvFilter::new("info"))
+        .and(Repeats::new(config.format));
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let _ = match config.format {
-        LogFormat::Pretty => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Pretty => registry().with(lines.with_filter(filter)).try_init(),
+        LogFormat::Json => registry().with(lines.json().with_filter(filter)).try_init(),
     };
 }
