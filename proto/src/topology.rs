@@ -25,8 +25,8 @@ pub const MAX_DISKS: usize = 1024;
 pub const MAX_REVOKED: usize = 8192;
 /// Slots that may be on their way at once.
 pub const MAX_MOVING: usize = 16_384;
-/// Bytes that the rows of all pools may take: of 65,536 groups of three copies, and some more. With the most disks, nodes, revocations and moving slots beside
-/// them, the map fits in one message.
+/// Bytes that the rows of all pools may take: 65,536 groups of three copies, and some more. With the most
+/// disks, nodes, revocations and moving slots beside them, the map fits in one message.
 pub const MAX_ROWS_BYTES: usize = 6_400_000;
 
 /// Bytes that a row of so many slots takes of [`MAX_ROWS_BYTES`]: its size in memory, which counts while it
