@@ -447,7 +447,7 @@ fn entry(cluster: &Cluster, name: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_is_one_that_a_single_register_could_have_given() {
-    let runs = std::env::var("WMALL_RUNS").ok().and_then(|r| r.parse().ok()).unwrap_or(20u64);
+    let runs = std::env::var("WMALL_RUNS").ok().and_then(|r| r.parse().ok()).unwrap_or(14u64);
     let mut subject = tokio::task::block_in_place(Subject::up);
     let mut config = ClientConfig::load(&subject.config()).unwrap();
     config.timeout_ms = 2_500;
