@@ -48,13 +48,24 @@ pub struct PoolNeed {
     pub bytes: u64,
 }
 
+/// Bytes of the live pieces that these pools need at full redundancy.
+fn live_bytes(pools: &[PoolNeed]) -> u64 {
+    pools.iter().map(|p| p.scheme.stored_bytes(p.bytes)).fold(0, u64::saturating_add)
+}
+
+/// What these disks need over what they can take, in millionths, by the records alone.
+pub(crate) fn overall_ppm(counting: &[&DiskSpace], pools: &[PoolNeed]) -> u64 {
+    let room = Room::of(counting, pools);
+    let dead = room.counted(counting, |d| d.dead_bytes);
+    parts(live_bytes(pools).saturating_add(dead), room.total_bytes)
+}
+
 /// The report of now.
 pub fn capacity(disks: &[DiskSpace], pools: &[PoolNeed]) -> CapacityReport {
     let counting: Vec<&DiskSpace> = disks.iter().filter(|d| d.counts).collect();
     let room = Room::of(&counting, pools);
     let dead_bytes = room.counted(&counting, |d| d.dead_bytes);
-    let live = pools.iter().map(|p| p.scheme.stored_bytes(p.bytes)).fold(0u64, u64::saturating_add);
-    let needed_bytes = live.saturating_add(dead_bytes);
+    let needed_bytes = live_bytes(pools).saturating_add(dead_bytes);
     let fill = |d: &&DiskSpace| parts(d.used_bytes, d.room());
     let fullest = counting.iter().copied().max_by_key(|d| (fill(d), d.disk));
     let overall = parts(needed_bytes, room.total_bytes);
@@ -93,14 +104,27 @@ fn level_of(disks: &[&DiskSpace], pools: &[PoolNeed], overall: u64, held: u64) -
     if all < CapacityLevel::WritesStopped {
         return all;
     }
-    let nodes: BTreeSet<&NodeName> = disks.iter().map(|d| &d.node).collect();
-    let without = |node: &NodeName| {
-        let left: Vec<&DiskSpace> = disks.iter().copied().filter(|d| d.node != *node).collect();
-        let zones = rooms(&left);
+    let mut zones = rooms(disks);
+    let nodes: BTreeSet<(&ZoneName, &NodeName)> = disks.iter().map(|d| (&d.zone, &d.node)).collect();
+    let mut least = all;
+    for (zone, node) in nodes {
+        // Take the node out for a moment: to make the map anew for each would take the square of their number.
+        let Some(of_zone) = zones.get_mut(zone) else { continue };
+        let Some(room) = of_zone.remove(node) else { continue };
+        if of_zone.is_empty() {
+            zones.remove(zone);
+        }
         let fits = pools.iter().all(|p| fits(&zones, p.scheme.width(), 1));
-        (!fits && !left.is_empty()).then(|| level(CapacityReport::NO_ROOM_PPM, held_of(&left)))
-    };
-    nodes.into_iter().filter_map(without).fold(all, CapacityLevel::min)
+        zones.entry(zone).or_default().insert(node, room);
+        let left: Vec<&DiskSpace> = match fits {
+            true => continue,
+            false => disks.iter().copied().filter(|d| d.node != *node).collect(),
+        };
+        if !left.is_empty() {
+            least = least.min(level(CapacityReport::NO_ROOM_PPM, held_of(&left)));
+        }
+    }
+    least
 }
 
 /// How full these disks say they are, all together and whatever the rule.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use wmall_proto::capacity::{CapacityLevel, CapacityReport, Crossing, Forecast, PeerAdvice, UsageSample};
 use wmall_proto::{NodeName, ZoneName};
 
-use crate::capacity::{DiskSpace, PoolNeed, capacity};
+use crate::capacity::{DiskSpace, PoolNeed, overall_ppm};
 
 /// Milliseconds of a day.
 const DAY: u64 = 86_400_000;
@@ -113,37 +113,57 @@ fn peers(space: Space<'_>, growth: f64) -> Option<PeerAdvice> {
     Some(PeerAdvice { peer_bytes, now, in_90_days })
 }
 
-/// Each goes to the zone that has the least room, as a sensible operator would have it.
+/// Each goes to the zone that has the least room, as a sensible operator would have it. More of them never make the
+/// ratio worse, so the number is found by halving.
 fn peers_for(disks: &[DiskSpace], pools: &[PoolNeed], peer_bytes: u64) -> Option<u32> {
-    let mut disks = disks.to_vec();
+    let counting: Vec<&DiskSpace> = disks.iter().filter(|d| d.counts).collect();
+    let is_enough = |added: &[DiskSpace]| {
+        let all: Vec<&DiskSpace> = counting.iter().copied().chain(added).collect();
+        overall_ppm(&all, pools) < CapacityLevel::WARNING_PPM
+    };
+    if is_enough(&[]) {
+        return Some(0);
+    }
+    let added = added_peers(&counting, peer_bytes)?;
+    let (mut few, mut enough) = (0, added.len());
+    if !is_enough(&added) {
+        return None;
+    }
+    while enough - few > 1 {
+        let middle = (few + enough) / 2;
+        if is_enough(&added[..middle]) { enough = middle } else { few = middle }
+    }
+    u32::try_from(enough).ok()
+}
+
+/// As many more nodes as are ever advised.
+fn added_peers(counting: &[&DiskSpace], peer_bytes: u64) -> Option<Vec<DiskSpace>> {
     let mut zones: BTreeMap<ZoneName, u64> = BTreeMap::new();
-    for disk in disks.iter().filter(|d| d.counts) {
+    for disk in counting {
         let bytes = zones.entry(disk.zone.clone()).or_default();
         *bytes = bytes.saturating_add(disk.max_bytes);
     }
-    for count in 0..=MAX_PEERS {
-        if capacity(&disks, pools).overall_ppm < CapacityLevel::WARNING_PPM {
-            return Some(count);
-        }
-        let zone = zones.iter().min_by_key(|(_, room)| **room)?.0.clone();
-        *zones.entry(zone.clone()).or_default() += peer_bytes;
-        disks.push(DiskSpace {
+    let add = |count| {
+        let (zone, room) = zones.iter_mut().min_by_key(|(_, room)| **room)?;
+        *room = room.saturating_add(peer_bytes);
+        Some(DiskSpace {
             disk: wmall_proto::DiskId(u32::MAX - count),
             node: NodeName::new(format!("new-{count}")).ok()?,
-            zone,
+            zone: zone.clone(),
             max_bytes: peer_bytes,
             reserved_bytes: 0,
             used_bytes: 0,
             dead_bytes: 0,
             counts: true,
-        });
-    }
-    None
+        })
+    };
+    (0..MAX_PEERS).map(add).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capacity;
     use wmall_proto::DiskId;
 
     const GIB: u64 = 1 << 30;
@@ -245,5 +265,31 @@ mod tests {
         // Three copies in three zones: one more peer in one zone helps nobody, three do.
         assert_eq!(f.peers.now, Some(3));
         assert_eq!(f.alarm_in_ms(0), None);
+    }
+
+    /// A cluster that fills within the hour needs more peers than anybody adds: that must not take long to find.
+    #[test]
+    fn more_peers_than_are_ever_advised_are_no_advice() {
+        let pools = [PoolNeed { scheme: "3x".parse().unwrap(), bytes: 1 << 60 }];
+        assert_eq!(peers_for(&[], &pools, GIB), None);
+        let disks: Vec<DiskSpace> = (1..=3u32).map(|n| disk_of(n, GIB)).collect();
+        assert_eq!(peers_for(&disks, &pools, GIB), None);
+        let small = [PoolNeed { bytes: GIB, ..pools[0] }];
+        // 3 GiB of 5 are below 0.7: two more.
+        assert_eq!(peers_for(&disks, &small, GIB), Some(2));
+        assert_eq!(peers_for(&disks, &[PoolNeed { bytes: 1, ..pools[0] }], GIB), Some(0));
+    }
+
+    fn disk_of(n: u32, max_bytes: u64) -> DiskSpace {
+        DiskSpace {
+            disk: DiskId(n),
+            node: NodeName::new(format!("data-{n}")).unwrap(),
+            zone: "z".parse().unwrap(),
+            max_bytes,
+            reserved_bytes: 0,
+            used_bytes: 0,
+            dead_bytes: 0,
+            counts: true,
+        }
     }
 }
