@@ -27,7 +27,7 @@ pub const MAX_REVOKED: usize = 8192;
 pub const MAX_MOVING: usize = 16_384;
 /// Bytes that the rows of all pools may take: 65,536 groups of three copies, and some more. With the most
 /// disks, nodes, revocations and moving slots beside them, the map fits in one message.
-pub const MAX_ROWS_BYTES: usize = 6_400_000;
+pub const MAX_ROWS_BYTES: usize = 6_500_000;
 
 /// Bytes that a row of so many slots takes of [`MAX_ROWS_BYTES`]: its size in memory, which counts while it
 /// is decoded, or its encoding when all slots are dirty, as after a restore. Moving slots count apart.

@@ -262,8 +262,10 @@ impl State {
     }
 }
 
-/// How far above every version before a restored map's version is.
-const VERSIONS_AHEAD: u64 = 1 << 40;
+/// How far above its versions in the snapshot a restored map goes on, until its life begins: as many as pass in a
+/// millisecond at most. Versions further ahead would pass for those by the clock that the life gives its rows
+/// (`begin_epoch`), and two restores of one snapshot would have the same ones.
+const VERSIONS_AHEAD: u64 = 1 << 16;
 
 impl State {
     /// Makes what was loaded from a snapshot file the beginning of a new life: these members, no join token, no deletion
