@@ -100,16 +100,16 @@ impl Map {
         self.lock().latency.late_after(bytes)
     }
 
-    /// The slots of a row with their nodes, for who writes: those that answer as fast as the others first, then the
-    /// slow, then the silent.
+    /// The slots of a row with their nodes, for who writes: those that answer as fast as the others first,
+    /// then the slow, then the silent.
     pub(crate) fn slots(&self, topology: &Topology, row: &PgRow) -> Vec<SlotTarget> {
         let known = self.lock();
         let places = row.slots.iter().enumerate().map(|(slot, &disk)| (slot as u8, disk, false));
         known.in_order(topology, places)
     }
 
-    /// The same for who reads, with the disks that moving slots come from, and those before the disks that they go
-    /// to, which have little yet. `rotate` spreads readers.
+    /// The same for who reads, with the disks that moving slots come from, and those before the disks that
+    /// they go to, which have little yet. `rotate` spreads readers.
     pub(crate) fn places(&self, topology: &Topology, row: &PgRow, rotate: usize) -> Vec<SlotTarget> {
         let known = self.lock();
         let width = row.slots.len().max(1);

@@ -61,8 +61,8 @@ pub struct PutOptions {
     pub condition: Condition,
     /// Told as chunks become durable.
     pub progress: Option<Progress>,
-    /// Asked, with the file's id and size, before the commit that makes it visible: an error ends the put, and nothing
-    /// points to what was read.
+    /// Asked, with the file's id and size, before the commit that makes it visible: an error ends the put,
+    /// and nothing points to what was read.
     pub before_commit: Option<BeforeCommit>,
 }
 
@@ -438,8 +438,8 @@ impl ChunkPut {
         }
     }
 
-    /// What each slot's shard hashes to, where the pool has shards. Whoever cuts the chunk can make no other ones, so
-    /// nobody is believed about it.
+    /// What each slot's shard hashes to, where the pool has shards. Whoever cuts the chunk can make no other
+    /// ones, so nobody is believed about it.
     fn digests(&self, bytes: &Bytes) -> Result<Vec<PieceDigest>, RpcError> {
         let topology = self.store.map.topology();
         let scheme = topology.pools.get(&self.pool).map(|t| t.pool.scheme);

@@ -1,5 +1,5 @@
-//! Time in which this process ran. One that was stopped (a debugger, a full cgroup, the lid of a laptop) finds
-//! all its deadlines over at once when it goes on, and would blame nodes that did nothing wrong.
+//! Time in which this process ran. One that was stopped (a debugger, a full cgroup, the lid of a laptop)
+//! finds all its deadlines over at once when it goes on, and would blame nodes that did nothing wrong.
 //!
 //! A task looks at the clock a few times a second. When a look comes far too late, the time since the one
 //! before counts as one look's, so that deadlines end also where every look is late.

@@ -47,8 +47,8 @@ pub(crate) struct Inner {
     /// Looks at that clock.
     looking: JoinHandle<()>,
     timeout: Duration,
-    /// Since when the present wait for the metadata nodes lasts; none if there is none. Reading the map and the
-    /// question that it was read for share one timeout, so that a command ends when its user said.
+    /// Since when the present wait for the metadata nodes lasts; none if there is none. Reading the map and
+    /// the question that it was read for share one timeout, so that a command ends when its user said.
     waiting_since: Mutex<Option<Instant>>,
     buckets: Mutex<HashMap<BucketName, PoolId>>,
 }
@@ -136,9 +136,9 @@ impl Inner {
         answer
     }
 
-    /// Has the leader carry out a command, again and again until the deadline, all tries under one id: a command
-    /// that took effect unseen answers the same again. The id is born by the cluster's clock, which is heard
-    /// anew where that is a while ago.
+    /// Has the leader carry out a command, again and again until the deadline, all tries under one id: a
+    /// command that took effect unseen answers the same again. The id is born by the cluster's clock, which
+    /// is heard anew where that is a while ago.
     pub(crate) async fn command(
         &self,
         request: impl FnOnce(RequestId) -> Request,

@@ -132,7 +132,8 @@ impl Store {
 }
 
 impl Inner {
-    /// Looks at a chunk; and looks again, at where it is then, if something was amiss and its pieces have moved meanwhile.
+    /// Looks at a chunk; and looks again, at where it is then, if something was amiss and its pieces have
+    /// moved meanwhile.
     async fn verify_chunk(
         self: Arc<Self>,
         pool: PoolId,

@@ -1,5 +1,5 @@
-//! Answering challenges: a leaf of a piece, its way up, and the disk's signature over a nonce. The whole piece is read and
-//! hashed for it; a disk that finds its own piece rotten says so instead.
+//! Answering challenges: a leaf of a piece, its way up, and the disk's signature over a nonce. The whole
+//! piece is read and hashed for it; a disk that finds its own piece rotten says so instead.
 
 use std::sync::Arc;
 

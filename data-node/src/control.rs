@@ -1,5 +1,6 @@
-//! Keeps the node registered and heard of: a heartbeat a second to the metadata leader, and more often while a disk is filled,
-//! whose answer brings the map, who is silent, the feed of commits, and which disks have work.
+//! Keeps the node registered and heard of: a heartbeat a second to the metadata leader, and more often while
+//! a disk is filled, whose answer brings the map, who is silent, the feed of commits, and which disks have
+//! work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,8 +29,8 @@ use crate::{gauge, kept_map};
 
 /// Between heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
-/// While pieces are fetched: what comes next should not have to be waited for. Only with a map of so few rows, all of which the
-/// leader looks through for each heartbeat.
+/// While pieces are fetched: what comes next should not have to be waited for. Only with a map of so few
+/// rows, all of which the leader looks through for each heartbeat.
 const BUSY_BEAT: Duration = Duration::from_millis(250);
 const BUSY_ROWS: usize = 16_384;
 /// Between tries when no metadata node takes them.
@@ -87,9 +88,9 @@ pub(crate) struct Control {
     ready: Arc<AtomicBool>,
 }
 
-/// Where the feed goes on after a start. Items must not be told twice, nor an index that was built anew be told
-/// of all history: what was deleted once may be there again. So disks that differ, or one without a place, begin
-/// with a walk over what they hold.
+/// Where the feed goes on after a start. Items must not be told twice, nor an index that was built anew be
+/// told of all history: what was deleted once may be there again. So disks that differ, or one without a
+/// place, begin with a walk over what they hold.
 fn start_of(places: &[Option<(u64, u64)>]) -> (u64, u64) {
     let first = places.first().copied().flatten();
     first.filter(|_| places.iter().all(|p| *p == first)).unwrap_or((0, NOWHERE))
@@ -308,8 +309,9 @@ impl Control {
         capacity::capacities(&measured, KEPT_FREE)
     }
 
-    /// Keeps a copy of the map beside each disk's data, when there is a newer one, and none in a folder without a disk:
-    /// that may be a mount point. A slow disk must not hold up the heartbeat, so nobody waits for it.
+    /// Keeps a copy of the map beside each disk's data, when there is a newer one, and none in a folder
+    /// without a disk: that may be a mount point. A slow disk must not hold up the heartbeat, so nobody waits
+    /// for it.
     fn keep_map(&mut self) {
         let map = self.map.get().topology;
         let idle = self.keeping.as_ref().is_none_or(JoinHandle::is_finished);
@@ -376,7 +378,8 @@ impl Control {
         Ok(true)
     }
 
-    /// Pieces that were found rotten or absent become tickets; a disk that can't tell what it has lost becomes dirty.
+    /// Pieces that were found rotten or absent become tickets; a disk that can't tell what it has lost
+    /// becomes dirty.
     async fn report_rotten(&self) -> Result<(), RpcError> {
         for disk in self.disks.iter() {
             let Some(id) = disk.id() else { continue };

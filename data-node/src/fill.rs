@@ -1,8 +1,8 @@
 //! Fetches what this node's disks should hold and do not: tickets, and the chunks of dirty groups.
 //!
-//! A task for each disk, at most [`PARALLEL`] fetches at once for each (`turns.rs` bounds all); one in all, in
-//! small steps, while clients are served (`traffic.rs`). Each piece is hashed before it is written, and the ticket is closed by a
-//! receipt, never by the end of a job.
+//! A task for each disk, at most [`PARALLEL`] fetches at once for each (`turns.rs` bounds all); one in all,
+//! in small steps, while clients are served (`traffic.rs`). Each piece is hashed before it is written, and
+//! the ticket is closed by a receipt, never by the end of a job.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,7 +29,8 @@ use crate::turns::{Turns, places};
 
 /// Fetches under way for a disk, in the places that their chunks take.
 const PARALLEL: usize = 4;
-/// So many pieces of a group that can't be had are set aside; more of them mean that others do not answer, and will.
+/// So many pieces of a group that can't be had are set aside; more of them mean that others do not answer,
+/// and will.
 const FEW: usize = 8;
 /// How long the feed may take to reach a listing; it comes with each heartbeat.
 const ABREAST: Duration = Duration::from_secs(5);
@@ -98,7 +99,8 @@ impl Filler {
                 }
                 None => return,
             }
-            // With the next heartbeat, and not after what could not be had: others may have come to be filled since.
+            // With the next heartbeat, and not after what could not be had: others may have come to be filled
+            // since.
             if shutdown.or(work.changed()).await.is_none_or(|c| c.is_err()) {
                 return;
             }
@@ -123,7 +125,8 @@ impl Filler {
                     // Something came of it, so its pauses begin anew.
                     left_out.remove(&group);
                 }
-                // Left out for a while is what could not be had, and after a second time what is not done with although it was.
+                // Left out for a while is what could not be had, and after a second time what is not done
+                // with although it was.
                 if missed.contains(&group) || !is_new {
                     crowded |= !left_out.add(group, now);
                 }
@@ -188,8 +191,8 @@ impl Filler {
         }
     }
 
-    /// Fetches the pieces of a page and closes their tickets; returns the groups of which it has fetched some, and those pieces that
-    /// can't be had, each with whether that is because the row has changed.
+    /// Fetches the pieces of a page and closes their tickets; returns the groups of which it has fetched
+    /// some, and those pieces that can't be had, each with whether that is because the row has changed.
     async fn fetch_page(
         &self,
         disk: &Arc<DiskStore>,
@@ -205,16 +208,16 @@ impl Filler {
         let ours =
             |r: &&SignedReceipt| known.row(r.receipt.pool, &r.receipt.chunk, r.receipt.row_version).is_ok();
         let committed: Vec<FeedItem> = receipts.iter().filter(ours).map(|r| committed(r, id)).collect();
-        // Only committed chunks are ever listed as missing. Before the tickets go: a comparison in between would
-        // miss what is there.
+        // Only committed chunks are ever listed as missing. Before the tickets go: a comparison in between
+        // would miss what is there.
         disk.follow(committed, None);
         self.close(id, receipts, Vec::new(), as_of).await?;
         Ok((got, missed))
     }
 
-    /// A group of which all but a few pieces could be had does not keep its mark for them, which would have all of it read
-    /// again and again: the few become tickets, and are tried by themselves. What a change of the row stood in the way of is listed
-    /// anew instead.
+    /// A group of which all but a few pieces could be had does not keep its mark for them, which would have
+    /// all of it read again and again: the few become tickets, and are tried by themselves. What a change of
+    /// the row stood in the way of is listed anew instead.
     async fn set_aside(
         &self,
         disk: DiskId,
@@ -272,8 +275,8 @@ impl Filler {
         self.metadata.call(&request).await.map(|_| ())
     }
 
-    /// Fetches what can be had; returns receipts for that, each with whether the piece is new here, and what could not be had, with
-    /// whether the row had changed.
+    /// Fetches what can be had; returns receipts for that, each with whether the piece is new here, and what
+    /// could not be had, with whether the row had changed.
     async fn fetch_all(
         &self,
         disk: &Arc<DiskStore>,
@@ -306,7 +309,8 @@ impl Filler {
                     (places, fetched)
                 });
             }
-            // While clients are served there is one at a time; when they stop, there may be more, whatever that one does.
+            // While clients are served there is one at a time; when they stop, there may be more, whatever
+            // that one does.
             let ended = if waiting.peek().is_some() && running.len() < PARALLEL {
                 match tokio::time::timeout(RECENT, running.join_next()).await {
                     Ok(ended) => ended,

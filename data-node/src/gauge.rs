@@ -1,8 +1,8 @@
-//! Measures the file systems of a node's disks for its heartbeats: one that hangs must silence neither the node nor what is
-//! known of the other disks.
+//! Measures the file systems of a node's disks for its heartbeats: one that hangs must silence neither the
+//! node nor what is known of the other disks.
 //!
-//! Owns what was measured last, for each disk. One measurement of a disk is under way at a time, so a disk that hangs
-//! keeps one thread.
+//! Owns what was measured last, for each disk. One measurement of a disk is under way at a time, so a disk
+//! that hangs keeps one thread.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,8 @@ use tokio::task::JoinHandle;
 use crate::capacity::OnFileSystem;
 use crate::disk::DiskStore;
 
-/// How long a heartbeat waits for measurements that it has begun. One that takes longer is for a later heartbeat.
+/// How long a heartbeat waits for measurements that it has begun. One that takes longer is for a later
+/// heartbeat.
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What is known of the file system of one disk.

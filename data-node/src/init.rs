@@ -1,4 +1,5 @@
-//! `wmall data-node init`: formats the disks that have no format yet, or one in the place of a disk that is gone.
+//! `wmall data-node init`: formats the disks that have no format yet, or one in the place of a disk that is
+//! gone.
 
 use wmall_proto::NodeName;
 
@@ -43,8 +44,9 @@ pub enum InitError {
     },
 }
 
-/// Formats new disks and leaves the others as they are. A folder without a disk in which there was one is refused, unless
-/// all of those are to be replaced: only who has emptied them may say so. Returns the names of the new ones.
+/// Formats new disks and leaves the others as they are. A folder without a disk in which there was one is
+/// refused, unless all of those are to be replaced: only who has emptied them may say so. Returns the names
+/// of the new ones.
 pub fn init(config: &Config, replace_all: bool) -> Result<Vec<String>, InitError> {
     let mut places = places(config)?;
     let mut formatted = Vec::new();
@@ -61,8 +63,8 @@ pub fn init(config: &Config, replace_all: bool) -> Result<Vec<String>, InitError
     Ok(formatted)
 }
 
-/// Formats the folder of one disk in place of the disk that was in it, whatever is with the others: one of them may only be
-/// unmounted.
+/// Formats the folder of one disk in place of the disk that was in it, whatever is with the others: one of
+/// them may only be unmounted.
 pub fn replace(config: &Config, name: &NodeName) -> Result<(), InitError> {
     let disks = &config.raw.disks;
     let Some(disk) = disks.iter().find(|disk| disk.name == *name) else {

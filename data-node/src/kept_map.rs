@@ -1,7 +1,9 @@
-//! The last map that the node has seen, beside each disk's data. With it a node that starts knows at once whose
-//! certificates are refused, and a cluster that has lost its metadata finds its pools, rows and disks again.
+//! The last map that the node has seen, beside each disk's data. With it a node that starts knows at once
+//! whose certificates are refused, and a cluster that has lost its metadata finds its pools, rows and disks
+//! again.
 //!
-//! Only a copy: what the metadata nodes say overrules it, and one that is missing or damaged is as good as none.
+//! Only a copy: what the metadata nodes say overrules it, and one that is missing or damaged is as good as
+//! none.
 
 use std::fs;
 use std::path::Path;

@@ -1,10 +1,11 @@
 //! A data node: holds pieces on its disks, promises by signed receipt to keep them, hands them out.
 //!
 //! The way of a put: `service.rs` checks it against the node's map; `put.rs` hashes the bytes as they come,
-//! cuts them into shards where the pool has such, and `relay.rs` sends them to the other slots; `disk/store.rs` appends them to the journal, enters them in the
-//! index and signs the receipt. Beside it, `control.rs` keeps the node registered and heard of, `fill.rs` fetches
-//! what its disks should hold and do not, and `scrub.rs` reads everything again.
-//! Deliberately absent: any decision about placement or deletion. A data node does what rows and feeds say.
+//! cuts them into shards where the pool has such, and `relay.rs` sends them to the other slots;
+//! `disk/store.rs` appends them to the journal, enters them in the index and signs the receipt. Beside it,
+//! `control.rs` keeps the node registered and heard of, `fill.rs` fetches what its disks should hold and do
+//! not, and `scrub.rs` reads everything again. Deliberately absent: any decision about placement or deletion.
+//! A data node does what rows and feeds say.
 
 mod capacity;
 mod challenge;

@@ -1,5 +1,5 @@
-//! A data node that lies, for tests of those who must not believe it. Not part of any build that is used: the feature
-//! `testing` is on for the workspace's own tests only.
+//! A data node that lies, for tests of those who must not believe it. Not part of any build that is used: the
+//! feature `testing` is on for the workspace's own tests only.
 
 use std::sync::OnceLock;
 

@@ -23,8 +23,8 @@ pub(crate) struct Known {
 /// The copy.
 pub(crate) struct Map {
     known: RwLock<Known>,
-    /// What is known may be of another life of the metadata: from before a start, or a restore. Then the next map
-    /// that comes counts, whatever its version.
+    /// What is known may be of another life of the metadata: from before a start, or a restore. Then the next
+    /// map that comes counts, whatever its version.
     doubted: AtomicBool,
     /// How full the cluster is, by the last heartbeat's answer.
     level: Mutex<CapacityLevel>,
@@ -63,8 +63,8 @@ impl Map {
         *self.level.lock().unwrap_or_else(PoisonError::into_inner) = level;
     }
 
-    /// Refuses a writer that has to wait until there is room. What other data nodes bring is part of a put that was
-    /// taken, or a repair.
+    /// Refuses a writer that has to wait until there is room. What other data nodes bring is part of a put
+    /// that was taken, or a repair.
     pub(crate) fn check_level(&self, from: Role) -> Result<(), RpcError> {
         let level = *self.level.lock().unwrap_or_else(PoisonError::into_inner);
         let stop = match from {
@@ -104,8 +104,8 @@ impl Map {
         Ok(())
     }
 
-    /// Makes changes to what is known. Those for another version were overtaken: the next heartbeat names the one that is here. If
-    /// they are for this one and do not fit, it asks for the whole map.
+    /// Makes changes to what is known. Those for another version were overtaken: the next heartbeat names the
+    /// one that is here. If they are for this one and do not fit, it asks for the whole map.
     pub(crate) fn change(&self, changes: MapChanges) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if self.doubted.load(Ordering::Acquire) || changes.base != known.topology.version {

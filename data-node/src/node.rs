@@ -1,7 +1,8 @@
 //! Puts the parts together and runs them until a stop is asked for.
 //!
-//! Tasks: the control loop, the filler with one for each disk, the scrubber, the comparer of ranges, the reporter of bad pieces, the
-//! server with its connections, the operations endpoint. Threads: two a disk, the journal's writer and the index's.
+//! Tasks: the control loop, the filler with one for each disk, the scrubber, the comparer of ranges, the
+//! reporter of bad pieces, the server with its connections, the operations endpoint. Threads: two a disk, the
+//! journal's writer and the index's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -192,8 +193,8 @@ fn open_disks(config: &Config, cluster: ClusterId) -> Result<Vec<Arc<DiskStore>>
     }
 }
 
-/// Returns when a node has lost its last disk: nothing is left that it could do but mislead. It says so first, for a
-/// few heartbeats: what it holds is looked through after the restart, and does not count before.
+/// Returns when a node has lost its last disk: nothing is left that it could do but mislead. It says so
+/// first, for a few heartbeats: what it holds is looked through after the restart, and does not count before.
 async fn all_disks_failed(disks: &[Arc<DiskStore>]) {
     const LOOK: Duration = Duration::from_millis(200);
     const LAST_WORDS: Duration = Duration::from_secs(4);

@@ -1,6 +1,7 @@
 //! Taking in a chunk: hashed as it comes, relayed to the other slots while it comes, written, promised.
 //!
-//! Copies are relayed while the chunk comes. Shards are made here, once the whole chunk is known to be what it should be.
+//! Copies are relayed while the chunk comes. Shards are made here, once the whole chunk is known to be what
+//! it should be.
 //!
 //! Bounds: the room of chunks and their pieces that are under way (`room.rs`), one for clients' puts and one
 //! for relayed ones.

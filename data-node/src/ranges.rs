@@ -1,13 +1,14 @@
-//! Finds out whether this node's disks have what they should have, without reading a piece: group after group, a
-//! fingerprint over the live pieces is held against one that a metadata node takes over its records. Where they differ
-//! the range is cut, until it is short enough to be listed; what is missing then becomes tickets, and what should not be
-//! there is asked about like any piece whose place in the feed was missed.
+//! Finds out whether this node's disks have what they should have, without reading a piece: group after
+//! group, a fingerprint over the live pieces is held against one that a metadata node takes over its records.
+//! Where they differ the range is cut, until it is short enough to be listed; what is missing then becomes
+//! tickets, and what should not be there is asked about like any piece whose place in the feed was missed.
 //!
-//! A disk may come back as an older copy of itself, and nothing else tells that before a reader does. So after a
-//! start all its groups are compared at once, those whose rows changed last first, for a part of the time; then one
-//! every now and then.
+//! A disk may come back as an older copy of itself, and nothing else tells that before a reader does. So
+//! after a start all its groups are compared at once, those whose rows changed last first, for a part of the
+//! time; then one every now and then.
 //!
-//! A task for each disk, one question at a time. Presence is all that this shows; `scrub.rs` and challenges read.
+//! A task for each disk, one question at a time. Presence is all that this shows; `scrub.rs` and challenges
+//! read.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -25,13 +26,14 @@ use crate::map::Map;
 
 /// Questions about one group: a range is cut into sixteen, of which few differ.
 const MAX_QUESTIONS: usize = 512;
-/// After a start, the rest between two groups: so many times what the one before took, and this at least, so that
-/// a thousand groups are through in some minutes, and the metadata nodes serve others meanwhile.
+/// After a start, the rest between two groups: so many times what the one before took, and this at least, so
+/// that a thousand groups are through in some minutes, and the metadata nodes serve others meanwhile.
 const REST_FACTOR: u32 = 4;
 const LEAST_REST: Duration = Duration::from_millis(50);
 /// Until the feed has been followed, and until a group that has just changed is quiet.
 const SETTLING: Duration = Duration::from_millis(500);
-/// So often a group is tried in the pass after a start; one that changes all the time is left to the usual pace.
+/// So often a group is tried in the pass after a start; one that changes all the time is left to the usual
+/// pace.
 const MAX_TRIES: u32 = 5;
 
 /// The comparer.
@@ -225,7 +227,8 @@ async fn take(
     tokio::task::spawn_blocking(taking).await.map_err(RpcError::internal)?
 }
 
-/// The groups that a disk has a slot of and is vouched for, with the versions of their rows and its slot in each.
+/// The groups that a disk has a slot of and is vouched for, with the versions of their rows and its slot in
+/// each.
 fn groups_of(topology: &Topology, disk: DiskId) -> impl Iterator<Item = (u64, Group)> {
     topology.pools.iter().flat_map(move |(&pool, table)| {
         let bits = table.pool.pg_bits;

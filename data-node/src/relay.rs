@@ -1,5 +1,5 @@
-//! A primary's relays: one task for each other slot, fed while the chunk comes (copies) or once it is cut (shards), and one
-//! that writes its own piece, whose disk may hang like any other.
+//! A primary's relays: one task for each other slot, fed while the chunk comes (copies) or once it is cut
+//! (shards), and one that writes its own piece, whose disk may hang like any other.
 //!
 //! Bounds: a relay holds parts of its own chunk only, for which its put has taken room, and ends after
 //! [`RELAY_TIMEOUT`]; so does the wait for the disk.
@@ -48,8 +48,8 @@ impl Relays {
         Self { endpoint, room, begun, feeds: Vec::new(), running: JoinSet::new(), failures: Vec::new() }
     }
 
-    /// Starts a relay for each slot that the request names, of `length` bytes: of the chunk itself, or of the slot's
-    /// own shard.
+    /// Starts a relay for each slot that the request names, of `length` bytes: of the chunk itself, or of the
+    /// slot's own shard.
     pub(crate) fn start(
         &mut self,
         request: &PutRequest,
@@ -86,7 +86,8 @@ impl Relays {
         RELAY_TIMEOUT.saturating_sub(self.begun.elapsed()).max(LEAST_TIMEOUT)
     }
 
-    /// Writes the piece of the primary's own slot beside the relays. One whose disk is late goes on by itself.
+    /// Writes the piece of the primary's own slot beside the relays. One whose disk is late goes on by
+    /// itself.
     pub(crate) fn write_own(
         &mut self,
         slot: u8,

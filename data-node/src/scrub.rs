@@ -1,9 +1,10 @@
 //! Scrub: reads everything again, so that rot is found while there are other pieces to heal it from.
 //!
-//! One task. A pass over all disks takes about as long as it may ([`RawConfig::scrub_pass_ms`](crate::RawConfig), 14 days
-//! unless told otherwise), steps back for clients, and goes on after a restart where it was: its place is in a file beside
-//! each disk. What is read comes from the disk, not from the page cache. A bad piece is reported with the next heartbeat,
-//! becomes a ticket, and is fetched anew.
+//! One task. A pass over all disks takes about as long as it may
+//! ([`RawConfig::scrub_pass_ms`](crate::RawConfig), 14 days unless told otherwise), steps back for clients,
+//! and goes on after a restart where it was: its place is in a file beside each disk. What is read comes from
+//! the disk, not from the page cache. A bad piece is reported with the next heartbeat, becomes a ticket, and
+//! is fetched anew.
 //!
 //! Deliberately absent: any repair. A disk that finds its own rot is no judge of what is right.
 

@@ -55,8 +55,8 @@ impl ReadRooms {
     }
 }
 
-/// A turn of one's own, or of the cluster's nodes, after those before it. It goes to the thread that reads: a caller that
-/// gives up must not make room for another while a disk that hangs still has the thread.
+/// A turn of one's own, or of the cluster's nodes, after those before it. It goes to the thread that reads: a
+/// caller that gives up must not make room for another while a disk that hangs still has the thread.
 async fn turn(room: &Room<Holder>, holder: &Holder) -> Result<Place<Holder>, RpcError> {
     let turn = room.take(holder.clone(), is_privileged(holder.role), 1, TURN).await;
     let busy = |_| {
@@ -76,9 +76,9 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// The disk that has a piece of this chunk, of this slot if one is named. Copies are the same in every slot.
-    /// The piece on the disk that was asked for, and on whichever has one if none was. A disk whose number is not known yet
-    /// may be that one.
+    /// The disk that has a piece of this chunk, of this slot if one is named. Copies are the same in every
+    /// slot. The piece on the disk that was asked for, and on whichever has one if none was. A disk whose
+    /// number is not known yet may be that one.
     fn find(
         &self,
         key: &PoolChunk,
@@ -246,9 +246,9 @@ impl Service {
         let _ = self.bad.try_send(BadPiece { disk, key, doubted });
     }
 
-    /// A piece is not here. If the row says that it should be, the metadata nodes decide whether its chunk
-    /// is committed at all, and only then make a ticket of it. A slot that is another node's is no business of ours,
-    /// and one that is not vouched for is being looked through anyway.
+    /// A piece is not here. If the row says that it should be, the metadata nodes decide whether its chunk is
+    /// committed at all, and only then make a ticket of it. A slot that is another node's is no business of
+    /// ours, and one that is not vouched for is being looked through anyway.
     fn report_if_ours(&self, by: &NodeName, key: PoolChunk, disk: Option<DiskId>, slot: Option<u8>) {
         let known = self.intake.known();
         let Some((_, row)) = known.topology.row_of(key.pool, &key.chunk) else { return };

@@ -152,8 +152,8 @@ pub(crate) fn snapshot_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// Between looks at the folder.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Writes a backup again and again, and looks at the folder between. Runs as long as it is not aborted; a failure
-/// is logged and told to the watch, and the next round tries again.
+/// Writes a backup again and again, and looks at the folder between. Runs as long as it is not aborted; a
+/// failure is logged and told to the watch, and the next round tries again.
 pub(crate) async fn run(
     config: BackupConfig,
     member: String,
@@ -197,8 +197,8 @@ fn shown(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// When the newest file of this member was written, by the cluster's clock. A folder that is not there is an error
-/// only where something is in its place: the first backup makes it.
+/// When the newest file of this member was written, by the cluster's clock. A folder that is not there is an
+/// error only where something is in its place: the first backup makes it.
 fn newest_of(folder: &Path, member: &str) -> std::io::Result<Option<u64>> {
     let files = snapshot_files(folder)?;
     Ok(files.iter().filter_map(|file| named(file)).filter(|(_, own)| *own == member).map(|(at, _)| at).max())
@@ -212,8 +212,8 @@ fn named(file: &Path) -> Option<(u64, &str)> {
     Some((at.parse().ok()?, member))
 }
 
-/// Files that are too many for `keep`. The newest one of each member stays: by that a member knows when its next one is
-/// due.
+/// Files that are too many for `keep`. The newest one of each member stays: by that a member knows when its
+/// next one is due.
 fn too_many(files: &[PathBuf], keep: usize) -> Vec<&PathBuf> {
     let mut members = BTreeSet::new();
     let newest_first = files.iter().rev().enumerate();
@@ -226,8 +226,8 @@ fn too_many(files: &[PathBuf], keep: usize) -> Vec<&PathBuf> {
 
 /// Members may share a folder, so a file has its member's name. It gets that once it has been read back.
 ///
-/// The state is written to this member's own volume first, and copied from there: a folder that hangs, such as
-/// a mount whose server is gone, would hold off the walk over the map, and with that applying.
+/// The state is written to this member's own volume first, and copied from there: a folder that hangs, such
+/// as a mount whose server is gone, would hold off the walk over the map, and with that applying.
 fn backup_once(
     config: &BackupConfig,
     member: &str,

@@ -299,8 +299,8 @@ pub enum Command {
         /// A version that no row of a former life has reached: rows go on from there.
         rows_from: u64,
     },
-    /// Lets data be deleted again after a restore. A new epoch has every data node look through what it holds,
-    /// since what it was not allowed to delete until now is asked about no more otherwise.
+    /// Lets data be deleted again after a restore. A new epoch has every data node look through what it
+    /// holds, since what it was not allowed to delete until now is asked about no more otherwise.
     AllowDeletion {
         /// The epoch.
         epoch: u64,
@@ -400,7 +400,8 @@ pub enum Command {
         /// Back.
         back: Vec<DiskId>,
     },
-    /// What an operator decided about nodes and disks, checked by the leader as far as that takes more than the map.
+    /// What an operator decided about nodes and disks, checked by the leader as far as that takes more than
+    /// the map.
     Operate(Operate),
     /// What the cluster needs now, for the forecast.
     NoteUsage(UsageSample),

@@ -39,8 +39,8 @@ pub struct RawConfig {
     pub user_certificate_ms: u64,
     /// The members that the cluster starts with, this one among them.
     pub members: Vec<MemberEntry>,
-    /// Other metadata nodes, as the token of a node that joined named them: they are asked whether they know a
-    /// cluster, and for a snapshot.
+    /// Other metadata nodes, as the token of a node that joined named them: they are asked whether they know
+    /// a cluster, and for a snapshot.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seeds: Vec<MetadataAddress>,
     /// Whether this member is new in a cluster that runs: it waits until `wmall meta member add` takes it in.
@@ -72,8 +72,8 @@ pub struct RawConfig {
     /// Between samples of what the cluster needs, from which the forecast is made; 720 are kept.
     #[serde(default = "default_sample_ms")]
     pub usage_sample_ms: u64,
-    /// Between challenges of one disk, in which it has to prove that it has a piece, and between calls of a node
-    /// that show whether it can be reached.
+    /// Between challenges of one disk, in which it has to prove that it has a piece, and between calls of a
+    /// node that show whether it can be reached.
     #[serde(default = "default_challenge_ms")]
     pub challenge_ms: u64,
     /// Between calls of one data node, by which the leader knows that its address leads to it.
@@ -94,8 +94,8 @@ pub struct RepairConfig {
     pub slots_to_disk: usize,
     /// Slots that may be on their way from one disk that answers.
     pub slots_from_disk: usize,
-    /// Bytes of slots that may be on their way to one disk at once, and from one that answers, for drains and balance; a slot
-    /// counts for an eighth of it at most.
+    /// Bytes of slots that may be on their way to one disk at once, and from one that answers, for drains and
+    /// balance; a slot counts for an eighth of it at most.
     pub disk_bytes: u64,
     /// The same for all disks of one node, which share its link.
     pub link_bytes: u64,

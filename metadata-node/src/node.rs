@@ -1,7 +1,8 @@
 //! Puts the parts together and runs them until a stop is asked for.
 //!
-//! Tasks beside openraft's own: the proposer, the read-index rounds, the collector, backups, the watch on leadership, the server
-//! with its connections, the operations endpoint. All end with the process or with the shutdown.
+//! Tasks beside openraft's own: the proposer, the read-index rounds, the collector, backups, the watch on
+//! leadership, the server with its connections, the operations endpoint. All end with the process or with the
+//! shutdown.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,8 +49,8 @@ use crate::{bootstrap, catch_up, gauge};
 const HEARTBEAT_MS: u64 = 300;
 const ELECTION_MIN_MS: u64 = 1_200;
 const ELECTION_MAX_MS: u64 = 2_400;
-/// Disks that are found down within this part of the grace vanished together, and within this time in any case: what fell silent
-/// at one moment is found so by heartbeats and rounds that are a second apart.
+/// Disks that are found down within this part of the grace vanished together, and within this time in any
+/// case: what fell silent at one moment is found so by heartbeats and rounds that are a second apart.
 const TOGETHER: u64 = 10;
 const TOGETHER_MS: u64 = 2_500;
 /// Log entries kept below a snapshot, for members that lag a little.

@@ -1,7 +1,9 @@
-//! What an operator asks of nodes and disks, and may be refused: drains, replacements, maintenance, layouts, mutes.
+//! What an operator asks of nodes and disks, and may be refused: drains, replacements, maintenance, layouts,
+//! mutes.
 //!
-//! What can be told from the map is judged when the command is applied (`state/operations.rs`); what takes a plan, or
-//! who answers, here, by the leader. A step that can't end, or would make chunks unreadable, is refused with the counts.
+//! What can be told from the map is judged when the command is applied (`state/operations.rs`); what takes a
+//! plan, or who answers, here, by the leader. A step that can't end, or would make chunks unreadable, is
+//! refused with the counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -96,7 +98,8 @@ impl Service {
         Ok(Operate::StartJob { kind, what, disks, successor, slots, bytes, based_on })
     }
 
-    /// The successor must be able to take over: as large as what it replaces, up, and not to be emptied itself.
+    /// The successor must be able to take over: as large as what it replaces, up, and not to be emptied
+    /// itself.
     async fn replace(&self, topology: &Arc<Topology>, old: &Place, new: &Place) -> Result<Operate, RpcError> {
         let (from, to) = (disk_at(topology, old)?, disk_at(topology, new)?);
         let refused = |reason: String| Err(RpcError::new(ErrorCode::Unsafe, reason));
@@ -261,8 +264,8 @@ impl Service {
         })
     }
 
-    /// After a restore the rows may be older than what is on the disks. While chunks can't be read, their pieces may be on
-    /// disks that the rows do not lead to, and that would drop them.
+    /// After a restore the rows may be older than what is on the disks. While chunks can't be read, their
+    /// pieces may be on disks that the rows do not lead to, and that would drop them.
     pub(crate) async fn allow_deletion(&self, force: bool) -> Result<Command, RpcError> {
         self.reads.wait().await?;
         let silent = self.liveness.silent(&self.state.topology(), Instant::now());

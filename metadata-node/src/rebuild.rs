@@ -1,5 +1,5 @@
-//! `wmall meta rebuild`: metadata from data nodes alone, for the day when every metadata node and every backup is
-//! gone. What comes out is a snapshot file; `wmall meta snapshot restore` makes a cluster of it.
+//! `wmall meta rebuild`: metadata from data nodes alone, for the day when every metadata node and every
+//! backup is gone. What comes out is a snapshot file; `wmall meta snapshot restore` makes a cluster of it.
 //!
 //! 1. Each data node is asked for the map that it kept; the newest one that two of them have alike, or that the
 //!    operator chooses, has the pools, rows and disks.
@@ -97,15 +97,15 @@ pub struct Rebuilt {
     pub files_by_chunk: u64,
     /// Of these, the ones that no data node knows to be committed: put at the very end, or never.
     pub uncertain: u64,
-    /// Chunks of files with a manifest that may have been files of one chunk too: found by their id, and held by
-    /// nothing but those files.
+    /// Chunks of files with a manifest that may have been files of one chunk too: found by their id, and held
+    /// by nothing but those files.
     pub derived: u64,
     /// Chunks of which no piece was found.
     pub chunks_without_piece: u64,
     /// Pieces of pools that the map does not know; left alone.
     pub unknown_pool: u64,
-    /// Blocks of manifests from which no file could be made: other blocks or chunks are missing, and nobody knows
-    /// them to be committed; or they could not be read. At most a hundred are named.
+    /// Blocks of manifests from which no file could be made: other blocks or chunks are missing, and nobody
+    /// knows them to be committed; or they could not be read. At most a hundred are named.
     pub incomplete: Vec<ChunkId>,
 }
 
@@ -154,9 +154,9 @@ impl Found {
     }
 }
 
-/// Asks the data nodes, beginning with `seeds`, and writes what they know to `out`, with a list of the files beside it
-/// (`out` and `.files`). The identity is an operator's. `map_of` is the node whose map counts, if the operator has
-/// chosen one.
+/// Asks the data nodes, beginning with `seeds`, and writes what they know to `out`, with a list of the files
+/// beside it (`out` and `.files`). The identity is an operator's. `map_of` is the node whose map counts, if
+/// the operator has chosen one.
 pub async fn rebuild(
     identity: &Path,
     seeds: &[MetadataAddress],

@@ -1,4 +1,5 @@
-//! Commits and closed tickets: what disks have signed is verified here, before anything reaches the log, and never again.
+//! Commits and closed tickets: what disks have signed is verified here, before anything reaches the log, and
+//! never again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -357,8 +357,8 @@ impl Service {
         Err(RpcError::new(ErrorCode::Busy, "nodes and disks keep changing").hint("try again"))
     }
 
-    /// The disks that the rows of a new pool may name. One that was down and answers again is one of them, though nobody has noted
-    /// that yet.
+    /// The disks that the rows of a new pool may name. One that was down and answers again is one of them,
+    /// though nobody has noted that yet.
     fn candidates(&self, topology: &Topology) -> Vec<Candidate> {
         let candidate = |disk: &DiskInfo| {
             let zone = topology.nodes.get(&disk.node)?.zone.clone();
@@ -496,10 +496,10 @@ impl Service {
         Ok(Response::Heartbeat(reply))
     }
 
-    /// The one place where reports of data nodes lead: what readers, scrubs and comparisons find. What a challenge
-    /// finds is proposed as the same command. Chunks that nobody has committed, those with a ticket already, and
-    /// doubted pieces that are what was committed cost no entry: whoever asks about random ids, or for one piece
-    /// again and again, makes no log grow.
+    /// The one place where reports of data nodes lead: what readers, scrubs and comparisons find. What a
+    /// challenge finds is proposed as the same command. Chunks that nobody has committed, those with a ticket
+    /// already, and doubted pieces that are what was committed cost no entry: whoever asks about random ids,
+    /// or for one piece again and again, makes no log grow.
     async fn report_bad(
         &self,
         by: Actor,

@@ -108,8 +108,8 @@ pub struct Crossing {
     pub ratio_ppm: u64,
     /// Whether it is reached already.
     pub reached: bool,
-    /// The time by which it is reached as likely as not, in milliseconds since the Unix epoch; none if it is more than a
-    /// hundred years away.
+    /// The time by which it is reached as likely as not, in milliseconds since the Unix epoch; none if it is
+    /// more than a hundred years away.
     pub p50_ms: Option<u64>,
     /// The time before which it is reached in one case of ten.
     pub p90_ms: Option<u64>,
@@ -144,8 +144,8 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// In so many milliseconds the alarm at 0.70 may be raised, in one case of ten; none if it is raised already, or not in
-    /// a hundred years.
+    /// In so many milliseconds the alarm at 0.70 may be raised, in one case of ten; none if it is raised
+    /// already, or not in a hundred years.
     pub fn alarm_in_ms(&self, now_ms: u64) -> Option<u64> {
         let alarm =
             self.crossings.iter().find(|c| c.ratio_ppm == CapacityLevel::WARNING_PPM && !c.reached)?;

@@ -38,7 +38,8 @@ pub struct ChunkCommit {
 /// BLAKE3-256 of a piece that is a shard; a copy's is the chunk's own id.
 pub type PieceDigest = [u8; 32];
 
-/// Nobody knows what the piece hashes to: no disk has given a receipt for it, or it was lost with the metadata.
+/// Nobody knows what the piece hashes to: no disk has given a receipt for it, or it was lost with the
+/// metadata.
 pub const UNKNOWN_DIGEST: PieceDigest = [0; 32];
 
 /// What a shard says of itself, beside whose chunk and which slot it is.

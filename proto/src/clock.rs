@@ -16,8 +16,8 @@ pub const CATCH_UP_RATE: u64 = 2;
 /// How long a caller may repeat a command, in milliseconds of its own monotonic clock.
 pub const LONGEST_RETRY_MS: u64 = 60_000;
 
-/// How long the answer to a command is kept, in milliseconds of the cluster's clock, counted from the birth of
-/// its request: the longest retry while that clock catches up, and as much as a caller may be behind it.
+/// How long the answer to a command is kept, in milliseconds of the cluster's clock, counted from the birth
+/// of its request: the longest retry while that clock catches up, and as much as a caller may be behind it.
 pub const ANSWERS_KEPT_MS: u64 = LONGEST_RETRY_MS * CATCH_UP_RATE + CLOCK_SLACK_MS;
 
 /// How far ahead of the cluster's clock a request may be born.

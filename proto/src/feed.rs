@@ -32,8 +32,8 @@ pub enum FeedItem {
     /// Nothing refers to this chunk any more and its grace is over. A piece stays that was promised to an
     /// upload which may still commit.
     Deleted(PoolChunk),
-    /// A slot of this group has reached its new disk: the one that it came from keeps nothing of the group but what
-    /// uploads are promised.
+    /// A slot of this group has reached its new disk: the one that it came from keeps nothing of the group
+    /// but what uploads are promised.
     Released {
         /// The group's pool.
         pool: PoolId,

@@ -1,8 +1,9 @@
-//! What needs somebody's attention, from a status: findings with codes that stay the same, for people and for alarms.
+//! What needs somebody's attention, from a status: findings with codes that stay the same, for people and for
+//! alarms.
 //!
-//! One table ([`TABLE`]) says for each promise how it is known to be broken, under which code, and what to do then.
-//! `wmall health`, the operations endpoint and docs/health.md go by it and have no list of their own. Each part
-//! is a function of the status.
+//! One table ([`TABLE`]) says for each promise how it is known to be broken, under which code, and what to do
+//! then. `wmall health`, the operations endpoint and docs/health.md go by it and have no list of their own.
+//! Each part is a function of the status.
 
 mod bounds;
 mod room;

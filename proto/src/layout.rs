@@ -1,4 +1,5 @@
-//! The layout: which share of the placement each disk has. A draft is staged, looked at, and applied as a whole.
+//! The layout: which share of the placement each disk has. A draft is staged, looked at, and applied as a
+//! whole.
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};

@@ -88,8 +88,8 @@ pub struct DiskInfo {
     pub drain_paused: bool,
     /// Where its slots should go, if an operator said so.
     pub successor: Option<DiskId>,
-    /// Since when it is in quarantine, in milliseconds since the Unix epoch: it failed challenges, and what it says it
-    /// holds does not count.
+    /// Since when it is in quarantine, in milliseconds since the Unix epoch: it failed challenges, and what
+    /// it says it holds does not count.
     pub quarantined_ms: Option<u64>,
     /// When it was found to be down, in milliseconds since the Unix epoch; none while it answers.
     pub down_since_ms: Option<u64>,
@@ -173,8 +173,8 @@ impl<C> Decode<C> for EncodedMap {
 
 bincode::impl_borrow_decode!(EncodedMap);
 
-/// What changed in a map since a version of it: rows one by one, for these change often, and the rest as it is now if
-/// anything of it did.
+/// What changed in a map since a version of it: rows one by one, for these change often, and the rest as it
+/// is now if anything of it did.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct MapChanges {
     /// The version that it has to be made to.
@@ -199,8 +199,8 @@ pub struct MapRest {
 }
 
 impl Topology {
-    /// Makes changes to the version that they are for. False, and nothing changed, if they are for another one or for rows
-    /// that this map does not have.
+    /// Makes changes to the version that they are for. False, and nothing changed, if they are for another
+    /// one or for rows that this map does not have.
     pub fn change(&mut self, changes: MapChanges) -> bool {
         let has = |(pool, pg): &PgKey| self.pools.get(pool).is_some_and(|t| t.rows.len() > pg.0 as usize);
         if changes.base != self.version || !changes.rows.iter().all(|(group, _)| has(group)) {

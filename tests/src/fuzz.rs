@@ -1,5 +1,5 @@
-//! What the fuzz targets do with their bytes. The targets (`tests/fuzz/`) and the regressions in `make test` call
-//! the same functions; each panics when something is found.
+//! What the fuzz targets do with their bytes. The targets (`tests/fuzz/`) and the regressions in `make test`
+//! call the same functions; each panics when something is found.
 
 use std::sync::Arc;
 
@@ -91,7 +91,8 @@ pub fn journal(bytes: &[u8]) {
         Ok(())
     });
     if opened.is_ok() {
-        // What ends before the junk was acknowledged and is whole: it is seen, in order, or the journal is refused.
+        // What ends before the junk was acknowledged and is whole: it is seen, in order, or the journal is
+        // refused.
         let whole = ends.iter().filter(|end| **end <= at as u64).count();
         let expected: Vec<Vec<u8>> = (0..whole as u8).map(|n| vec![n]).collect();
         assert_eq!(seen.get(..whole), Some(&expected[..]), "records before offset {at}");
@@ -149,8 +150,8 @@ impl Signer for Anybody {
     }
 }
 
-/// Any bytes as messages of consensus, one behind the other, to one validator of four: each is decoded or refused, is the same
-/// bytes again, and the core has an answer to it.
+/// Any bytes as messages of consensus, one behind the other, to one validator of four: each is decoded or
+/// refused, is the same bytes again, and the core has an answer to it.
 pub fn consensus(bytes: &[u8]) {
     let (chain, config) = (ChainId(Digest([3; 32])), Config { checkpoint_interval: 1, ..Config::default() });
     let keys: Vec<PublicKey> = (1..=4).map(|n| [n; 32]).collect();

@@ -241,7 +241,8 @@ impl Cluster {
         ]
     }
 
-    /// Every piece of these files is where the rows say, signed for and good, and they come back as they were.
+    /// Every piece of these files is where the rows say, signed for and good, and they come back as they
+    /// were.
     pub fn assert_deep(&self, files: &Files) {
         for (cid, content) in files {
             self.assert_content(cid, content);
@@ -354,8 +355,8 @@ impl Cluster {
         leader["name"].as_str().unwrap().to_string()
     }
 
-    /// Kills a data node, empties its disk, and starts it again. Returns when the cluster knows that the disk is
-    /// another one: until the node has registered, the status tells of the disk that was.
+    /// Kills a data node, empties its disk, and starts it again. Returns when the cluster knows that the disk
+    /// is another one: until the node has registered, the status tells of the disk that was.
     pub fn wipe(&self, node: &str) {
         let disk = |status: &Value| {
             let nodes = status["nodes"].as_array().unwrap();

@@ -6,7 +6,8 @@ use serde_json::Value;
 use wmall_tests::{Cluster, bytes, wait_until, wmall};
 
 const LONG: Duration = Duration::from_secs(60);
-/// One chunk each: five fill a segment in whatever order they come, so a disk that is filled anew has room for as much.
+/// One chunk each: five fill a segment in whatever order they come, so a disk that is filled anew has room
+/// for as much.
 const FILE: usize = 6 << 20;
 
 fn ratio(cluster: &Cluster) -> (f64, String) {

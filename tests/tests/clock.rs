@@ -174,8 +174,8 @@ fn a_leader_whose_clock_is_far_ahead_for_a_while_lets_go_of_nothing() {
     wait_agreed(&cluster);
     kept.assert_still_there(&cluster, 10);
 
-    // It has stepped aside. Now the one that leads goes 31 days ahead, which is beyond both graces and not beyond the certificates of users: they go on as if
-    // it were not so.
+    // It has stepped aside. Now the one that leads goes 31 days ahead, which is beyond both graces and not
+    // beyond the certificates of users: they go on as if it were not so.
     let leader = cluster.leader();
     clocks.set(&leader, "+31d");
     let wrong = Instant::now();

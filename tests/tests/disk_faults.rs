@@ -1,5 +1,5 @@
-//! Faults around a disk that are none of the disk: a folder whose file system is not mounted, a format that was cut short,
-//! and a process that others would run out of files.
+//! Faults around a disk that are none of the disk: a folder whose file system is not mounted, a format that
+//! was cut short, and a process that others would run out of files.
 
 use std::fs;
 use std::net::TcpStream;

@@ -1,5 +1,5 @@
-//! Every fuzz target over the inputs that once found something (`tests/fuzz/regressions/TARGET/`), over seeds of
-//! real messages, and over some thousand mutations of them.
+//! Every fuzz target over the inputs that once found something (`tests/fuzz/regressions/TARGET/`), over seeds
+//! of real messages, and over some thousand mutations of them.
 
 use std::fs;
 

@@ -1,4 +1,5 @@
-//! Nobody runs a repair command: what is lost is made anew elsewhere, and what is to be emptied empties itself.
+//! Nobody runs a repair command: what is lost is made anew elsewhere, and what is to be emptied empties
+//! itself.
 
 use std::time::Duration;
 
@@ -60,7 +61,8 @@ fn a_node_that_is_back_within_the_grace_moves_nothing() {
     assert_eq!(shares(&cluster.json(&["status"])), shares(&before));
 }
 
-/// Whoever dies while slots move: who leads, those that are filled and those that they are filled from, and then everybody at once.
+/// Whoever dies while slots move: who leads, those that are filled and those that they are filled from, and
+/// then everybody at once.
 #[test]
 fn backfill_goes_on_after_every_crash() {
     let cluster = Cluster::up_with(&["--data", "7", "--down-grace", "4s"]);

@@ -1,5 +1,5 @@
-//! Promises that are broken while every process that is left is well: health says so, and stops saying so when they
-//! hold again.
+//! Promises that are broken while every process that is left is well: health says so, and stops saying so
+//! when they hold again.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -161,8 +161,8 @@ enum Trouble {
     /// Killed, and back with the copy: it has forgotten what it acknowledged since. It ends by itself, or is
     /// brought up by who leads; then it comes back as another member.
     PutBack,
-    /// All are killed, their folders are lost but for a snapshot of the one that has most, and all begin again
-    /// with that.
+    /// All are killed, their folders are lost but for a snapshot of the one that has most, and all begin
+    /// again with that.
     Restored,
 }
 

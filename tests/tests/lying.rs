@@ -1,4 +1,5 @@
-//! A data node that lies: to readers, to those who write, and by withholding. Nobody gets a wrong byte, and it is found out.
+//! A data node that lies: to readers, to those who write, and by withholding. Nobody gets a wrong byte, and
+//! it is found out.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -110,8 +111,8 @@ fn withholding_is_found_out(data: &str, scheme: &str) {
     }
 }
 
-/// Promises without pieces: challenges find them out. And once the node is honest again, the comparison with the metadata
-/// finds what it lacks, piece by piece, though nobody reads anything.
+/// Promises without pieces: challenges find them out. And once the node is honest again, the comparison with
+/// the metadata finds what it lacks, piece by piece, though nobody reads anything.
 fn false_promises_are_found_out(data: &str, scheme: &str) {
     let cluster = Cluster::up_with(&["--metadata", "1", "--data", data]);
     // No challenges, no scrub: presence alone must tell.

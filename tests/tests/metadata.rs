@@ -37,7 +37,8 @@ fn metadata_is_saved_checked_and_restored_and_nothing_is_deleted_until_somebody_
     // What comes after the snapshot is lost with the metadata nodes.
     let file = cluster.write("after", &after);
     let lost = cluster.put(&file, &["b/lost", "--chunk-size", "1M", "--ack", "all"]);
-    // A flipped byte anywhere is refused, and a good snapshot by another cluster's node; neither changes anything.
+    // A flipped byte anywhere is refused, and a good snapshot by another cluster's node; neither changes
+    // anything.
     let other = cluster.path("other");
     let names = ["--metadata", "metadata-1=127.0.0.1:1", "--data", "data-1=127.0.0.1:2@z"];
     let made = wmall(&[&["cluster", "init", "--dir", &other], &names[..]].concat());

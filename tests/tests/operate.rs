@@ -1,4 +1,5 @@
-//! What operators do with nodes and disks: jobs, replacements, layouts, maintenance, mutes; and what is refused.
+//! What operators do with nodes and disks: jobs, replacements, layouts, maintenance, mutes; and what is
+//! refused.
 
 use std::process::Child;
 use std::sync::mpsc;
@@ -101,7 +102,8 @@ fn assert_follows(following: &mut Child) {
     following.wait().unwrap();
 }
 
-/// The sentence of a node operator: a new disk joins, the old one goes into it, and the tool says when it is empty.
+/// The sentence of a node operator: a new disk joins, the old one goes into it, and the tool says when it is
+/// empty.
 #[test]
 fn a_disk_is_added_the_old_one_replaced_by_it_and_forgotten() {
     let cluster = Cluster::up_with(&["--metadata", "1", "--data", "4", "--disk-bytes", "512M"]);

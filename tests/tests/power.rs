@@ -110,8 +110,8 @@ fn fifty_power_cuts_take_nothing_that_was_acknowledged() {
     assert!(total > 100, "{total} records in {cuts} cuts");
 }
 
-/// All nodes of a cluster lie on one file system, and it loses its power under a load of puts: what was acknowledged is
-/// there, by the metadata and by the data nodes.
+/// All nodes of a cluster lie on one file system, and it loses its power under a load of puts: what was
+/// acknowledged is there, by the metadata and by the data nodes.
 #[test]
 fn a_cluster_that_loses_its_power_has_all_that_it_acknowledged() {
     if !is_root() {
@@ -171,8 +171,8 @@ fn a_cluster_that_loses_its_power_has_all_that_it_acknowledged() {
     nodes.iter().for_each(|node| cluster.devnet("kill", node, &[]));
 }
 
-/// A disk whose file system has less room than was configured: it refuses and does not fail, what it has can be read, and
-/// deleting makes room.
+/// A disk whose file system has less room than was configured: it refuses and does not fail, what it has can
+/// be read, and deleting makes room.
 #[test]
 fn a_full_file_system_refuses_reads_on_and_recovers_by_deleting() {
     if !is_root() {

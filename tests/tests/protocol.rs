@@ -115,7 +115,8 @@ async fn data_nodes_take_only_what_is_what_it_says() {
     fixture.cluster.down().await;
 }
 
-/// A node of several disks is asked for what one of them has: another's piece is no answer, or nobody would see that one rot.
+/// A node of several disks is asked for what one of them has: another's piece is no answer, or nobody would
+/// see that one rot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_piece_is_asked_of_one_disk() {
     let fixture = fixture().await;
@@ -183,7 +184,8 @@ async fn clients_supply_no_shards_and_no_data_node_replaces_a_good_one() {
     fixture.cluster.down().await;
 }
 
-/// What a disk lacked before the metadata were restored says nothing of what it lacks now, at whatever index that was.
+/// What a disk lacked before the metadata were restored says nothing of what it lacks now, at whatever index
+/// that was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listing_of_another_life_of_the_metadata_closes_nothing() {
     let fixture = fixture().await;

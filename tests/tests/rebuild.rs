@@ -67,7 +67,8 @@ fn every_committed_file_comes_back_from_data_nodes_alone() {
     wait_until("data nodes know of the commits", Duration::from_secs(20), || {
         (1..=4).all(|i| knows_of_all_commits(&cluster, &format!("data-{i}")))
     });
-    // A kill would take what their indices have not written out yet, and with it their knowledge of the last commits.
+    // A kill would take what their indices have not written out yet, and with it their knowledge of the last
+    // commits.
     for node in cluster.nodes() {
         let verb = if node.starts_with("data") { "stop" } else { "kill" };
         cluster.devnet(verb, &node, &[]);

@@ -1,4 +1,5 @@
-//! A pool of Reed-Solomon pieces: any two of six nodes may go, rot and lost disks heal, and no wrong byte comes out.
+//! A pool of Reed-Solomon pieces: any two of six nodes may go, rot and lost disks heal, and no wrong byte
+//! comes out.
 
 use std::time::Duration;
 

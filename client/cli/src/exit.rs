@@ -1,8 +1,8 @@
 //! Failures as the user sees them: a stable code, why, and what to try; and the exit codes.
 //!
-//! 0 ok, 1 failed, 2 usage, 3 health warning, 4 health error, 5 unsafe and refused, 6 timed out while the work
-//! goes on, 69 unreachable, 77 denied, 78 bad config (the last three from sysexits.h). 128 and a number: ended
-//! by that signal; 141 with nothing said, as by SIGPIPE: nobody reads stdout any more.
+//! 0 ok, 1 failed, 2 usage, 3 health warning, 4 health error, 5 unsafe and refused, 6 timed out while the
+//! work goes on, 69 unreachable, 77 denied, 78 bad config (the last three from sysexits.h). 128 and a number:
+//! ended by that signal; 141 with nothing said, as by SIGPIPE: nobody reads stdout any more.
 
 use std::fmt::Display;
 use std::process::ExitCode;

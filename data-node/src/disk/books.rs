@@ -1,8 +1,9 @@
-//! Counts and conditions of a disk that everybody may know without asking its threads, and findings to be reported.
+//! Counts and conditions of a disk that everybody may know without asking its threads, and findings to be
+//! reported.
 //!
-//! `rotten` has what the disk has seen for itself (scrubs, compaction, replay, the feed), `asked` what a caller asked
-//! for and the disk lacks. The next heartbeat takes both along (`control.rs`), and the metadata nodes decide what
-//! becomes a ticket.
+//! `rotten` has what the disk has seen for itself (scrubs, compaction, replay, the feed), `asked` what a
+//! caller asked for and the disk lacks. The next heartbeat takes both along (`control.rs`), and the metadata
+//! nodes decide what becomes a ticket.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,8 +21,8 @@ const MAX_ROTTEN: usize = 65_536;
 /// Shards that took the place of others, of which it is remembered, and doubted pieces that may wait to be
 /// reported. Beyond them only challenges find what is wrong.
 const MAX_REPLACED: usize = 4096;
-/// Pieces that callers asked for and that wait to be reported, of all callers and of one. Others are dropped: what
-/// callers ask for must not make a disk lose anything, and whoever asks again is heard again.
+/// Pieces that callers asked for and that wait to be reported, of all callers and of one. Others are dropped:
+/// what callers ask for must not make a disk lose anything, and whoever asks again is heard again.
 const MAX_ASKED: usize = 1024;
 const MAX_ASKED_BY_ONE: usize = 64;
 

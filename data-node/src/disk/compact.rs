@@ -1,9 +1,9 @@
-//! Compaction: what is still wanted of a segment of which enough is dead (`worth.rs`) is copied to the tail, and the
-//! segment goes.
+//! Compaction: what is still wanted of a segment of which enough is dead (`worth.rs`) is copied to the tail,
+//! and the segment goes.
 //!
-//! Order: the copies are durable; the index points to them; the index is written out; the segment is
-//! listed as retired; it is unlinked. A tombstone is carried along as long as an older segment is there that
-//! may hold what it ended. A piece that turns out rotten or unreadable is not copied: it is reported and goes.
+//! Order: the copies are durable; the index points to them; the index is written out; the segment is listed
+//! as retired; it is unlinked. A tombstone is carried along as long as an older segment is there that may
+//! hold what it ended. A piece that turns out rotten or unreadable is not copied: it is reported and goes.
 //! Where records can't be made out, the index says which pieces are there.
 //!
 //! One thread a disk. At most [`BATCH_BYTES`] are in memory. Between batches it rests as long as the last
@@ -226,8 +226,9 @@ impl Compactor {
         Ok((carried, garbage))
     }
 
-    /// Pieces whose headers can't be made out any more, and marks whose records may have been there. The index knows all
-    /// that a copy or a stamp needs but the upload; one that began at the mark holds them as long.
+    /// Pieces whose headers can't be made out any more, and marks whose records may have been there. The
+    /// index knows all that a copy or a stamp needs but the upload; one that began at the mark holds them as
+    /// long.
     fn pieces_at(
         &self,
         there: impl Fn(&Position) -> bool,

@@ -148,8 +148,8 @@ impl Index {
         Ok(entered)
     }
 
-    /// A piece came in. One that was there before is replaced, and what held it holds the new one. False if the one that
-    /// is there is by a later row.
+    /// A piece came in. One that was there before is replaced, and what held it holds the new one. False if
+    /// the one that is there is by a later row.
     fn insert(
         &mut self,
         batch: &mut IndexBatch,
@@ -205,9 +205,10 @@ impl Index {
         }
     }
 
-    /// A copy that compaction made, met on replay: the piece is there now, whatever it is, and its mark is no lower
-    /// than the copy's. The record that it was copied from may have been replaced meanwhile, and be gone. Of a shard
-    /// it is what counts which slot's it is: one of before may still be in the journal, and its end not any more.
+    /// A copy that compaction made, met on replay: the piece is there now, whatever it is, and its mark is no
+    /// lower than the copy's. The record that it was copied from may have been replaced meanwhile, and be
+    /// gone. Of a shard it is what counts which slot's it is: one of before may still be in the journal, and
+    /// its end not any more.
     fn replay_copy(
         &mut self,
         batch: &mut IndexBatch,

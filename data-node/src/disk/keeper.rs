@@ -86,7 +86,8 @@ enum Reply {
     Moves(mpsc::Sender<()>),
 }
 
-/// Whether a disk says what it lacks. One that lies about what it has does not, and there is none but in tests.
+/// Whether a disk says what it lacks. One that lies about what it has does not, and there is none but in
+/// tests.
 fn is_honest() -> bool {
     #[cfg(feature = "testing")]
     let honest = !crate::lies::told().false_receipts;
@@ -150,8 +151,9 @@ impl Keeper {
         }
     }
 
-    /// Once the index has failed, by an error or by sled's panic, nothing is entered any more and every answer
-    /// is that error: a batch that was lost must not be followed by one that says how far the index is.
+    /// Once the index has failed, by an error or by sled's panic, nothing is entered any more and every
+    /// answer is that error: a batch that was lost must not be followed by one that says how far the index
+    /// is.
     fn take_guarded(&mut self, works: Vec<Work>, replies: &mut Vec<Reply>) -> Result<(), StoreError> {
         if self.books.failed() {
             return Err(StoreError("the index failed before".into()));
@@ -363,7 +365,8 @@ impl Keeper {
         self.bury();
     }
 
-    /// Appends the tombstones that are due. Those that find no room are tried again; until then their pieces stay trash.
+    /// Appends the tombstones that are due. Those that find no room are tried again; until then their pieces
+    /// stay trash.
     fn bury(&mut self) {
         for chunk in self.burials.chunks(BATCH) {
             let tombstones = chunk.to_vec();

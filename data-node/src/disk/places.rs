@@ -1,6 +1,6 @@
-//! The disks that were last in the folders of the configuration: a file in the folder of the node's identity, and
-//! so on another file system than they. By it a folder whose file system is not mounted is told from one that was
-//! never formatted.
+//! The disks that were last in the folders of the configuration: a file in the folder of the node's identity,
+//! and so on another file system than they. By it a folder whose file system is not mounted is told from one
+//! that was never formatted.
 //!
 //! Only a memory: what a folder itself says overrules it.
 

@@ -48,8 +48,8 @@ const MIN_SEGMENT: u64 = 32 << 20;
 const MAX_SEGMENT: u64 = 1 << 30;
 /// Bytes of appends that may wait for the disk.
 const QUEUE_BYTES: usize = 128 << 20;
-/// Bytes of the file system that segments leave to the index and to what else is beside them: an index that can't be
-/// written fails the disk, and a full disk should only refuse.
+/// Bytes of the file system that segments leave to the index and to what else is beside them: an index that
+/// can't be written fails the disk, and a full disk should only refuse.
 pub(crate) const KEPT_FREE: u64 = 32 << 20;
 
 /// What a disk holds and how it is.
@@ -244,7 +244,8 @@ impl DiskStore {
         OnFileSystem { ballast_bytes: ballast::held_in(path), file_system: volume::of(path).ok() }
     }
 
-    /// An index that can't be read is of no more use: the disk fails, and the next start builds the index anew.
+    /// An index that can't be read is of no more use: the disk fails, and the next start builds the index
+    /// anew.
     fn indexed<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         outcome.inspect_err(|error| {
             tracing::error!(%error, disk = %self.name, "the index can't be read; restart the node to have it built anew");
@@ -432,8 +433,8 @@ impl DiskStore {
         self.feed().ok().flatten().map(|(position, _)| position)
     }
 
-    /// Chunks of which this slot's piece is here and committed, from one id to another, both inclusive. Copies are as good
-    /// in any slot. Blocking.
+    /// Chunks of which this slot's piece is here and committed, from one id to another, both inclusive.
+    /// Copies are as good in any slot. Blocking.
     pub(crate) fn live_between(
         &self,
         pool: PoolId,

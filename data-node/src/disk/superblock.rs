@@ -101,7 +101,8 @@ impl Superblock {
         folder.join(FILE).exists()
     }
 
-    /// Formats an empty folder, durably. A format that was cut short is begun again, and a copy of the map is no disk.
+    /// Formats an empty folder, durably. A format that was cut short is begun again, and a copy of the map is
+    /// no disk.
     pub fn format(folder: &Path) -> Result<Self, FormatError> {
         let failed = |source| FormatError::Io { path: folder.display().to_string(), source };
         fs::create_dir_all(folder).map_err(failed)?;

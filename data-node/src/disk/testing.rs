@@ -65,7 +65,8 @@ fn started(disk: Arc<SimDisk>) -> Option<Vec<String>> {
     Some(shown.collect())
 }
 
-/// Lays `junk` over the segment at `at` and starts, twice: without a panic, and with the same outcome both times.
+/// Lays `junk` over the segment at `at` and starts, twice: without a panic, and with the same outcome both
+/// times.
 pub fn scan_any_segment(at: u16, junk: &[u8]) {
     let disk = written();
     let at = u64::from(at) % SEGMENT;

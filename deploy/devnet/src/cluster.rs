@@ -196,8 +196,8 @@ impl Devnet {
         Ok(())
     }
 
-    /// Starts a node that does not run; with `wipe`, with nothing left of what it had: a data node on an empty
-    /// disk, a metadata node as a new member.
+    /// Starts a node that does not run; with `wipe`, with nothing left of what it had: a data node on an
+    /// empty disk, a metadata node as a new member.
     pub async fn start(&mut self, name: &str, wipe: bool) -> Result<(), DevnetError> {
         // Another command may start the same node now, or end all of them.
         let lock = StateLock::take(self.layout.root())?;

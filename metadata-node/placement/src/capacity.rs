@@ -1,4 +1,5 @@
-//! The completeness ratio: bytes needed to hold everything at full redundancy, over what the zone rule lets the disks take.
+//! The completeness ratio: bytes needed to hold everything at full redundancy, over what the zone rule lets
+//! the disks take.
 //!
 //! It is the larger of two: that ratio by the records of what is stored, and the same by the words of the
 //! disks. Dead bytes count until they are compacted. A node's word counts up to its part of what can be used
@@ -89,7 +90,8 @@ pub fn capacity(disks: &[DiskSpace], pools: &[PoolNeed]) -> CapacityReport {
     }
 }
 
-/// Where a scheme does not fit on the nodes that are up, that is urgent, and no reason to stop writes: they go on by quorum.
+/// Where a scheme does not fit on the nodes that are up, that is urgent, and no reason to stop writes: they
+/// go on by quorum.
 fn level(overall: u64, held: u64) -> CapacityLevel {
     if overall < CapacityReport::NO_ROOM_PPM {
         return CapacityLevel::of(overall.max(held));
@@ -108,7 +110,8 @@ fn level_of(disks: &[&DiskSpace], pools: &[PoolNeed], overall: u64, held: u64) -
     let nodes: BTreeSet<(&ZoneName, &NodeName)> = disks.iter().map(|d| (&d.zone, &d.node)).collect();
     let mut least = all;
     for (zone, node) in nodes {
-        // Take the node out for a moment: to make the map anew for each would take the square of their number.
+        // Take the node out for a moment: to make the map anew for each would take the square of their
+        // number.
         let Some(of_zone) = zones.get_mut(zone) else { continue };
         let Some(room) = of_zone.remove(node) else { continue };
         if of_zone.is_empty() {
@@ -178,8 +181,9 @@ fn rooms<'a>(disks: &[&'a DiskSpace]) -> Rooms<'a> {
     zones
 }
 
-/// Bytes that the disks can take of these pools: of each scheme's pieces no two on one node and no more in a zone than
-/// the rule allows. With several pools, the least that any of them allows, since nobody knows which will grow.
+/// Bytes that the disks can take of these pools: of each scheme's pieces no two on one node and no more in a
+/// zone than the rule allows. With several pools, the least that any of them allows, since nobody knows which
+/// will grow.
 struct Room<'a> {
     zones: Rooms<'a>,
     total_bytes: u64,
@@ -221,8 +225,8 @@ impl<'a> Room<'a> {
     }
 }
 
-/// With `n` bytes in each of `width` slots, a node takes at most `n` and a zone `per_zone × n`. Both bounds grow slower than
-/// what is asked for, so the largest `n` is found by halving.
+/// With `n` bytes in each of `width` slots, a node takes at most `n` and a zone `per_zone × n`. Both bounds
+/// grow slower than what is asked for, so the largest `n` is found by halving.
 fn of_width(zones: &Rooms<'_>, width: usize) -> u128 {
     let (mut low, mut high) = (0u128, u128::from(u64::MAX));
     while low < high {

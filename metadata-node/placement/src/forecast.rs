@@ -1,9 +1,10 @@
 //! When the cluster will be full, by what it needed in the past.
 //!
-//! Growth is a Theil–Sen slope (Sen, "Estimates of the regression coefficient based on Kendall's tau", 1968): the median of
-//! the slopes between pairs of samples, which single jumps do not move. It is taken over seven and over thirty days. What
-//! is planned with is the median of the longer one; what is warned of is what one pair in ten exceeds, in either.
-//! Samples are of live bytes at full redundancy, so repairs and moves do not show in them.
+//! Growth is a Theil–Sen slope (Sen, "Estimates of the regression coefficient based on Kendall's tau", 1968):
+//! the median of the slopes between pairs of samples, which single jumps do not move. It is taken over seven
+//! and over thirty days. What is planned with is the median of the longer one; what is warned of is what one
+//! pair in ten exceeds, in either. Samples are of live bytes at full redundancy, so repairs and moves do not
+//! show in them.
 
 use std::collections::BTreeMap;
 
@@ -67,8 +68,8 @@ pub fn forecast(samples: &[UsageSample], space: Space<'_>, now_ms: u64) -> Optio
     })
 }
 
-/// Bytes a millisecond between pairs of samples since a time, in order. Pairs that are near each other tell of noise, so
-/// only those count that are a quarter of the span apart.
+/// Bytes a millisecond between pairs of samples since a time, in order. Pairs that are near each other tell
+/// of noise, so only those count that are a quarter of the span apart.
 fn slopes(samples: &[UsageSample], since_ms: u64) -> Vec<f64> {
     let window: Vec<&UsageSample> = samples.iter().filter(|s| s.at_ms >= since_ms).collect();
     let step = window.len().div_ceil(MAX_SAMPLES).max(1);
@@ -113,8 +114,8 @@ fn peers(space: Space<'_>, growth: f64) -> Option<PeerAdvice> {
     Some(PeerAdvice { peer_bytes, now, in_90_days })
 }
 
-/// Each goes to the zone that has the least room, as a sensible operator would have it. More of them never make the
-/// ratio worse, so the number is found by halving.
+/// Each goes to the zone that has the least room, as a sensible operator would have it. More of them never
+/// make the ratio worse, so the number is found by halving.
 fn peers_for(disks: &[DiskSpace], pools: &[PoolNeed], peer_bytes: u64) -> Option<u32> {
     let counting: Vec<&DiskSpace> = disks.iter().filter(|d| d.counts).collect();
     let is_enough = |added: &[DiskSpace]| {
@@ -267,7 +268,8 @@ mod tests {
         assert_eq!(f.alarm_in_ms(0), None);
     }
 
-    /// A cluster that fills within the hour needs more peers than anybody adds: that must not take long to find.
+    /// A cluster that fills within the hour needs more peers than anybody adds: that must not take long to
+    /// find.
     #[test]
     fn more_peers_than_are_ever_advised_are_no_advice() {
         let pools = [PoolNeed { scheme: "3x".parse().unwrap(), bytes: 1 << 60 }];

@@ -1,5 +1,5 @@
-//! What other weights would come to, before anybody decides them: the moves that balancing would make, one plan after
-//! another, until there are no more.
+//! What other weights would come to, before anybody decides them: the moves that balancing would make, one
+//! plan after another, until there are no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 

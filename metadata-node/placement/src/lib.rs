@@ -1,7 +1,7 @@
 //! Decisions about where pieces go and how safe they are, as functions of values.
 //!
-//! Owns no state, does no I/O. The first rows of a pool (weighted rendezvous under the zone rule, then balancing),
-//! the grades, which slots move next, and the completeness ratio.
+//! Owns no state, does no I/O. The first rows of a pool (weighted rendezvous under the zone rule, then
+//! balancing), the grades, which slots move next, and the completeness ratio.
 
 #![warn(missing_docs)]
 

@@ -67,8 +67,8 @@ impl BackupWatch {
     }
 }
 
-/// When a file is to be written: an interval after the newest one, which may be of a process before, or after the
-/// last try; soon where there is none; and after a failure a tenth of an interval after the last try.
+/// When a file is to be written: an interval after the newest one, which may be of a process before, or after
+/// the last try; soon where there is none; and after a failure a tenth of an interval after the last try.
 pub(super) fn is_due(
     every_ms: u64,
     now_ms: u64,

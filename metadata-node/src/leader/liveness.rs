@@ -154,8 +154,8 @@ impl Liveness {
         topology.nodes.keys().filter(silent).cloned().collect()
     }
 
-    /// All disks that do not count: of nodes that are not up, those that failed or that their node came up without, and
-    /// those in quarantine. But for the last, empty on a member that does not lead.
+    /// All disks that do not count: of nodes that are not up, those that failed or that their node came up
+    /// without, and those in quarantine. But for the last, empty on a member that does not lead.
     pub fn silent(&self, topology: &Topology, now: Instant) -> Silent {
         let mut silent = Silent::new();
         for node in topology.nodes.keys() {

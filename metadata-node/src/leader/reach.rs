@@ -1,9 +1,9 @@
 //! Calls each data node where it says that it is. Its heartbeats are calls of its own, so a wrong address,
 //! a firewall or a full table of connections stops everybody but the node itself, which looks well by them.
 //!
-//! One task on the leader: every [`Reach::run`] round it calls each node that is up, [`AT_ONCE`] at a time. A failed
-//! call counts only if a heartbeat came after it began: a node that stops or starts is silent, and that is seen
-//! elsewhere. Memory: failures in a row of each node of the map; a new leader begins without.
+//! One task on the leader: every [`Reach::run`] round it calls each node that is up, [`AT_ONCE`] at a time. A
+//! failed call counts only if a heartbeat came after it began: a node that stops or starts is silent, and
+//! that is seen elsewhere. Memory: failures in a row of each node of the map; a new leader begins without.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -113,8 +113,8 @@ impl Reach {
     }
 }
 
-/// True if the node has not answered. One that says no has; a denial comes from another one, whose certificate is not
-/// the node's: data nodes deny this question to nobody who may ask it.
+/// True if the node has not answered. One that says no has; a denial comes from another one, whose
+/// certificate is not the node's: data nodes deny this question to nobody who may ask it.
 fn is_unreached(error: &RpcError) -> bool {
     matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout | ErrorCode::Denied)
 }

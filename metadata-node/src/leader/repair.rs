@@ -1,6 +1,7 @@
-//! What the leader does about disks that are lost, to be emptied, or unevenly filled: once a second, and more often while slots
-//! wait for others, it takes a snapshot of what is known, has a plan made ([`wmall_placement::plan_repairs`]) and proposes it. Applying passes over whatever
-//! has changed since, so a plan that comes late does no harm.
+//! What the leader does about disks that are lost, to be emptied, or unevenly filled: once a second, and more
+//! often while slots wait for others, it takes a snapshot of what is known, has a plan made
+//! ([`wmall_placement::plan_repairs`]) and proposes it. Applying passes over whatever has changed since, so a
+//! plan that comes late does no harm.
 //!
 //! One task; memory: the last plan, and since when a disk has been missing or failed on a node that answers.
 
@@ -21,10 +22,12 @@ use crate::types::Raft;
 
 /// Between rounds.
 const ROUND: Duration = Duration::from_secs(1);
-/// The least, while slots wait and others move or arrive; and so many times what a round takes, of which a part stops commits.
+/// The least, while slots wait and others move or arrive; and so many times what a round takes, of which a
+/// part stops commits.
 const BUSY_ROUND: Duration = Duration::from_millis(250);
 const BUSY_FACTOR: u32 = 10;
-/// How far drains and balance fill a disk, in percent of its room: below where a full disk stops ordinary writes.
+/// How far drains and balance fill a disk, in percent of its room: below where a full disk stops ordinary
+/// writes.
 const FILLED_PERCENT: u64 = 85;
 /// How far what is lost elsewhere fills it: where nobody may write any more, repairs still go on.
 const LAST_PERCENT: u64 = 97;
@@ -151,8 +154,8 @@ impl Repairer {
         proposer.propose(None, Command::MoveSlots(moves)).await.map(|_| true)
     }
 
-    /// Disks whose nodes said last that they failed, and that are vouched for yet. What a disk failed to write may look
-    /// written to whoever asks it after a restart, so that is noted down while it can be told.
+    /// Disks whose nodes said last that they failed, and that are vouched for yet. What a disk failed to
+    /// write may look written to whoever asks it after a restart, so that is noted down while it can be told.
     fn failed(&self, topology: &Topology) -> Vec<DiskId> {
         let failed = |disk: &&DiskInfo| {
             let (_, _, beats) = self.liveness.of(&disk.node, Instant::now());
@@ -261,7 +264,8 @@ impl Repairer {
         })
     }
 
-    /// A disk of a node that answers: one that failed or is absent has the same grace as a node that is silent.
+    /// A disk of a node that answers: one that failed or is absent has the same grace as a node that is
+    /// silent.
     fn present(&self, disk: DiskId, well: bool, now: Instant) -> DiskState {
         let mut known = self.known();
         if well {

@@ -18,8 +18,9 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// As of now. A disk counts until it is noted to be down: a node that restarts, or that a new leader has not heard yet,
-    /// takes no room away. A disk without slots takes nothing, whatever it says, once there are pools.
+    /// As of now. A disk counts until it is noted to be down: a node that restarts, or that a new leader has
+    /// not heard yet, takes no room away. A disk without slots takes nothing, whatever it says, once there
+    /// are pools.
     pub(crate) fn now(topology: &Topology, counters: &Counters, liveness: &Liveness, now: Instant) -> Self {
         let rows = || topology.pools.values().flat_map(|table| &table.rows);
         let in_rows: HashSet<_> = rows().flat_map(|row| &row.slots).collect();

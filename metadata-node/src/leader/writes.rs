@@ -1,5 +1,5 @@
-//! Tells which groups take no new chunks: by their rows, and by the disks that take writes. A function of values; nothing is
-//! written to find out.
+//! Tells which groups take no new chunks: by their rows, and by the disks that take writes. A function of
+//! values; nothing is written to find out.
 
 use std::collections::{BTreeSet, HashSet};
 

@@ -1,5 +1,5 @@
-//! When the other members answered last, and what they said of themselves. The replicated position of a member that
-//! is gone stays as it was; the time since its last answer does not.
+//! When the other members answered last, and what they said of themselves. The replicated position of a
+//! member that is gone stays as it was; the time since its last answer does not.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! Snapshots that are due by the bytes of the log. openraft counts entries, and an entry has up to 4 MiB: a log
-//! of few long entries would fill a small disk, and take long to apply at the next start.
+//! Snapshots that are due by the bytes of the log. openraft counts entries, and an entry has up to 4 MiB: a
+//! log of few long entries would fill a small disk, and take long to apply at the next start.
 //!
 //! One task, which looks at the log once a second. It decides nothing else: openraft takes the snapshot, and
 //! purges what a snapshot covers.
@@ -31,8 +31,8 @@ pub(super) struct Wanted {
     pub(super) purge: Option<u64>,
 }
 
-/// Decides by the lengths of the entries, in order, of which those up to `covered` are in a snapshot and those up
-/// to `applied` could be.
+/// Decides by the lengths of the entries, in order, of which those up to `covered` are in a snapshot and
+/// those up to `applied` could be.
 pub(super) fn wanted(
     entries: impl DoubleEndedIterator<Item = (u64, u64)>,
     covered: u64,

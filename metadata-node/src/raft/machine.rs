@@ -18,8 +18,8 @@ use crate::state::{State, StateEntry};
 use crate::types::{Member, TypeConfig};
 use wmall_runtime::view::StoreError;
 
-/// A new snapshot waits for no longer while the one before it is on its way to another member, and looks so often
-/// whether it is. A log that grows long meanwhile ends the wait (`due.rs`).
+/// A new snapshot waits for no longer while the one before it is on its way to another member, and looks so
+/// often whether it is. A log that grows long meanwhile ends the wait (`due.rs`).
 const LONGEST_HOLD: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -98,7 +98,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 (entry.log_id, content)
             })
             .collect::<Vec<_>>();
-        // On a thread that may block: the view's disk holds applying off, and must not hold off everything else.
+        // On a thread that may block: the view's disk holds applying off, and must not hold off everything
+        // else.
         let state = self.state.clone();
         let applied = tokio::task::spawn_blocking(move || apply_in_pieces(&state, entries)).await;
         let applied = applied.map_err(|_| failed(ErrorVerb::Write, &broken_off()))?;

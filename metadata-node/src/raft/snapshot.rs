@@ -132,8 +132,8 @@ impl SnapshotFolder {
         self.overdue.store(overdue, Ordering::Relaxed);
     }
 
-    /// True if the next snapshot is to wait, since one is on its way to another member: with the next one the log
-    /// goes that the member has to go on from.
+    /// True if the next snapshot is to wait, since one is on its way to another member: with the next one the
+    /// log goes that the member has to go on from.
     pub(super) fn holds_next(&self) -> bool {
         self.is_sending() && !self.overdue.load(Ordering::Relaxed)
     }

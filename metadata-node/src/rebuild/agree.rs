@@ -27,8 +27,8 @@ pub(super) struct Agreed {
     pub(super) others: Vec<OtherMap>,
 }
 
-/// Chooses among the maps that were told: the operator's choice, else the newest one that two nodes have alike, or
-/// the only one. If there is none, all that were told.
+/// Chooses among the maps that were told: the operator's choice, else the newest one that two nodes have
+/// alike, or the only one. If there is none, all that were told.
 pub(super) fn agree(
     mut told: BTreeMap<NodeName, Topology>,
     choice: Option<&NodeName>,

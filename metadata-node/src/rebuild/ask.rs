@@ -1,4 +1,5 @@
-//! What a rebuild asks data nodes: for their maps, for the pieces that they hold, and for blocks of manifests.
+//! What a rebuild asks data nodes: for their maps, for the pieces that they hold, and for blocks of
+//! manifests.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -57,8 +58,8 @@ pub(super) async fn all_maps(
     if told.is_empty() { Err(RebuildError::NoMap(last)) } else { Ok(told) }
 }
 
-/// Takes in what a node's disks hold, and returns how many pieces that was. A disk in another life than the map
-/// says has nothing that the map could name.
+/// Takes in what a node's disks hold, and returns how many pieces that was. A disk in another life than the
+/// map says has nothing that the map could name.
 pub(super) async fn list(
     endpoint: &Endpoint,
     map: &Topology,
@@ -99,8 +100,8 @@ async fn list_page(
     Err(last)
 }
 
-/// Reads the blocks of manifests; each counts only if it hashes to its name. What was read and is none is taken off
-/// the list.
+/// Reads the blocks of manifests; each counts only if it hashes to its name. What was read and is none is
+/// taken off the list.
 pub(super) async fn read_blocks(
     endpoint: &Endpoint,
     map: &Topology,

@@ -1,11 +1,11 @@
 //! Answers that are kept for callers who ask again, and which requests may not be judged any more.
 //!
 //! Kept in memory, in the order in which the requests were born, and in the map as one page for each entry. A
-//! number in the counters says which births are forgotten: a request from before it is refused without effect,
-//! since an earlier try of it may have taken effect. The number rises with the cluster's clock, and earlier
-//! where [`MAX_BYTES`] are full, but never into the last [`SPARED_MS`]: one writer with long answers must not
-//! have the first tries of others refused. Where that leaves no room, new requests wait. So a request takes
-//! effect at most once, whatever is forgotten.
+//! number in the counters says which births are forgotten: a request from before it is refused without
+//! effect, since an earlier try of it may have taken effect. The number rises with the cluster's clock, and
+//! earlier where [`MAX_BYTES`] are full, but never into the last [`SPARED_MS`]: one writer with long answers
+//! must not have the first tries of others refused. Where that leaves no room, new requests wait. So a
+//! request takes effect at most once, whatever is forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,8 +19,8 @@ use super::derived::Clock;
 const MAX_BYTES: usize = 64 << 20;
 /// Part of the bound that is kept for acts of operators, so that whoever fills the rest can be revoked.
 const RESERVE: usize = 8;
-/// Requests of the last so many milliseconds are judged, however full it is: what a request takes to get here,
-/// and as much as its caller's clock may be behind.
+/// Requests of the last so many milliseconds are judged, however full it is: what a request takes to get
+/// here, and as much as its caller's clock may be behind.
 const SPARED_MS: u64 = 15_000;
 /// Bytes that an answer takes beside its own: its key, its places in the maps, its allocation.
 const OVERHEAD: usize = 96;
@@ -71,8 +71,8 @@ impl Answers {
         }
     }
 
-    /// Forgets the answers to requests that were born before this time. Returns the entries whose pages may go
-    /// from the map.
+    /// Forgets the answers to requests that were born before this time. Returns the entries whose pages may
+    /// go from the map.
     pub(super) fn forget_before(&mut self, from_ms: u64) -> Vec<u64> {
         let first = RequestId::new(from_ms, [0; 10]);
         let mut gone = Vec::new();

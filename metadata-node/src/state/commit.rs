@@ -146,7 +146,8 @@ impl Context<'_> {
         }
         let mut counted = Vec::with_capacity(row.slots.len());
         for slot in 0..row.slots.len() {
-            // The source of a move counts until its slot's disk does, for what it held when it gave the slot away.
+            // The source of a move counts until its slot's disk does, for what it held when it gave the slot
+            // away.
             let source = row.vouching_source(slot).filter(|s| record.committed_at <= s.since);
             let disk = match (row.dirty_at[slot], source) {
                 (None, _) => row.slots[slot],
@@ -189,14 +190,15 @@ impl Context<'_> {
         let stands = |slot: u8| promised(slot, row.slots[usize::from(slot)]);
         let (held, missing): (Vec<u8>, Vec<u8>) = (0..row.slots.len() as u8).partition(|&slot| stands(slot));
         self.check_digests((pool, table.pool.scheme), &chunk.id, &chunk.digests, &held)?;
-        // A put that began before a move has the source's promise. It keeps its pieces until the slot's disk has them.
+        // A put that began before a move has the source's promise. It keeps its pieces until the slot's disk
+        // has them.
         let by_source = |slot: &u8| {
             row.sources[usize::from(*slot)].iter().map(|s| s.disk).find(|disk| promised(*slot, *disk))
         };
         let counted = held.iter().map(|slot| row.slots[usize::from(*slot)]);
         let mut counted: Vec<DiskId> = counted.chain(missing.iter().filter_map(by_source)).collect();
-        // And one that has ended, those of disks that have nothing to do with the row any more. They keep for this upload
-        // what they promised it; their disks become sources again, so that it is found.
+        // And one that has ended, those of disks that have nothing to do with the row any more. They keep for
+        // this upload what they promised it; their disks become sources again, so that it is found.
         let mut former = Vec::new();
         for &slot in missing.iter().filter(|slot| by_source(slot).is_none()) {
             let others =
@@ -229,7 +231,8 @@ impl Context<'_> {
             let reason = format!("chunk {} has another length than {}", chunk.id, chunk.length);
             return Err(RpcError::new(ErrorCode::BadRequest, reason).into());
         }
-        // What no receipt signs is the client's word alone, and is not bound: whoever makes the piece will tell.
+        // What no receipt signs is the client's word alone, and is not bound: whoever makes the piece will
+        // tell.
         let mut digests = chunk.digests.clone();
         for &slot in &missing {
             digests.get_mut(usize::from(slot)).into_iter().for_each(|d| *d = UNKNOWN_DIGEST);
@@ -261,8 +264,8 @@ impl Context<'_> {
         disks.iter().filter_map(zone).collect::<BTreeSet<_>>().len()
     }
 
-    /// Writes the file's record, and what is not in the lists of its parts: the rest of its chunks with the root
-    /// of its blocks. Returns whether it is new and how many tickets it made.
+    /// Writes the file's record, and what is not in the lists of its parts: the rest of its chunks with the
+    /// root of its blocks. Returns whether it is new and how many tickets it made.
     pub(super) fn write_file(
         &mut self,
         file: &FileCommit,
@@ -312,8 +315,8 @@ impl Context<'_> {
         Ok((new_file, tickets))
     }
 
-    /// The file has lists with the same content. In a pool that is new to it these hold the references that the
-    /// copies have taken there.
+    /// The file has lists with the same content. In a pool that is new to it these hold the references that
+    /// the copies have taken there.
     fn drop_copies(&mut self, parts: &[u64], pool: PoolId, new_in_pool: bool) -> Result<(), Refusal> {
         for &list in parts {
             if new_in_pool {
@@ -382,8 +385,8 @@ impl Context<'_> {
     }
 }
 
-/// Holds what a commit says of its file against its chunks and its parts, and returns the root of the tree over
-/// all chunks.
+/// Holds what a commit says of its file against its chunks and its parts, and returns the root of the tree
+/// over all chunks.
 fn check_manifest(
     file: &FileCommit,
     parts: &[StagedPart],
@@ -409,8 +412,8 @@ fn check_manifest(
     Ok(*outline.root())
 }
 
-/// Each chunk once, in the order of its first place, with the number of its places. Of several promises for one
-/// chunk those by the latest row count, and of these the most.
+/// Each chunk once, in the order of its first place, with the number of its places. Of several promises for
+/// one chunk those by the latest row count, and of these the most.
 fn distinct(chunks: &[PromisedChunk]) -> Result<Vec<(&PromisedChunk, u64)>, RpcError> {
     let (mut at, mut all) = (BTreeMap::new(), Vec::<(&PromisedChunk, u64)>::new());
     for chunk in chunks {

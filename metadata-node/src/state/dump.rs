@@ -1,9 +1,9 @@
 //! A dump of the whole map as of one index, while entries go on being applied.
 //!
-//! The walk goes over the keys in their order, a page at a time. What an entry changes behind the walk has been
-//! dumped already; of what it changes ahead of it, the value of before is put aside first, and dumped in the
-//! place of the new one. Of a key that is new, only the key is kept. [`MOST`] says how much may be aside; then
-//! applying waits until the walk has come further.
+//! The walk goes over the keys in their order, a page at a time. What an entry changes behind the walk has
+//! been dumped already; of what it changes ahead of it, the value of before is put aside first, and dumped in
+//! the place of the new one. Of a key that is new, only the key is kept. [`MOST`] says how much may be aside;
+//! then applying waits until the walk has come further.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -68,7 +68,8 @@ impl Aside {
         self.former_bytes >= most.former || self.new_bytes >= most.new
     }
 
-    /// Makes a page that was read now, and reaches up to `last` or to the end, what it was when the walk began.
+    /// Makes a page that was read now, and reaches up to `last` or to the end, what it was when the walk
+    /// began.
     fn restore(&mut self, page: Vec<Pair>, last: Option<&[u8]>) -> Vec<Pair> {
         let is_here = |key: &[u8]| last.is_none_or(|last| key <= last);
         let mut pairs: Option<BTreeMap<Vec<u8>, Vec<u8>>> = None;

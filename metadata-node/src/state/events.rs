@@ -1,4 +1,5 @@
-//! The event log: what the cluster did by itself, in the entry that did it. The last [`MAX_EVENTS`] lines are kept.
+//! The event log: what the cluster did by itself, in the entry that did it. The last [`MAX_EVENTS`] lines are
+//! kept.
 
 use wmall_placement::Reason;
 use wmall_proto::DiskId;
@@ -40,7 +41,8 @@ impl Context<'_> {
         self.txn.put(keys::event(event.number), &event);
     }
 
-    /// Slots were given to other disks. The first line comes at once; what follows within [`LINE_MS`] is told together.
+    /// Slots were given to other disks. The first line comes at once; what follows within [`LINE_MS`] is told
+    /// together.
     pub(super) fn tell_moves(&mut self, reason: Reason, slots: u64) {
         let moves = &mut self.derived.counters.moves.since_line;
         let (line, told) = line_due(moves.get(&reason).copied(), slots, self.now_ms);
@@ -88,8 +90,8 @@ impl Context<'_> {
         }
     }
 
-    /// What the leader sees and no command says: how full the cluster is, whether repairs are halted, and whether anything
-    /// moves. A line only where it is news, whoever leads.
+    /// What the leader sees and no command says: how full the cluster is, whether repairs are halted, and
+    /// whether anything moves. A line only where it is news, whoever leads.
     pub(super) fn note_conditions(
         &mut self,
         (level, ratio_ppm): (CapacityLevel, u64),

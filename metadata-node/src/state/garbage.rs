@@ -180,8 +180,8 @@ impl State {
         Ok(parts.take_while(|(upload, ..)| upload.started_ms() < before).collect())
     }
 
-    /// Those of these chunks that are committed, have a place on this disk, and have no ticket there. Whoever reports
-    /// the others, however often, makes no log grow.
+    /// Those of these chunks that are committed, have a place on this disk, and have no ticket there. Whoever
+    /// reports the others, however often, makes no log grow.
     pub fn untold(&self, disk: DiskId, chunks: &[PoolChunk]) -> Result<Vec<PoolChunk>, StoreError> {
         let derived = self.read();
         let mut untold = self.pieces_known_by(&derived, disk, chunks)?.committed;

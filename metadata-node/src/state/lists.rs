@@ -1,10 +1,10 @@
-//! Lists of chunks, as which files are kept: one for every full part, and one for the rest with the root of the
-//! file's blocks. A list has a number, is written once, and holds a reference to each of its chunks for each of
-//! its places, from when it is kept to when it is released.
+//! Lists of chunks, as which files are kept: one for every full part, and one for the rest with the root of
+//! the file's blocks. A list has a number, is written once, and holds a reference to each of its chunks for
+//! each of its places, from when it is kept to when it is released.
 //!
 //! A list belongs to a staged part, to a file, or to nothing. In the last case it waits for the leader's
-//! collector to have it released, one bounded step after the other; a short one is released at once. So no entry
-//! touches more chunks than one part has, however long the file.
+//! collector to have it released, one bounded step after the other; a short one is released at once. So no
+//! entry touches more chunks than one part has, however long the file.
 
 use bincode::{Decode, Encode};
 use wmall_manifest::{full_parts, has_blocks};

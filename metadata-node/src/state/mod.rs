@@ -1,9 +1,9 @@
 //! The deterministic state machine: typed commands in, answers out, everything kept in one ordered map.
 //!
-//! Two halves: what is in the map (files, chunks, names, tickets), and what is small and read on every
-//! call (topology, counters, answers, the feed), held in memory and rebuilt from the map at start.
-//! Applying takes the write lock and queries the read lock, so each sees exactly one index. A dump goes on beside
-//! both (`dump.rs`), and a load fills a second map that takes the place of the first in one step.
+//! Two halves: what is in the map (files, chunks, names, tickets), and what is small and read on every call
+//! (topology, counters, answers, the feed), held in memory and rebuilt from the map at start. Applying takes
+//! the write lock and queries the read lock, so each sees exactly one index. A dump goes on beside both
+//! (`dump.rs`), and a load fills a second map that takes the place of the first in one step.
 
 mod acts;
 mod admission;
@@ -211,8 +211,8 @@ impl State {
         disks.iter().copied().filter(believed).filter(|d| ticketed(d) || dirty(*d)).collect()
     }
 
-    /// Hands every pair of the map to `each`, as of the index at which this begins, which is returned. Entries go
-    /// on being applied meanwhile.
+    /// Hands every pair of the map to `each`, as of the index at which this begins, which is returned.
+    /// Entries go on being applied meanwhile.
     pub fn dump(
         &self,
         mut each: impl FnMut(&[u8], &[u8]) -> std::io::Result<()>,
@@ -230,8 +230,8 @@ impl State {
         Ok(applied)
     }
 
-    /// Replaces everything by these pairs. Until all of them are there, queries see what was before, and so does
-    /// the next start after a crash.
+    /// Replaces everything by these pairs. Until all of them are there, queries see what was before, and so
+    /// does the next start after a crash.
     pub fn load(&self, pairs: impl Iterator<Item = Result<Pair, StoreError>>) -> Result<(), StoreError> {
         let _alone = self.walks.none();
         // What a load of before has left may be large, and applying need not wait for its removal.
@@ -262,15 +262,15 @@ impl State {
     }
 }
 
-/// How far above its versions in the snapshot a restored map goes on, until its life begins: as many as pass in a
-/// millisecond at most. Versions further ahead would pass for those by the clock that the life gives its rows
-/// (`begin_epoch`), and two restores of one snapshot would have the same ones.
+/// How far above its versions in the snapshot a restored map goes on, until its life begins: as many as pass
+/// in a millisecond at most. Versions further ahead would pass for those by the clock that the life gives its
+/// rows (`begin_epoch`), and two restores of one snapshot would have the same ones.
 const VERSIONS_AHEAD: u64 = 1 << 16;
 
 impl State {
-    /// Makes what was loaded from a snapshot file the beginning of a new life: these members, no join token, no deletion
-    /// until an operator allows it, no place in the feed that any data node may go on from, and a map that is
-    /// newer than all that were handed out.
+    /// Makes what was loaded from a snapshot file the beginning of a new life: these members, no join token,
+    /// no deletion until an operator allows it, no place in the feed that any data node may go on from, and a
+    /// map that is newer than all that were handed out.
     pub fn begin_again(&self, members: openraft::Membership<u64, Member>) -> Result<(), StoreError> {
         let _still = self.changing();
         let mut derived = self.write();
@@ -281,9 +281,9 @@ impl State {
         derived.counters.clock.may_jump = true;
         derived.counters.feed_epoch = NO_EPOCH;
         derived.counters.topology_version += VERSIONS_AHEAD;
-        // Slots may have moved since the file was written, and their former disks have dropped what they held. So every
-        // disk looks through its groups, and sources count for nothing. And no piece on a disk is by a later row than
-        // those that are handed out from now on.
+        // Slots may have moved since the file was written, and their former disks have dropped what they
+        // held. So every disk looks through its groups, and sources count for nothing. And no piece on a disk
+        // is by a later row than those that are handed out from now on.
         let mut rows = Changes::new();
         for (&pool, table) in &derived.topology.pools {
             for (number, row) in table.rows.iter().enumerate() {

@@ -1,9 +1,10 @@
 //! Slots on their way from one disk to another.
 //!
-//! A move gives the slot to its new disk at once, as dirty: that disk fetches everything that the group holds, as it
-//! would after a loss, and nothing of it counts before. The former disk stays the slot's *source* and counts for what
-//! was committed before the move. It is released, and then removes its pieces, when the new disk's mark and its tickets
-//! are gone (docs/adr/0016). A slot that moves again before it has arrived keeps all its sources until it has.
+//! A move gives the slot to its new disk at once, as dirty: that disk fetches everything that the group
+//! holds, as it would after a loss, and nothing of it counts before. The former disk stays the slot's
+//! *source* and counts for what was committed before the move. It is released, and then removes its pieces,
+//! when the new disk's mark and its tickets are gone (docs/adr/0016). A slot that moves again before it has
+//! arrived keeps all its sources until it has.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +22,8 @@ use super::recent::Part;
 use crate::command::SlotMove;
 
 impl Context<'_> {
-    /// Gives slots to other disks. One whose row has changed since it was planned is passed over: the next plan sees
-    /// the row as it is.
+    /// Gives slots to other disks. One whose row has changed since it was planned is passed over: the next
+    /// plan sees the row as it is.
     pub(super) fn move_slots(&mut self, moves: &[SlotMove]) -> Outcome {
         let mut moved: BTreeMap<Reason, u64> = BTreeMap::new();
         let rows = self.derived.topology.pools.values().flat_map(|table| &table.rows);
@@ -47,8 +48,8 @@ impl Context<'_> {
         self.derived.topology.pools.get(&pool)?.rows.get(pg.0 as usize).cloned()
     }
 
-    /// Whatever was planned: a disk that is known, on a node that has nothing to do with another slot of the row. The
-    /// source of one has a piece of each chunk already, and a disk has one place for it.
+    /// Whatever was planned: a disk that is known, on a node that has nothing to do with another slot of the
+    /// row. The source of one has a piece of each chunk already, and a disk has one place for it.
     fn may_take(&self, row: &PgRow, planned: &SlotMove) -> bool {
         let topology = &self.derived.topology;
         let node = |disk: &DiskId| topology.disks.get(disk).map(|d| &d.node);
@@ -64,8 +65,9 @@ impl Context<'_> {
     fn move_slot(&mut self, planned: &SlotMove, mut row: PgRow) -> Result<(), Refusal> {
         let slot = usize::from(planned.slot);
         let from = row.slots[slot];
-        // A source counts if nothing had to come to it first. What came since the first of several moves is on the disk
-        // that is given up now and on no other one, so that stays a source too, and none of them counts.
+        // A source counts if nothing had to come to it first. What came since the first of several moves is
+        // on the disk that is given up now and on no other one, so that stays a source too, and none of them
+        // counts.
         let arrived = row.dirty_at[slot].is_none() && row.sources[slot].is_empty();
         let mut sources = vec![Source { disk: from, since: self.index, vouched: arrived }];
         sources.extend(row.sources[slot].drain(..).map(|s| Source { vouched: false, ..s }));
@@ -212,7 +214,8 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// What a disk holds in groups that it was vouched for has to be looked through. What is known to be missing stays so.
+    /// What a disk holds in groups that it was vouched for has to be looked through. What is known to be
+    /// missing stays so.
     pub(super) fn distrust(&mut self, disk: DiskId) {
         let groups = clean_groups(&self.derived.topology, disk);
         if !groups.is_empty() {

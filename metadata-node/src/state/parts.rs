@@ -1,8 +1,9 @@
-//! Parts of files too long for one commit. A part is judged, and its chunks are referenced, when it comes; what
-//! is kept of it for the file's own commit is a few numbers. So that commit touches no chunk of a part, and takes
-//! no longer for a long file.
+//! Parts of files too long for one commit. A part is judged, and its chunks are referenced, when it comes;
+//! what is kept of it for the file's own commit is a few numbers. So that commit touches no chunk of a part,
+//! and takes no longer for a long file.
 //!
-//! Until then the part counts for the quota of the bucket that it is meant for. One whose upload is fenced goes.
+//! Until then the part counts for the quota of the bucket that it is meant for. One whose upload is fenced
+//! goes.
 
 use bincode::{Decode, Encode};
 use wmall_manifest::{Block, PartSum, merkle_root};
@@ -21,7 +22,8 @@ use wmall_runtime::view::StoreError;
 /// Parts that an upload may have: files of some four million chunks.
 const MAX_PARTS: u32 = 1024;
 
-/// Bytes that a part takes in the map while it waits: the list of its chunks and block, its numbers, its owner.
+/// Bytes that a part takes in the map while it waits: the list of its chunks and block, its numbers, its
+/// owner.
 const STORED_BYTES: u64 = MAX_PIECES_PER_COMMIT as u64 * 32 + 200;
 
 /// A part that waits for its file.

@@ -35,11 +35,12 @@ pub enum QueryError {
     Answer(#[from] RpcError),
 }
 
-/// Disks that do not count now: their node does not answer, or they failed. The leader's knowledge, handed in.
+/// Disks that do not count now: their node does not answer, or they failed. The leader's knowledge, handed
+/// in.
 pub type Silent = HashSet<DiskId>;
 
-/// Bytes of so many pieces of a pool, about: chunks are spread by their hashes, so a group's part of the bytes is its part of the
-/// chunks.
+/// Bytes of so many pieces of a pool, about: chunks are spread by their hashes, so a group's part of the
+/// bytes is its part of the chunks.
 pub(super) fn piece_bytes(derived: &Derived, pool: PoolId, pieces: u64) -> u64 {
     let Some(table) = derived.topology.pools.get(&pool) else { return 0 };
     let (scheme, counters) =
@@ -257,8 +258,8 @@ impl State {
         let mut facts = row_facts(topology, row, silent);
         let mut pieces = Vec::new();
         for (slot, fact) in facts.iter_mut().enumerate() {
-            // While a slot moves, its source speaks for what it had when it gave the slot away, and its own disk for
-            // what came since.
+            // While a slot moves, its source speaks for what it had when it gave the slot away, and its own
+            // disk for what came since.
             let dirty = row.dirty_at[slot].is_some();
             let source = row.vouching_source(slot).filter(|_| dirty);
             let speaks = source.filter(|s| record.committed_at <= s.since).map(|s| s.disk);
@@ -344,8 +345,9 @@ impl State {
     }
 }
 
-/// What holds for a chunk of this row that has no ticket. A slot that moves counts as its source does, if that is vouched
-/// for, and as its own disk does where that is worse: what was committed since is there and nowhere else.
+/// What holds for a chunk of this row that has no ticket. A slot that moves counts as its source does, if
+/// that is vouched for, and as its own disk does where that is worse: what was committed since is there and
+/// nowhere else.
 pub(super) fn row_facts(topology: &Topology, row: &PgRow, silent: &Silent) -> Vec<PieceFact> {
     let of_disk = |disk: &DiskId| match topology.disks.get(disk) {
         Some(info) if silent.contains(&info.id) => PieceState::Suspect,

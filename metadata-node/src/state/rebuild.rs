@@ -1,8 +1,8 @@
 //! A state made from what data nodes hold, when there is nothing else: the way of `wmall meta rebuild`.
 //!
-//! It goes through the same writing of files and chunks as a commit does, with pieces that are there in the place
-//! of receipts, so that counters, references and tickets are as a commit would have made them. What no data node
-//! knows is not in it: names, buckets, users, tokens, former versions.
+//! It goes through the same writing of files and chunks as a commit does, with pieces that are there in the
+//! place of receipts, so that counters, references and tickets are as a commit would have made them. What no
+//! data node knows is not in it: names, buckets, users, tokens, former versions.
 
 use std::collections::HashMap;
 
@@ -80,8 +80,8 @@ impl There<'_> {
     }
 }
 
-/// The lists that a file is kept as, with the lengths of the chunks: one for every full part, and the rest, each
-/// with its block behind it.
+/// The lists that a file is kept as, with the lengths of the chunks: one for every full part, and the rest,
+/// each with its block behind it.
 fn lists_of(manifest: &Manifest) -> Vec<(Vec<ChunkId>, Vec<u32>)> {
     let (chunks, blocks) = (manifest.chunks(), manifest.blocks());
     let full = full_parts(chunks.len() as u64) as usize;
@@ -131,7 +131,8 @@ impl State {
         })
     }
 
-    /// Writes files, each held as one that was put without a name. What `holders` does not name becomes a ticket.
+    /// Writes files, each held as one that was put without a name. What `holders` does not name becomes a
+    /// ticket.
     pub(crate) fn adopt_files(
         &self,
         files: &[FoundFile],
@@ -171,8 +172,8 @@ impl State {
         })
     }
 
-    /// Notes the files that chunks of other files are by themselves, since nothing tells whether they were put as
-    /// such too. They are found by their id, and hold nothing.
+    /// Notes the files that chunks of other files are by themselves, since nothing tells whether they were
+    /// put as such too. They are found by their id, and hold nothing.
     pub(crate) fn adopt_derived(&self, chunks: &[(PoolId, ChunkId, u32)]) -> Result<(), StoreError> {
         let index = self.read().index();
         self.amend(index, |context| {

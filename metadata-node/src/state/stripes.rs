@@ -1,8 +1,9 @@
 //! What the pieces of a chunk hash to, in pools whose pieces are shards.
 //!
-//! A digest is bound when a disk's receipt for that slot is first committed. Cutting a chunk has one result only, so whoever
-//! comes later has the same list or is wrong. The digest of a slot without a receipt, and in a cluster that was rebuilt of a
-//! slot whose piece was lost, is [`UNKNOWN_DIGEST`] until its disk has made the piece, which it holds against the chunk's id.
+//! A digest is bound when a disk's receipt for that slot is first committed. Cutting a chunk has one result
+//! only, so whoever comes later has the same list or is wrong. The digest of a slot without a receipt, and in
+//! a cluster that was rebuilt of a slot whose piece was lost, is [`UNKNOWN_DIGEST`] until its disk has made
+//! the piece, which it holds against the chunk's id.
 
 use wmall_proto::chunk::{PieceDigest, UNKNOWN_DIGEST};
 use wmall_proto::rpc::DoubtedPiece;
@@ -14,7 +15,8 @@ use super::txn::decode;
 use super::{State, keys};
 
 impl Context<'_> {
-    /// Refuses digests that can't be those of this chunk: as far as disks have signed for them now, or had to before.
+    /// Refuses digests that can't be those of this chunk: as far as disks have signed for them now, or had to
+    /// before.
     pub(super) fn check_digests(
         &self,
         (pool, scheme): (PoolId, Scheme),

@@ -4,8 +4,9 @@
 //! one. The checksum of its header begins with a nonce that was drawn for its segment, so bytes that a writer
 //! stores can't pass for one either.
 //!
-//! A record also states the offset up to which its segment was durable when it was written. That tells a torn tail from rot: a bad record with a good one behind it that says "everything before me was
-//! durable" is damage to acknowledged data, and is never cut off.
+//! A record also states the offset up to which its segment was durable when it was written. That tells a torn
+//! tail from rot: a bad record with a good one behind it that says "everything before me was durable" is
+//! damage to acknowledged data, and is never cut off.
 
 use crate::recover::OpenError;
 

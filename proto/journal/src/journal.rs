@@ -272,8 +272,8 @@ impl Journal {
         self.segments.numbers()
     }
 
-    /// How long writes take to be durable: the second longest of the last minute, or the one under way if that
-    /// has lasted longer.
+    /// How long writes take to be durable: the second longest of the last minute, or the one under way if
+    /// that has lasted longer.
     pub fn slow_sync(&self) -> Duration {
         self.syncs.slow(Instant::now())
     }

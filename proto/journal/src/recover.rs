@@ -4,13 +4,13 @@
 //! pieces can be had from elsewhere one by one. Passing over goes on at the next record that states its own
 //! position, so bytes of a payload are never taken for a record.
 //!
-//! What the disk can't read is passed over or refused as rot is, and never taken for a torn tail: an acknowledged record
-//! may have been there.
+//! What the disk can't read is passed over or refused as rot is, and never taken for a torn tail: an
+//! acknowledged record may have been there.
 //!
-//! What a killed process had written and not synced looks durable to whoever reads it now; and what a sync failed to
-//! write looks so too, to reads and to later syncs alike, since the kernel reports that once and counts the pages as
-//! clean from then on. So the last segment is synced, and what is kept of it in memory let go of, before it is read: what
-//! is replayed is what the disk has.
+//! What a killed process had written and not synced looks durable to whoever reads it now; and what a sync
+//! failed to write looks so too, to reads and to later syncs alike, since the kernel reports that once and
+//! counts the pages as clean from then on. So the last segment is synced, and what is kept of it in memory
+//! let go of, before it is read: what is replayed is what the disk has.
 
 use std::io;
 use std::sync::Arc;
@@ -89,8 +89,8 @@ pub enum Damage<'a> {
         /// First byte behind it.
         to: u64,
     },
-    /// The list of retired segments, for this reason. It was made anew from what is there, so a segment whose retirement
-    /// a crash had cut short may be back.
+    /// The list of retired segments, for this reason. It was made anew from what is there, so a segment whose
+    /// retirement a crash had cut short may be back.
     Retired(String),
 }
 
@@ -132,7 +132,8 @@ pub(crate) fn recover(
         segments.add(number, segment.clone());
         let from = options.replay_from.unwrap_or(Position { segment: 0, offset: 0 });
         let Some(salt) = salt else {
-            // Nothing in it can be told, and it takes no more records. What a later replay begins behind is known already.
+            // Nothing in it can be told, and it takes no more records. What a later replay begins behind is
+            // known already.
             let size = lose_segment(&segment, number, last || from.segment <= number, visitor)?;
             let salt = Salt::of(&[0; 16]);
             tail = last.then(|| Tail { segment: number, file: segment.file, salt, offset: size, size });
@@ -188,8 +189,8 @@ fn read_header(
     Ok((first.or(second), appendable && first.is_some() && first == second))
 }
 
-/// A segment without a header: all of it is a gap, of which is told if it is to be replayed. Returns where records end at
-/// the latest.
+/// A segment without a header: all of it is a gap, of which is told if it is to be replayed. Returns where
+/// records end at the latest.
 fn lose_segment(
     segment: &Segment,
     number: u64,
@@ -358,8 +359,8 @@ fn torn_or_rotten(scanner: &mut Scanner) -> Result<Ending, OpenError> {
     while at + ALIGN <= end {
         let word = scanner.bytes(at, ALIGN as usize)?;
         if word.is_none() {
-            // Overwritten as a whole, for the disk to find another place for it. The last one has the header's copy, and
-            // its segment is sealed anyway.
+            // Overwritten as a whole, for the disk to find another place for it. The last one has the
+            // header's copy, and its segment is sealed anyway.
             let whole = at / PIECE * PIECE + PIECE;
             dirty_end = if whole <= scanner.size() { whole } else { dirty_end };
         } else if word.is_some_and(|w| w.iter().any(|&b| b != 0)) {
@@ -380,7 +381,8 @@ fn clear(file: &Arc<dyn DiskFile>, tail: u64, dirty_end: u64) -> Result<(), Open
         let zeros = Bytes::from(vec![0u8; CLEAR_STEP.min(dirty_end - tail) as usize]);
         let mut at = tail;
         while at < dirty_end {
-            // Every step but the first begins with a page: one that can't be read is overwritten as a whole, or not at all.
+            // Every step but the first begins with a page: one that can't be read is overwritten as a whole,
+            // or not at all.
             let n = (at / PIECE * PIECE + CLEAR_STEP).min(dirty_end) - at;
             file.write_at(&[zeros.slice(..n as usize)], at)?;
             at += n;

@@ -1,8 +1,8 @@
 //! Reading a segment from a given place on, record by record.
 //!
-//! A read that the disk answers with an error of its medium is repeated in pieces of 4 KiB. What can't be read even then
-//! is a hole: no record that touches it checks out, and all others do. A segment with too many holes is given up, since
-//! its disk fails as a whole.
+//! A read that the disk answers with an error of its medium is repeated in pieces of 4 KiB. What can't be
+//! read even then is a hole: no record that touches it checks out, and all others do. A segment with too many
+//! holes is given up, since its disk fails as a whole.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -122,8 +122,8 @@ impl Scanner {
         }
     }
 
-    /// The record header at this place, if one checks out; its meta is in the scanner's hands then. The payload
-    /// is not looked at.
+    /// The record header at this place, if one checks out; its meta is in the scanner's hands then. The
+    /// payload is not looked at.
     pub(crate) fn record_at(&mut self, at: u64) -> io::Result<Option<RecordHeader>> {
         // What is readable and no record is told from what can't be read.
         if self.bytes(at, RECORD_MAGIC.len())?.is_none_or(|magic| magic != RECORD_MAGIC) {
@@ -156,8 +156,8 @@ impl Scanner {
         Ok(self.bytes(at, 4)?.is_some_and(|stored| stored == crc.to_le_bytes()))
     }
 
-    /// `n` bytes at `at`, from the window if they are in it; none beyond the end of the segment, or if the disk can't
-    /// read them.
+    /// `n` bytes at `at`, from the window if they are in it; none beyond the end of the segment, or if the
+    /// disk can't read them.
     pub(crate) fn bytes(&mut self, at: u64, n: usize) -> io::Result<Option<&[u8]>> {
         if at + n as u64 > self.size {
             return Ok(None);

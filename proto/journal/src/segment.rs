@@ -26,7 +26,8 @@ pub(crate) struct Segments {
 #[derive(Clone)]
 pub(crate) struct Segment {
     pub(crate) file: Arc<dyn DiskFile>,
-    /// How the checksums of its records begin; none if its header is lost, and then no record of it can be told.
+    /// How the checksums of its records begin; none if its header is lost, and then no record of it can be
+    /// told.
     pub(crate) salt: Option<Salt>,
 }
 

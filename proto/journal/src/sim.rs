@@ -1,5 +1,5 @@
-//! A disk in memory that forgets, tears and reorders what was not synced, has sectors that it can't read, and fails on
-//! command.
+//! A disk in memory that forgets, tears and reorders what was not synced, has sectors that it can't read, and
+//! fails on command.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,8 +29,8 @@ pub enum Crash {
 pub enum Fault {
     /// The power fails: this operation and all later ones fail.
     PowerCut,
-    /// This operation fails with an I/O error; later ones work again. What a sync that fails so did not get written
-    /// counts as written from then on, as Linux has it: later syncs pass it over.
+    /// This operation fails with an I/O error; later ones work again. What a sync that fails so did not get
+    /// written counts as written from then on, as Linux has it: later syncs pass it over.
     IoError,
     /// This operation finds the disk full.
     Full,
@@ -108,7 +108,8 @@ impl World {
         self.unreadable.range(sectors).map(|(_, sector)| *sector)
     }
 
-    /// A sector that is overwritten as a whole is good again; one that is changed in part would have to be read.
+    /// A sector that is overwritten as a whole is good again; one that is changed in part would have to be
+    /// read.
     fn overwrite(&mut self, file: usize, bytes: Range<usize>) -> io::Result<()> {
         let met: Vec<usize> = self.unreadable_in(file, bytes.clone()).collect();
         for sector in met {

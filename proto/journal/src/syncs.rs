@@ -1,7 +1,7 @@
 //! How long writes take to be durable: kept by the writer's thread, read by whoever asks.
 //!
-//! A disk that hangs says so by the write that is under way. Of those that have ended the second longest of the
-//! last minute counts, each second by its longest: one hiccup says nothing of a disk, two of them do.
+//! A disk that hangs says so by the write that is under way. Of those that have ended the second longest of
+//! the last minute counts, each second by its longest: one hiccup says nothing of a disk, two of them do.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
 //! Whose an error of the operating system is: the one place that says so.
 //!
-//! A medium that can't be read costs what is there. A process that is short of files, memory or threads says nothing of its
-//! disks. Anything else is an error of the disk.
+//! A medium that can't be read costs what is there. A process that is short of files, memory or threads says
+//! nothing of its disks. Anything else is an error of the disk.
 
 use std::io;
 

@@ -281,8 +281,8 @@ impl Writer {
         }
     }
 
-    /// Writes a mark behind the last batch, if there is room. It is not synced: it says nothing that is not so
-    /// without it. An error is left to the next batch, which meets it again.
+    /// Writes a mark behind the last batch, if there is room. It is not synced: it says nothing that is not
+    /// so without it. An error is left to the next batch, which meets it again.
     fn mark(&mut self) {
         self.unmarked = false;
         let Some(tail) = &mut self.tail else { return };

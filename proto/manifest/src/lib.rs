@@ -1,6 +1,6 @@
-//! From bytes to names and back: cutting a file into chunks, the Merkle tree over their ids, the
-//! file id that binds both, and proofs that a chunk is number `i` of a file. Beside it, a chunk as Reed-Solomon pieces
-//! and back.
+//! From bytes to names and back: cutting a file into chunks, the Merkle tree over their ids, the file id that
+//! binds both, and proofs that a chunk is number `i` of a file. Beside it, a chunk as Reed-Solomon pieces and
+//! back.
 //!
 //! Pure: no I/O and no hashing in the background. Who reads the file and who hashes the chunks, and
 //! on how many cores, is the caller's business.

@@ -1,5 +1,5 @@
-//! A listener with so many connections at once, each for so long: more of them have the oldest closed, and don't
-//! run the process out of files.
+//! A listener with so many connections at once, each for so long: more of them have the oldest closed, and
+//! don't run the process out of files.
 
 use std::collections::VecDeque;
 use std::io;

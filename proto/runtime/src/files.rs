@@ -1,11 +1,12 @@
-//! The limit of open files. The soft one is a relic of `select`, and often 1,024; the hard one is the limit that
-//! the operator or the distribution means.
+//! The limit of open files. The soft one is a relic of `select`, and often 1,024; the hard one is the limit
+//! that the operator or the distribution means.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::metrics::Metrics;
 
-/// Raises the soft limit of open files to the hard one and returns what holds now; the largest number if there is none.
+/// Raises the soft limit of open files to the hard one and returns what holds now; the largest number if
+/// there is none.
 pub fn raise_limit() -> u64 {
     let before = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: before.maximum, maximum: before.maximum };

@@ -1,5 +1,5 @@
-//! The lock on a process's folder, since two processes on one folder would destroy it; the durable write of a small file;
-//! and a way to have one folder take the place of another.
+//! The lock on a process's folder, since two processes on one folder would destroy it; the durable write of a
+//! small file; and a way to have one folder take the place of another.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -47,9 +47,9 @@ impl FolderLock {
     }
 }
 
-/// Writes a small file durably, over the one of before: aside, fsync'ed, renamed, the folder fsync'ed. After a crash the
-/// file is the one of before or the new one, and `NAME.new` may be left, which the next write replaces. `mode` is that of a
-/// file which is made.
+/// Writes a small file durably, over the one of before: aside, fsync'ed, renamed, the folder fsync'ed. After
+/// a crash the file is the one of before or the new one, and `NAME.new` may be left, which the next write
+/// replaces. `mode` is that of a file which is made.
 pub fn write_durably(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let temporary = folder.join(format!("{name}.new"));

@@ -3,7 +3,8 @@
 //! Liveness answers as long as the process can answer at all and never looks at a peer: a supervisor
 //! that restarts nodes because *others* are down makes an outage out of a hiccup.
 //!
-//! Bounds: [`CONNECTIONS`] at once, the oldest of which make room for new ones, and none for longer than [`LIFE`].
+//! Bounds: [`CONNECTIONS`] at once, the oldest of which make room for new ones, and none for longer than
+//! [`LIFE`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -221,7 +221,8 @@ pub enum CommitRequest {
         pool: PoolId,
         /// Which part, from 0 on; each has exactly the most chunks that a part may have.
         part: u32,
-        /// The bucket of the object that the file is to be, if it is to have a name: the part counts for its quota.
+        /// The bucket of the object that the file is to be, if it is to have a name: the part counts for its
+        /// quota.
         bucket: Option<BucketName>,
         /// Its chunks, and behind them the block with their ids.
         chunks: Vec<ChunkCommit>,
@@ -289,7 +290,8 @@ pub enum UserCommand {
     RemoveBucket {
         /// Its name.
         name: BucketName,
-        /// Together with all that was removed from it and could still be had back; such a bucket stays otherwise.
+        /// Together with all that was removed from it and could still be had back; such a bucket stays
+        /// otherwise.
         purge: bool,
     },
     /// Changes a bucket's rules.

@@ -98,13 +98,13 @@ pub enum Request {
         /// `epoch` of the listing: in another life of the metadata it says nothing.
         epoch: u64,
     },
-    /// What a disk should hold and does not, some groups at a time: the chunks of tickets, and all chunks of its dirty
-    /// groups.
+    /// What a disk should hold and does not, some groups at a time: the chunks of tickets, and all chunks of
+    /// its dirty groups.
     ListMissing {
         /// The disk.
         disk: DiskId,
-        /// Of these groups, which the first page of the listing named; empty for the first page, which is of the most
-        /// urgent ones.
+        /// Of these groups, which the first page of the listing named; empty for the first page, which is of
+        /// the most urgent ones.
         groups: Vec<(crate::PoolId, crate::PgId)>,
         /// Then, of none of these.
         but: Vec<(crate::PoolId, crate::PgId)>,
@@ -322,8 +322,8 @@ pub enum Response {
     Status(Box<crate::status::ClusterStatus>),
     /// To [`Request::Commit`].
     Committed(CommitOutcome),
-    /// To [`Request::Commit`]: chunks were claimed to be there already and are not, or not safely; these are a
-    /// few of them. Nothing has changed; send all and commit again under a new request id.
+    /// To [`Request::Commit`]: chunks were claimed to be there already and are not, or not safely; these are
+    /// a few of them. Nothing has changed; send all and commit again under a new request id.
     NeedChunks(Vec<crate::ChunkId>),
     /// To a request whose success has nothing to add.
     Done,
@@ -355,7 +355,8 @@ pub enum Response {
         pieces: Vec<MissingPiece>,
         /// Where to go on; none at the end.
         next: Option<IdPage>,
-        /// The groups that this listing covers from its first page to its last; none if the disk lacks nothing.
+        /// The groups that this listing covers from its first page to its last; none if the disk lacks
+        /// nothing.
         groups: Vec<(crate::PoolId, crate::PgId)>,
         /// Those of them that are dirty: of these all chunks are listed, and only these may be vouched for.
         dirty: Vec<(crate::PoolId, crate::PgId)>,

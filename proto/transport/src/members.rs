@@ -105,7 +105,8 @@ impl Members {
         self.try_until(request, deadline).await.map_err(|refused| refused.error)
     }
 
-    /// Does as [`Self::call_until`], and says if the request may have been carried out although it was refused.
+    /// Does as [`Self::call_until`], and says if the request may have been carried out although it was
+    /// refused.
     pub async fn try_until(&self, request: &Request, deadline: Instant) -> Result<Response, Refused> {
         let mut pause = FIRST_PAUSE;
         let mut said = Said::default();

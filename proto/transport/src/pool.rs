@@ -93,7 +93,8 @@ impl Pool {
         if let Some(made) = slot.made.as_ref().filter(fit) {
             return Ok(made.connection.clone());
         }
-        // Made before our certificate was renewed, and still good for a while: what the next dial falls back to.
+        // Made before our certificate was renewed, and still good for a while: what the next dial falls back
+        // to.
         let former =
             slot.made.take().filter(|m| m.connection.close_reason().is_none() && !self.is_revoked(&m.peer));
         if let Some((at, error)) = &slot.failed

@@ -49,7 +49,8 @@ impl Said {
         later.0.into_iter().for_each(|word| self.hear(word.member, &word.node, word.error));
     }
 
-    /// Whether a member may have carried the request out, or may still do so: it has not said that it did not.
+    /// Whether a member may have carried the request out, or may still do so: it has not said that it did
+    /// not.
     pub(crate) fn is_uncertain(&self) -> bool {
         let certain = |code| matches!(code, ErrorCode::NotLeader | ErrorCode::Busy | ErrorCode::Denied);
         self.0.iter().any(|w| !certain(w.error.code))

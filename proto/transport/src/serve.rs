@@ -33,8 +33,8 @@ use crate::tuning::{FIRST_WINDOW, first_window_of, window_of};
 const HEADER_STEP: usize = 256 << 10;
 /// How long a handshake may take: who has no certificate holds a place no longer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a connection waits for a place among the handshakes: many clients behind one address may begin at once. Quinn
-/// bounds how many wait.
+/// How long a connection waits for a place among the handshakes: many clients behind one address may begin at
+/// once. Quinn bounds how many wait.
 const HANDSHAKE_TURN: Duration = Duration::from_secs(1);
 /// How long a caller may take to send its request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -275,7 +275,8 @@ impl<H: Handler> Serving<H> {
                         ends.as_mut().reset(Instant::now() + peer.remaining(now_ms()).min(LONGEST_SLEEP));
                         continue;
                     }
-                    // Who renews in time has made another connection long ago; what is under way here ends well.
+                    // Who renews in time has made another connection long ago; what is under way here ends
+                    // well.
                     while calls.join_next().await.is_some() {}
                     // The peer reads the last answers and lets go; who does not is made to.
                     let _ = tokio::time::timeout(LAST_ANSWERS, connection.closed()).await;

@@ -17,8 +17,8 @@ const MAX_STREAMS: u32 = 512;
 pub(crate) const FULL_WINDOW: u64 = 64 << 20;
 /// Bytes on the way until it is known whose connection it is.
 pub(crate) const FIRST_WINDOW: u64 = 256 << 10;
-/// Bytes that windows of all peers are measured by. A connection gets its share when it is made, and again every few
-/// seconds by how many there are then.
+/// Bytes that windows of all peers are measured by. A connection gets its share when it is made, and again
+/// every few seconds by how many there are then.
 const WINDOW_BUDGET: u64 = 512 << 20;
 /// Connections that are counted as there at least, so that the first gets no more than the tuned window.
 const FEW_CONNECTIONS: u64 = 8;

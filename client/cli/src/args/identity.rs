@@ -48,7 +48,8 @@ pub(crate) enum TokenCommand {
         /// Under which name. Nodes may leave it open and choose an unused one.
         #[arg(long)]
         name: Option<NodeName>,
-        /// What the new user may do: BUCKET:read, BUCKET:write, BUCKET:admin, or * for every bucket. Repeatable.
+        /// What the new user may do: BUCKET:read, BUCKET:write, BUCKET:admin, or * for every bucket.
+        /// Repeatable.
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<Scope>,
         /// How long it is good.
@@ -151,8 +152,8 @@ pub(crate) struct DataJoinArgs {
     /// The most bytes that the disk may use.
     #[arg(long, requires = "join", value_parser = parse_bytes, default_value = "64G", value_name = "N")]
     pub(crate) disk_bytes: u64,
-    /// Format the folder of this disk, which is empty now, in place of the disk that was in it. Its pieces are fetched
-    /// anew; other disks are left as they are.
+    /// Format the folder of this disk, which is empty now, in place of the disk that was in it. Its pieces
+    /// are fetched anew; other disks are left as they are.
     #[arg(long, conflicts_with = "join", value_name = "DISK")]
     pub(crate) replace: Option<NodeName>,
 }

@@ -49,8 +49,8 @@ pub(crate) enum NodeCommand {
         /// Its name.
         name: NodeName,
     },
-    /// Announce that a data node will be down: its silence causes no repairs, but for chunks that the next loss would
-    /// lose. Refused if chunks could not be read without it.
+    /// Announce that a data node will be down: its silence causes no repairs, but for chunks that the next
+    /// loss would lose. Refused if chunks could not be read without it.
     Maintenance {
         /// Its name.
         name: NodeName,
@@ -82,7 +82,8 @@ pub(crate) enum NodeCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DiskCommand {
-    /// All disks. One is added by naming it in its node's configuration: `wmall data-node init`, and a restart.
+    /// All disks. One is added by naming it in its node's configuration: `wmall data-node init`, and a
+    /// restart.
     Ls,
     /// One disk, and what would be in danger without its node.
     Show {
@@ -157,7 +158,8 @@ pub(crate) enum LayoutCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PgCommand {
-    /// The placement groups of a pool: their rows and grades. Only those that are not stable, unless all are wanted.
+    /// The placement groups of a pool: their rows and grades. Only those that are not stable, unless all are
+    /// wanted.
     Ls {
         /// The pool.
         pool: PoolName,

@@ -79,8 +79,8 @@ impl Input {
         self.before.len()
     }
 
-    /// Puts it. One that changed meanwhile is some mixture of before and after: the user is told, and nothing points to
-    /// it.
+    /// Puts it. One that changed meanwhile is some mixture of before and after: the user is told, and nothing
+    /// points to it.
     async fn put(mut self, store: &Store, mut options: PutOptions) -> Result<PutSummary, Failure> {
         // A pipe or a device can't start again, and has no size and no time of change to go by.
         if !self.before.is_file() {

@@ -1,5 +1,5 @@
-//! Findings that wait to be reported: pieces that are rotten, absent or doubted, and losses that can't be named.
-//! The disk's books own the lists; each heartbeat takes a part of them.
+//! Findings that wait to be reported: pieces that are rotten, absent or doubted, and losses that can't be
+//! named. The disk's books own the lists; each heartbeat takes a part of them.
 
 use wmall_proto::NodeName;
 use wmall_proto::feed::PoolChunk;
@@ -18,8 +18,8 @@ impl DiskStore {
         let _ = self.work.send(Work::LossReported);
     }
 
-    /// A piece is not here that this disk should have, by its map, and that a caller asked for. Whether the chunk is
-    /// committed at all, the metadata nodes know.
+    /// A piece is not here that this disk should have, by its map, and that a caller asked for. Whether the
+    /// chunk is committed at all, the metadata nodes know.
     pub(crate) fn lacks(&self, key: PoolChunk, asked_by: &NodeName) {
         self.books.add_asked(key, asked_by);
     }

@@ -1,9 +1,10 @@
 //! Looks at pieces: reads the bytes that the index points to and hashes them. Owns nothing but the turns.
 //!
-//! A finding is of the place that was looked at. A piece may be replaced while its former bytes are read, and what
-//! was found of those says nothing about the new ones.
+//! A finding is of the place that was looked at. A piece may be replaced while its former bytes are read, and
+//! what was found of those says nothing about the new ones.
 //!
-//! Deliberately absent: any repair. The keeper takes away what is bad, and the metadata nodes have it made anew.
+//! Deliberately absent: any repair. The keeper takes away what is bad, and the metadata nodes have it made
+//! anew.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,8 +57,8 @@ impl DiskStore {
         self.look(key)
     }
 
-    /// Looks at a piece for a put, after those before it. The turn ends when the disk has answered, even if the caller
-    /// has given up before that.
+    /// Looks at a piece for a put, after those before it. The turn ends when the disk has answered, even if
+    /// the caller has given up before that.
     pub(crate) async fn look_in_turn(self: &Arc<Self>, key: PoolChunk) -> Result<Look, RpcError> {
         let busy = || {
             let reason = format!("disk {} has {TURNS} looks at pieces under way", self.name);
@@ -111,8 +112,8 @@ impl DiskStore {
         Ok(*hasher.finalize().as_bytes() == located.digest(key))
     }
 
-    /// Looks at a piece that is said to be bad, and takes care of it if that is so and its chunk is not known to be
-    /// committed. False if it is to be reported as it is. Blocking.
+    /// Looks at a piece that is said to be bad, and takes care of it if that is so and its chunk is not known
+    /// to be committed. False if it is to be reported as it is. Blocking.
     pub(crate) fn drops_bad(&self, key: &PoolChunk) -> Result<bool, RpcError> {
         let staged = self.locate(key)?.is_some_and(|located| located.state == PieceState::Staged);
         if !staged {
@@ -123,9 +124,9 @@ impl DiskStore {
         Ok(true)
     }
 
-    /// A piece was found bad at this place. One whose chunk is committed is reported, and stays until another takes its
-    /// place. Any other goes, and its absence is reported when a commit counts on it: the metadata nodes don't know its
-    /// chunk yet. One that is elsewhere by now, or gone, is not what was looked at.
+    /// A piece was found bad at this place. One whose chunk is committed is reported, and stays until another
+    /// takes its place. Any other goes, and its absence is reported when a commit counts on it: the metadata
+    /// nodes don't know its chunk yet. One that is elsewhere by now, or gone, is not what was looked at.
     pub(crate) fn found_bad(&self, key: PoolChunk, at: Position) {
         match self.locate(&key) {
             Ok(Some(located)) if located.position != at => {}

@@ -330,8 +330,8 @@ async fn history(disk: &SimDisk, view: Arc<MemoryStore>) -> Told {
     told
 }
 
-/// Of three pieces a segment two are wanted, and no piece fits behind them: nearly a third of each segment is dead, and of
-/// the full ones that are not touched as much is their end.
+/// Of three pieces a segment two are wanted, and no piece fits behind them: nearly a third of each segment is
+/// dead, and of the full ones that are not touched as much is their end.
 #[tokio::test]
 async fn a_disk_that_is_filled_beyond_the_alarm_is_swept_of_what_is_dead_and_then_left_alone() {
     let store = simulated(&SimDisk::new(), Arc::default()).unwrap();
@@ -476,8 +476,8 @@ fn places(store: &DiskStore) -> Vec<(PoolChunk, Position)> {
     store.pieces(None, 1000).unwrap().into_iter().map(place).collect()
 }
 
-/// A process that is killed leaves what it has written of its view, or what it had when it was flushed last, which may be
-/// behind segments that are gone; the journal goes on from there.
+/// A process that is killed leaves what it has written of its view, or what it had when it was flushed last,
+/// which may be behind segments that are gone; the journal goes on from there.
 #[tokio::test]
 async fn a_kill_at_any_operation_of_compaction_leaves_index_and_segments_in_step() {
     let whole = SimDisk::new();
@@ -533,8 +533,8 @@ async fn put_shard(disk: &DiskStore, header: PieceHeader, shard: &[u8]) -> Resul
     disk.put(header, vec![Bytes::copy_from_slice(shard)], crc32c::crc32c(shard), false).await
 }
 
-/// A disk that had one slot of a row, lost it, and got another; the first piece is still in its journal, and the second was
-/// moved by compaction.
+/// A disk that had one slot of a row, lost it, and got another; the first piece is still in its journal, and
+/// the second was moved by compaction.
 #[tokio::test]
 async fn a_shard_that_compaction_moved_is_what_a_rebuild_finds_whatever_was_before() {
     let disk = SimDisk::new();

@@ -232,8 +232,8 @@ fn check(told: &Told, next: &Told, there: &Told, context: &str) {
     assert!(indices.windows(2).all(|w| w[0] + 1 == w[1]), "{context}: a hole in {indices:?}");
 }
 
-/// Votes, appends, truncations and purges that retire segments, with a power cut at every operation of the disk: what was
-/// acknowledged is there, and what is there is that, or the next step done or done in part.
+/// Votes, appends, truncations and purges that retire segments, with a power cut at every operation of the
+/// disk: what was acknowledged is there, and what is there is that, or the next step done or done in part.
 #[tokio::test]
 async fn a_power_cut_at_any_operation_breaks_no_promise_of_raft() {
     let whole = SimDisk::new();
@@ -256,7 +256,8 @@ async fn a_power_cut_at_any_operation_breaks_no_promise_of_raft() {
     }
 }
 
-/// A sync fails: the log says so once and for all, and what it did not write is not believed by the next process.
+/// A sync fails: the log says so once and for all, and what it did not write is not believed by the next
+/// process.
 #[tokio::test]
 async fn a_log_whose_sync_failed_takes_nothing_more_and_believes_nothing_more() {
     let whole = SimDisk::new();

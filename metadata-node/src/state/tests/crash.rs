@@ -1,5 +1,5 @@
-//! Crashes of what stands beside the log: a view that was written out up to any entry, and a snapshot file that was
-//! written up to any byte.
+//! Crashes of what stands beside the log: a view that was written out up to any entry, and a snapshot file
+//! that was written up to any byte.
 
 use std::fs;
 
@@ -133,8 +133,8 @@ fn of_a_snapshot_that_was_cut_anywhere_nothing_is_believed() {
     let (second, _) = snapshots.save(&state).unwrap();
     let path = folder.path().join(&second.snapshot_id);
     let whole = fs::read(&path).unwrap();
-    // The rename was durable and the bytes were not, which the order of the writer rules out; and a file that is
-    // under its temporary name, which it does not.
+    // The rename was durable and the bytes were not, which the order of the writer rules out; and a file that
+    // is under its temporary name, which it does not.
     for cut in (0..whole.len()).step_by(97).chain([whole.len() - 1]) {
         fs::write(&path, &whole[..cut]).unwrap();
         fs::write(folder.path().join("building.new"), &whole[..cut]).unwrap();
@@ -152,7 +152,8 @@ fn of_a_snapshot_that_was_cut_anywhere_nothing_is_believed() {
     assert!(pairs(&restored) == expected);
 }
 
-/// A thousand single-byte flips: the snapshot is passed over for the one before, and no command takes it for good.
+/// A thousand single-byte flips: the snapshot is passed over for the one before, and no command takes it for
+/// good.
 #[test]
 fn a_flipped_byte_in_a_snapshot_is_never_believed() {
     let entries = history();

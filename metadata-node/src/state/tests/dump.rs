@@ -74,8 +74,8 @@ fn a_load_that_breaks_off_leaves_what_was_there() {
     m.commit(vec![chunk(2, &[0, 1, 2])], Ack::All).unwrap();
 }
 
-/// Measures how long entries wait for a dump and for a load of so many names (`WMALL_NAMES`), on the map as nodes
-/// have it: `cargo test --profile ci --workspace --lib applying_beside -- --ignored --nocapture`.
+/// Measures how long entries wait for a dump and for a load of so many names (`WMALL_NAMES`), on the map as
+/// nodes have it: `cargo test --profile ci --workspace --lib applying_beside -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn applying_beside_a_dump_of_many_names() {

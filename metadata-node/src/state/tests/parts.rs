@@ -1,5 +1,5 @@
-//! Long files: what a part and its file cost in store operations, what they count for, and that every step on the
-//! way leaves books that agree.
+//! Long files: what a part and its file cost in store operations, what they count for, and that every step on
+//! the way leaves books that agree.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

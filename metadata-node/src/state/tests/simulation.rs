@@ -66,8 +66,8 @@ struct SimDisk {
 }
 
 impl SimDisk {
-    /// Takes a piece in and promises to keep it, as `data-node/src/disk/index.rs` does: a write by a row of before does
-    /// not replace what came by a later one.
+    /// Takes a piece in and promises to keep it, as `data-node/src/disk/index.rs` does: a write by a row of
+    /// before does not replace what came by a later one.
     fn take(
         &mut self,
         (chunk, upload): (ChunkId, UploadId),
@@ -346,7 +346,8 @@ impl Sim {
         }
     }
 
-    /// The same of the most urgent groups: which those were, and which could not be had; none if it was cut off.
+    /// The same of the most urgent groups: which those were, and which could not be had; none if it was cut
+    /// off.
     fn fill_some(&mut self, disk: DiskId, but: &[PgKey]) -> Option<(Vec<PgKey>, BTreeSet<PgKey>)> {
         let (mut after, mut begun, mut failed) = (None, None, BTreeSet::new());
         loop {

@@ -223,8 +223,8 @@ fn a_power_cut_after_a_restart_takes_nothing_that_the_restart_has_seen() {
     }
 }
 
-/// A sync fails, the process is started again without a restart of the machine: what the kernel has in memory and never
-/// wrote must not be taken for durable, whatever a later sync says.
+/// A sync fails, the process is started again without a restart of the machine: what the kernel has in memory
+/// and never wrote must not be taken for durable, whatever a later sync says.
 #[test]
 fn what_a_failed_sync_did_not_write_is_not_believed_after_a_restart() {
     let whole = SimDisk::new();
@@ -319,8 +319,8 @@ fn rot_in_the_last_batch_is_told_from_a_torn_tail_once_it_has_its_mark() {
     assert_eq!(reopen(Arc::new(disk)).unwrap().1, [0, 1]);
 }
 
-/// A mark is not synced. If a power cut takes it and leaves a part of the batch behind it, that is a torn tail
-/// and no rot.
+/// A mark is not synced. If a power cut takes it and leaves a part of the batch behind it, that is a torn
+/// tail and no rot.
 #[test]
 fn a_batch_behind_a_lost_mark_does_not_vouch_for_it() {
     let disk = SimDisk::new();

@@ -1,5 +1,5 @@
-//! Holds log lines back that come from one place in the code again and again: a node that is down must not fill
-//! the volume of its neighbours.
+//! Holds log lines back that come from one place in the code again and again: a node that is down must not
+//! fill the volume of its neighbours.
 //!
 //! A place may write [`BURST`] lines at once, and one a second from then on. How many were held back is said
 //! before the next one that comes through. Lines of debugging are asked for, and so never held back.
@@ -61,8 +61,8 @@ impl Repeats {
         Self { format, places: Mutex::default() }
     }
 
-    /// Says how many lines are missing here. A log event made while another one is handled would be dropped, so
-    /// this goes out by itself.
+    /// Says how many lines are missing here. A log event made while another one is handled would be dropped,
+    /// so this goes out by itself.
     fn say(&self, count: u64, of: &Metadata<'_>) {
         let mut time = String::new();
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));

@@ -56,8 +56,8 @@ pub trait Store: Send + Sync + 'static {
     /// An empty map beside this one, to be filled and swapped in. There is one at most, and this one goes on
     /// meanwhile.
     fn beside(&self) -> Result<Box<dyn Store>, StoreError>;
-    /// Puts what [`Self::beside`] was filled with in the place of everything, in one short step. Nobody reads or
-    /// writes this map meanwhile.
+    /// Puts what [`Self::beside`] was filled with in the place of everything, in one short step. Nobody reads
+    /// or writes this map meanwhile.
     fn swap_in(&self) -> Result<(), StoreError>;
     /// Removes what a swap has left, which may take a while.
     fn tidy(&self) {}
@@ -192,8 +192,8 @@ mod tests {
         changes
     }
 
-    /// A thousand single-byte flips in sled's files: what is read is what was written, up to the batch that the view says
-    /// it stands at, or it is an error and the view is built anew.
+    /// A thousand single-byte flips in sled's files: what is read is what was written, up to the batch that
+    /// the view says it stands at, or it is an error and the view is built anew.
     #[test]
     fn a_flipped_byte_in_a_view_is_never_read_as_something_else() {
         const BATCHES: u32 = 150;

@@ -141,8 +141,8 @@ impl SledStore {
         self.db.drop_tree(name).map(|_| ())
     }
 
-    /// sled panics where others return errors. After either, nothing that it says is believed: the next start builds the
-    /// view anew.
+    /// sled panics where others return errors. After either, nothing that it says is believed: the next start
+    /// builds the view anew.
     fn guard<T>(&self, what: &str, work: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, StoreError> {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         let outcome = match outcome {
@@ -160,9 +160,10 @@ impl SledStore {
 
 /// Has what a batch left behind freed.
 ///
-/// sled pins the epoch once for a whole batch, each change of which leaves a former version of a page; and a pin
-/// frees at most eight bags of 64 such. Batches of thousands make garbage faster than that: measured, 13 KiB stayed
-/// for each key, 2.6 GiB after 600,000 keys, whatever the cache's bound. With this it is 0.15 GiB, and as fast.
+/// sled pins the epoch once for a whole batch, each change of which leaves a former version of a page; and a
+/// pin frees at most eight bags of 64 such. Batches of thousands make garbage faster than that: measured, 13
+/// KiB stayed for each key, 2.6 GiB after 600,000 keys, whatever the cache's bound. With this it is 0.15 GiB,
+/// and as fast.
 fn collect_garbage(changes: usize) {
     const FREED_BY_A_FLUSH: usize = 128;
     for _ in 0..changes / FREED_BY_A_FLUSH + 1 {

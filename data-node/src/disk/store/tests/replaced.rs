@@ -10,8 +10,8 @@ fn rotten(disk: &SimDisk, store: &DiskStore, content: &[u8]) -> Position {
     located.position
 }
 
-/// A staged piece that is found bad goes, but for one that took its place while the other was looked at: that one is
-/// promised.
+/// A staged piece that is found bad goes, but for one that took its place while the other was looked at: that
+/// one is promised.
 #[tokio::test]
 async fn a_piece_that_was_put_again_outlives_what_was_found_of_the_former_one() {
     let disk = SimDisk::new();

@@ -1,5 +1,5 @@
-//! Sectors that can't be read, and pieces that turn out bad at awkward moments: only what was hit is lost, all of
-//! it is told, and no promise is forgotten.
+//! Sectors that can't be read, and pieces that turn out bad at awkward moments: only what was hit is lost,
+//! all of it is told, and no promise is forgotten.
 
 use std::collections::BTreeSet;
 
@@ -168,7 +168,8 @@ async fn a_promise_whose_record_is_unreadable_survives_compaction() {
     assert_eq!(store.reader.held(&key(&content)).unwrap().unwrap().held_until_ms, 40);
 }
 
-/// A piece is put again while compaction carries its segment, which alone has the promise to the first upload.
+/// A piece is put again while compaction carries its segment, which alone has the promise to the first
+/// upload.
 #[tokio::test]
 async fn a_promise_of_a_piece_that_was_replaced_while_it_was_carried_outlives_its_segment() {
     let disk = SimDisk::new();

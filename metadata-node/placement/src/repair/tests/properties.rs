@@ -1,11 +1,12 @@
-//! What holds of plans for any cluster: little moves, the rule and the budgets are kept, and they come to an end.
+//! What holds of plans for any cluster: little moves, the rule and the budgets are kept, and they come to an
+//! end.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// How many slots have to move at least so that each disk is within a twentieth or one of its share, and what the rounding of
-/// shares to slots may come to.
+/// How many slots have to move at least so that each disk is within a twentieth or one of its share, and what
+/// the rounding of shares to slots may come to.
 fn least_by_shares(snapshot: &Snapshot, before: &BTreeMap<DiskId, usize>) -> (f64, f64) {
     let takes = |f: &&DiskFact| f.takes();
     let weight: u32 = snapshot.disks.values().filter(takes).map(|f| f.candidate.weight).sum();
@@ -38,7 +39,8 @@ fn sample() -> ProptestConfig {
 
 proptest! {
     #![proptest_config(sample())]
-    /// Whatever changes in a cluster of disks of some such size, at rest, no more slots move than disks have to give, and a twentieth.
+    /// Whatever changes in a cluster of disks of some such size, at rest, no more slots move than disks have
+    /// to give, and a twentieth.
     #[test]
     fn what_moves_is_within_a_twentieth_of_what_must(
         disks in 8u32..14,
@@ -78,8 +80,9 @@ proptest! {
         prop_assert!(least >= 10, "change {}: {} had to move", change, least);
         let most = least + least / 20;
         prop_assert!(moved <= most, "change {}: {} moves where {} were needed", change, moved, least);
-        // And against the shares by themselves, whatever was planned: no disk gives more than it has above the least that it may
-        // have, nor takes more than it lacks of the most; what must move is what is outside of that.
+        // And against the shares by themselves, whatever was planned: no disk gives more than it has above
+        // the least that it may have, nor takes more than it lacks of the most; what must move is what is
+        // outside of that.
         let (least, slack) = least_by_shares(&c, &before);
         prop_assert!(moved as f64 <= least * 1.05 + slack, "change {}: {} moves, at least {}", change, moved, least);
     }
@@ -148,7 +151,8 @@ proptest! {
             rounds += 1;
             prop_assert!(rounds < 200, "plans go in circles");
         }
-        // What is left on a disk that is down, or to be emptied, had nowhere to go, or nothing to be made from.
+        // What is left on a disk that is down, or to be emptied, had nowhere to go, or nothing to be made
+        // from.
         let last = plan(&c);
         // And every row keeps the zone rule, wherever that is possible at all.
         let takes = |zone: &u32| {

@@ -64,8 +64,8 @@ impl Sim {
         taken
     }
 
-    /// A request that has its answer comes again, and most answers are forgotten. It is told the same or refused,
-    /// and changes nothing.
+    /// A request that has its answer comes again, and most answers are forgotten. It is told the same or
+    /// refused, and changes nothing.
     pub(super) fn retry(&mut self) {
         if self.replays.sent.is_empty() {
             return;

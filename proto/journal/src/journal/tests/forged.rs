@@ -26,8 +26,8 @@ fn donor(nonce: Nonces) -> Vec<u8> {
     content(&disk, "0000000000.seg")
 }
 
-/// Appends a record whose payload is what a donor has at the very same offsets, and cuts the power: its header
-/// is torn off, and its payload stands. Opens, strictly and passing over.
+/// Appends a record whose payload is what a donor has at the very same offsets, and cuts the power: its
+/// header is torn off, and its payload stands. Opens, strictly and passing over.
 fn torn_over(nonce: Nonces) -> (Result<Vec<u32>, OpenError>, Vec<u32>) {
     let copy = donor(nonce);
     let disk = SimDisk::new();

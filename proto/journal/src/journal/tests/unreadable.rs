@@ -1,5 +1,5 @@
-//! Sectors that the disk can't read: an owner that can do without single records loses those that are hit and no
-//! other, and one that can't is told.
+//! Sectors that the disk can't read: an owner that can do without single records loses those that are hit and
+//! no other, and one that can't is told.
 
 use std::collections::BTreeSet;
 
@@ -181,8 +181,8 @@ fn a_segment_without_its_headers_that_is_known_already_is_not_told_of() {
     assert_eq!([None, Some(0), Some(2), Some(3), Some(last)].map(gaps), [1, 1, 1, 0, 0]);
 }
 
-/// What a crash left is cleared in steps, each of whole pieces but for the ends: a piece that can't be read is overwritten
-/// at once, or not at all.
+/// What a crash left is cleared in steps, each of whole pieces but for the ends: a piece that can't be read
+/// is overwritten at once, or not at all.
 #[test]
 fn a_long_torn_tail_with_unreadable_pieces_is_cleared() {
     const TAIL: usize = 3 << 20;
