@@ -103,7 +103,7 @@ impl Client {
 
     async fn run(mut self, bucket: BucketName, round: u64, start: Instant, (log, pause): (Log, Arc<Pause>)) {
         let now = || start.elapsed().as_nanos() as u64;
-        while start.elapsed() < RUN || !pause.disturbed.load(Ordering::Relaxed) {
+        while start.elapsed() < RUN || pause.goes_on.load(Ordering::Relaxed) {
             if pause.no_cluster.load(Ordering::Relaxed) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
@@ -132,10 +132,11 @@ impl Client {
 /// Tells the clients of a round how far it is.
 #[derive(Default)]
 struct Pause {
-    /// No member runs: each further command would only add an answer that is not known.
+    /// No member runs: each further command would only add an answer that is not known, and with each of these
+    /// the histories to be tried double.
     no_cluster: AtomicBool,
-    /// The trouble of the round is over.
-    disturbed: AtomicBool,
+    /// The round is not over, however long it takes.
+    goes_on: AtomicBool,
 }
 
 /// A cluster whose members can be disturbed.
@@ -348,12 +349,21 @@ impl Subject {
             }
             Trouble::PutBack => self.put_back(),
             Trouble::Restored => {
-                MEMBERS.iter().for_each(|member| self.kill(member));
                 pause.no_cluster.store(true, Ordering::Relaxed);
+                MEMBERS.iter().for_each(|member| self.kill(member));
                 self.restore();
+                self.wait_until_it_takes_files();
                 pause.no_cluster.store(false, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Waits until the new life of the metadata has begun, and puts are taken again.
+    fn wait_until_it_takes_files(&self) {
+        let (config, file) = (self.config().display().to_string(), self.config().with_file_name("probe"));
+        std::fs::write(&file, "probe").unwrap();
+        let put = ["--config", &config, "-q", "--timeout", "5s", "put", file.to_str().unwrap(), "b/probe"];
+        wait_until("the restored cluster takes files", LONG, || wmall(&put).status.success());
     }
 
     /// Restores all members, none of which runs. Each command that was acknowledged is in the longest log of
@@ -464,16 +474,18 @@ async fn every_answer_is_one_that_a_single_register_could_have_given() {
         }
         tokio::time::sleep(Duration::from_millis(600)).await;
         let trouble = subject.trouble(round);
+        let restores = matches!(trouble, Trouble::Restored);
+        pause.goes_on.store(restores, Ordering::Relaxed);
         tokio::task::block_in_place(|| {
             subject.disturb(trouble, &pause);
-            if matches!(trouble, Trouble::Restored) {
+            if restores {
                 let before = answers(&log.lock().unwrap());
                 wait_until("the restored cluster answers", LONG, || {
                     answers(&log.lock().unwrap()) > before + ANSWERS_AFTER
                 });
             }
         });
-        pause.disturbed.store(true, Ordering::Relaxed);
+        pause.goes_on.store(false, Ordering::Relaxed);
         while let Some(ended) = clients.join_next().await {
             ended.unwrap();
         }
