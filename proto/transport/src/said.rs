@@ -31,13 +31,18 @@ enum Weight {
 
 /// The last word of each member that was asked, in the order of asking.
 #[derive(Debug, Default)]
-pub(crate) struct Said(Vec<Word>);
+pub(crate) struct Said {
+    words: Vec<Word>,
+    /// A member may have carried the request out. A later word of it that it did nothing is about a later try.
+    uncertain: bool,
+}
 
 impl Said {
     /// Notes a member's word. Silence does not take the place of a word.
     pub(crate) fn hear(&mut self, member: usize, node: &NodeName, error: RpcError) {
-        let Some(word) = self.0.iter_mut().find(|w| w.member == member) else {
-            return self.0.push(Word { member, node: node.clone(), error });
+        self.uncertain |= !did_nothing(error.code);
+        let Some(word) = self.words.iter_mut().find(|w| w.member == member) else {
+            return self.words.push(Word { member, node: node.clone(), error });
         };
         if !is_silence(error.code) || is_silence(word.error.code) {
             word.error = error;
@@ -46,47 +51,46 @@ impl Said {
 
     /// Adds the words of a later round.
     pub(crate) fn take(&mut self, later: Self) {
-        later.0.into_iter().for_each(|word| self.hear(word.member, &word.node, word.error));
+        self.uncertain |= later.uncertain;
+        later.words.into_iter().for_each(|word| self.hear(word.member, &word.node, word.error));
     }
 
-    /// Whether a member may have carried the request out, or may still do so: it has not said that it did
-    /// not.
+    /// Whether a member may have carried the request out, or may still do so.
     pub(crate) fn is_uncertain(&self) -> bool {
-        let certain = |code| matches!(code, ErrorCode::NotLeader | ErrorCode::Busy | ErrorCode::Denied);
-        self.0.iter().any(|w| !certain(w.error.code))
+        self.uncertain
     }
 
     /// How many members were asked.
     pub(crate) fn count(&self) -> usize {
-        self.0.len()
+        self.words.len()
     }
 
     /// The code of a member's word; none if it was not asked.
     pub(crate) fn code_of(&self, member: usize) -> Option<ErrorCode> {
-        self.0.iter().find(|w| w.member == member).map(|w| w.error.code)
+        self.words.iter().find(|w| w.member == member).map(|w| w.error.code)
     }
 
     /// Whether another member has named this one as the leader.
     pub(crate) fn is_named(&self, node: &NodeName) -> bool {
-        self.0.iter().any(|w| w.error.code == ErrorCode::NotLeader && w.error.hint == node.as_str())
+        self.words.iter().any(|w| w.error.code == ErrorCode::NotLeader && w.error.hint == node.as_str())
     }
 
     /// Whether each of so many members has refused, and time alone changes nothing about it.
     pub(crate) fn is_final(&self, members: usize) -> bool {
-        self.0.len() == members && self.0.iter().all(|w| !w.error.code.is_transient())
+        self.words.len() == members && self.words.iter().all(|w| !w.error.code.is_transient())
     }
 
     /// Whether the leader has refused, by the word of another member that it leads.
     pub(crate) fn leader_refused(&self) -> bool {
-        self.0.iter().any(|w| self.weight(w) == Weight::Leaders)
+        self.words.iter().any(|w| self.weight(w) == Weight::Leaders)
     }
 
     /// One error for all: code and hint of the word that counts most, the later of two such, and each
     /// member's reason.
     pub(crate) fn error(&self) -> RpcError {
-        match self.0.iter().max_by_key(|w| self.weight(w)) {
+        match self.words.iter().max_by_key(|w| self.weight(w)) {
             None => RpcError::new(ErrorCode::Unreachable, "no metadata node answers"),
-            Some(only) if self.0.len() == 1 => only.error.clone(),
+            Some(only) if self.words.len() == 1 => only.error.clone(),
             Some(most) => RpcError { reason: self.told(), ..most.error.clone() },
         }
     }
@@ -95,7 +99,7 @@ impl Said {
     /// it means.
     pub(crate) fn given_up(&self) -> RpcError {
         let error = self.error();
-        let because = |state: &str| match self.0.is_empty() {
+        let because = |state: &str| match self.words.is_empty() {
             true => state.to_string(),
             false => format!("{state}; {}", self.told()),
         };
@@ -113,7 +117,7 @@ impl Said {
     /// Each member with its reason, in one line; those that say the same together.
     pub(crate) fn told(&self) -> String {
         let mut told: Vec<(String, &str)> = Vec::new();
-        for Word { node, error, .. } in &self.0 {
+        for Word { node, error, .. } in &self.words {
             if let Some((names, _)) = told.iter_mut().find(|(_, reason)| *reason == error.reason) {
                 *names = format!("{names}, {node}");
             } else {
@@ -137,6 +141,11 @@ impl Said {
             _ => Weight::Refusal,
         }
     }
+}
+
+/// Whether a member that says this has not carried the request out, and will not.
+fn did_nothing(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::NotLeader | ErrorCode::Busy | ErrorCode::Denied)
 }
 
 fn is_silence(code: ErrorCode) -> bool {
@@ -243,5 +252,21 @@ mod tests {
         assert_eq!(words.count(), 3);
         assert_eq!(words.code_of(2), Some(ErrorCode::Timeout));
         assert_eq!(words.code_of(3), None);
+    }
+
+    #[test]
+    fn a_request_that_may_have_had_an_effect_stays_such_whatever_is_said_later() {
+        assert!(!said(&[FOLLOWS, DENIED, ASTRAY]).is_uncertain());
+        assert!(said(&[FOLLOWS, LATE]).is_uncertain());
+        for words in [[LATE, FOLLOWS], [FOLLOWS, LATE]] {
+            let mut of_one = Said::default();
+            let hear =
+                |said: &mut Said, (code, reason, hint)| said.hear(0, &name(0), error(code, reason, hint));
+            words.into_iter().for_each(|word| hear(&mut of_one, word));
+            assert!(of_one.is_uncertain(), "{words:?}");
+            let mut both = said(&[FOLLOWS]);
+            both.take(of_one);
+            assert!(both.is_uncertain(), "{words:?}");
+        }
     }
 }
